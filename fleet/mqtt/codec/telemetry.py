@@ -1,0 +1,235 @@
+"""The telemetry batch: windows and single inferences of one model run (SPEC.md section 7).
+
+A batch is read once into frozen records that carry their time and their sequence number, so that nothing
+downstream has to know how they are packed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fleet.mqtt.codec.cbor import decode_strict, encode
+from fleet.mqtt.codec.cose import MAX_UPLINK_BYTES
+from fleet.mqtt.codec.errors import CodecError
+from fleet.mqtt.codec.names import Clock, is_model_name
+from fleet.mqtt.codec.reported import MAX_SLOT, check_format
+from fleet.mqtt.codec.shape import INT32_MAX, UINT32_MAX, Shape
+
+MAX_RECORDS = 64
+MAX_DT_MS = 86_400_000
+MAX_TIME_MS = 253_402_300_799_999
+"""9999-12-31: the last millisecond a datetime can hold."""
+WINDOW_FIELDS = 13
+_SHAPE = Shape("range")
+
+
+@dataclass(frozen=True)
+class Window:
+    """One telemetry window.
+
+    seq: boot << 32 | counter, the record's identity on its device. ts_ms: unix milliseconds of its end.
+    dt_ms: since the record before it. n: inferences. us_mean, us_max: µs per inference. score_e4: mean top
+    score, 1e-4. top: most frequent class, -1 for none. anom_max_e3: highest anomaly score, 1e-3. anom_n:
+    inferences over the threshold. lab_n, lab_ok: proxy labels and how many agreed. heap_min_64b: lowest free
+    heap in units of 64 bytes. rssi_dbm: -127..0. flags: `WindowFlag` bits.
+    """
+
+    seq: int
+    ts_ms: int
+    dt_ms: int
+    n: int
+    us_mean: int
+    us_max: int
+    score_e4: int
+    top: int
+    anom_max_e3: int
+    anom_n: int
+    lab_n: int
+    lab_ok: int
+    heap_min_64b: int
+    rssi_dbm: int
+    flags: int
+
+    @property
+    def heap_min_bytes(self) -> int:
+        """Lowest free heap in bytes."""
+        return self.heap_min_64b * 64
+
+
+@dataclass(frozen=True)
+class Inference:
+    """One sampled inference. k: number in this boot. why: 0 one in N, 1 low margin, 2 anomaly, 3 asked."""
+
+    seq: int
+    ts_ms: int
+    dt_ms: int
+    k: int
+    top: int
+    score_e4: int
+    margin_e4: int
+    anom_e3: int
+    us: int
+    why: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Records of one model run of one boot. mid: 16 hex digits. build: 4 bytes. t0_ms: unix milliseconds.
+
+    first: counter of the first record within the boot; windows come before inferences.
+    """
+
+    boot: int
+    first: int
+    t0_ms: int
+    clock: Clock
+    slot: int
+    model: str
+    version: str
+    mid: str
+    build: bytes
+    windows: tuple[Window, ...] = ()
+    inferences: tuple[Inference, ...] = ()
+
+
+def encode_batch(batch: Batch) -> bytes:
+    """The payload bytes. seq and ts_ms of the records follow from the batch and are not read here.
+
+    Raises CodecError `range`, `bad_window` or `too_large` for a batch that `parse_batch` would refuse.
+    """
+    item: dict[int, Any] = {
+        0: 1,
+        1: batch.boot,
+        2: batch.first,
+        3: batch.t0_ms,
+        4: batch.clock,
+        5: [batch.slot, batch.model, batch.version, bytes.fromhex(batch.mid)],
+        6: batch.build,
+    }
+    if batch.windows:
+        item[7] = [_window_item(window) for window in batch.windows]
+    if batch.inferences:
+        item[8] = [
+            [r.dt_ms, r.k, r.top, r.score_e4, r.margin_e4, r.anom_e3, r.us, r.why] for r in batch.inferences
+        ]
+    payload = encode(item)
+    parse_batch(payload)
+    return payload
+
+
+def parse_batch(payload: bytes) -> Batch:
+    """Read the payload of an authentic telemetry batch.
+
+    Raises CodecError `too_large`, `cbor_bad`, `format_unknown` for another format number or a batch with
+    sketches, `bad_window` for a window of the wrong length or with counts that contradict each other, and
+    `range` for everything else out of range.
+    """
+    item = decode_strict(payload, max_bytes=MAX_UPLINK_BYTES["telemetry"])
+    check_format(item)
+    if 9 in item:
+        raise CodecError("format_unknown", "sketches are not known here")
+    fields = _SHAPE.map(item, "batch", required=range(7), optional=(7, 8))
+    run = _SHAPE.array(fields[5], "model run", least=4, most=4)
+    windows = _SHAPE.array(fields[7], "windows", least=1, most=MAX_RECORDS) if 7 in fields else []
+    samples = _SHAPE.array(fields[8], "inferences", least=1, most=MAX_RECORDS) if 8 in fields else []
+    if not 1 <= len(windows) + len(samples) <= MAX_RECORDS:
+        raise CodecError("range", f"a batch holds 1..{MAX_RECORDS} records")
+    boot = _SHAPE.uint(fields[1], "boot", INT32_MAX)
+    first = _SHAPE.uint(fields[2], "first counter", UINT32_MAX - len(windows) - len(samples) + 1)
+    t0_ms = _SHAPE.uint(fields[3], "t0", MAX_TIME_MS - MAX_RECORDS * MAX_DT_MS)
+    seq = boot << 32 | first
+    return Batch(
+        boot=boot,
+        first=first,
+        t0_ms=t0_ms,
+        clock=Clock(_SHAPE.integer(fields[4], "clock", 1, 2)),
+        slot=_SHAPE.uint(run[0], "slot", MAX_SLOT),
+        model=_model_name(run[1]),
+        version=_SHAPE.text(run[2], "version", least=1, most=24),
+        mid=_SHAPE.raw(run[3], "mid", 8).hex(),
+        build=_SHAPE.raw(fields[6], "build id", 4),
+        windows=_parse_windows(windows, seq, t0_ms),
+        inferences=_parse_inferences(samples, seq + len(windows), t0_ms),
+    )
+
+
+def _model_name(value: Any) -> str:
+    name = _SHAPE.text(value, "model name", least=1, most=32)
+    if not is_model_name(name):
+        raise CodecError("range", "malformed model name")
+    return name
+
+
+def _window_item(window: Window) -> list[int]:
+    return [
+        window.dt_ms,
+        window.n,
+        window.us_mean,
+        window.us_max,
+        window.score_e4,
+        window.top,
+        window.anom_max_e3,
+        window.anom_n,
+        window.lab_n,
+        window.lab_ok,
+        window.heap_min_64b,
+        window.rssi_dbm,
+        window.flags,
+    ]
+
+
+_WINDOW_RANGES = (
+    ("dt", 0, MAX_DT_MS),
+    ("n", 0, 1_000_000),
+    ("us_mean", 0, 60_000_000),
+    ("us_max", 0, 60_000_000),
+    ("score", 0, 10_000),
+    ("top", -1, 255),
+    ("anom_max", 0, INT32_MAX),
+    ("anom_n", 0, 1_000_000),
+    ("lab_n", 0, 32_767),
+    ("lab_ok", 0, 32_767),
+    ("heap_min", 0, 262_143),
+    ("rssi", -127, 0),
+    ("flags", 0, 2**15 - 1),
+)
+
+_INFERENCE_RANGES = (
+    ("dt", 0, MAX_DT_MS),
+    ("k", 0, UINT32_MAX),
+    ("class", -1, 255),
+    ("score", 0, 10_000),
+    ("margin", 0, 10_000),
+    ("anom", 0, INT32_MAX),
+    ("us", 0, 60_000_000),
+    ("why", 0, 3),
+)
+
+
+def _parse_windows(items: list[Any], seq: int, ts_ms: int) -> tuple[Window, ...]:
+    windows = []
+    for item in items:
+        if type(item) is not list or len(item) != WINDOW_FIELDS:
+            raise CodecError("bad_window", f"a window is an array of {WINDOW_FIELDS} integers")
+        for value, (name, least, most) in zip(item, _WINDOW_RANGES, strict=True):
+            _SHAPE.integer(value, name, least, most)
+        n, anom_n, lab_n, lab_ok = item[1], item[7], item[8], item[9]
+        if anom_n > n or lab_n > n or lab_ok > lab_n:
+            raise CodecError("bad_window", "a window counts more of a part than of the whole")
+        ts_ms += item[0]
+        windows.append(Window(seq, ts_ms, *item))
+        seq += 1
+    return tuple(windows)
+
+
+def _parse_inferences(items: list[Any], seq: int, ts_ms: int) -> tuple[Inference, ...]:
+    samples = []
+    for item in items:
+        part = _SHAPE.array(item, "inference", least=len(_INFERENCE_RANGES), most=len(_INFERENCE_RANGES))
+        for value, (name, least, most) in zip(part, _INFERENCE_RANGES, strict=True):
+            _SHAPE.integer(value, name, least, most)
+        ts_ms += part[0]
+        samples.append(Inference(seq, ts_ms, *part))
+        seq += 1
+    return tuple(samples)

@@ -1,0 +1,386 @@
+"""Vectors of what devices send: reported, telemetry, event."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+from fleet.mqtt import topics
+from fleet.mqtt.codec import cose
+from fleet.mqtt.codec.cbor import encode
+from fleet.mqtt.codec.classes import build_id
+from fleet.mqtt.codec.event import Event, encode_event
+from fleet.mqtt.codec.names import BankFlag, Chip, Clock, EventKind, RefusalCode, ResetReason, UpdateState
+from fleet.mqtt.codec.reported import BankReport, Reported, SelfTest, SlotReport, encode_reported
+from fleet.mqtt.codec.telemetry import Batch, Window, encode_batch
+from tests.vectors import keys as k
+from tests.vectors.collection import (
+    PYTHON_ONLY,
+    Change,
+    Collection,
+    broken_messages,
+    broken_payloads,
+    changed,
+    edit,
+    pack,
+    setting,
+    unpack,
+    without,
+)
+
+_MISSING = {
+    "message without its tag",
+    "message with the tag of another envelope",
+}
+_MAC_SHAPE = {
+    "message of three parts",
+    "message of five parts",
+    "message with something in its unprotected header",
+    "message with text for a payload",
+    "message with an empty protected header",
+}
+
+
+class Uplinks(Collection):
+    """Vectors of one uplink kind, read by the backend only."""
+
+    def __init__(self, kind: str) -> None:
+        self.topic = topics.device(k.DEVICE, kind)
+        context = {
+            "installation_id": k.INSTALLATION.hex(),
+            "device_id": k.DEVICE,
+            "topic": self.topic,
+            "mac_keys": [k.MAC_KEY.hex(), k.OLD_MAC_KEY.hex()],
+        }
+        super().__init__(kind, context)
+        self.aad = cose.external_aad(k.INSTALLATION, self.topic)
+
+    def mac(self, payload: bytes, *, key: bytes = k.MAC_KEY, aad: bytes | None = None) -> bytes:
+        """The payload in its envelope."""
+        return cose.mac0(self.kind, payload, key, aad=self.aad if aad is None else aad)
+
+    def payload(self, name: str, payload: bytes, expect: str) -> None:
+        """Add an authentic message with this payload."""
+        self.add(name, self.mac(payload), expect, readers=PYTHON_ONLY)
+
+    def faults(self, payload: bytes) -> None:
+        """What can be wrong with the envelope and the CBOR of any uplink."""
+        good = self.mac(payload)
+        for name, bad in broken_messages(good, cose.TAG_MAC0):
+            code = "mac_missing" if name in _MISSING else "mac_bad" if name in _MAC_SHAPE else "cbor_bad"
+            self.add(name, bad, code, readers=PYTHON_ONLY)
+        for name, bad in broken_payloads(payload):
+            self.payload(name, bad, "cbor_bad")
+        self.payload("payload is an array", encode([1]), "range")
+        self.payload("with format 2", changed(payload, setting(0, 2)), "format_unknown")
+        self.payload("without a format", changed(payload, without(0)), "format_unknown")
+        self.payload("with a key that format 1 lacks", changed(payload, setting(25, 0)), "range")
+        header, _, _, tag = unpack(good)
+        other = "event" if self.kind != "event" else "reported"
+        crossed = cose.external_aad(k.INSTALLATION, topics.device("dev-8", self.kind))
+        moved = cose.external_aad(k.INSTALLATION, topics.device(k.DEVICE, other))
+        for name, message, code in (
+            ("with the older of two keys", self.mac(payload, key=k.OLD_MAC_KEY), "ok"),
+            ("with an unknown key", self.mac(payload, key=k.seed("no key")), "key_unknown"),
+            ("from another device's topic", self.mac(payload, aad=crossed), "mac_bad"),
+            (f"made for the topic of {other}", self.mac(payload, aad=moved), "mac_bad"),
+            (
+                "of another installation",
+                self.mac(payload, aad=cose.external_aad(bytes(16), self.topic)),
+                "mac_bad",
+            ),
+            ("without external data", self.mac(payload, aad=b""), "mac_bad"),
+            (
+                f"with the content type of {other}",
+                cose.mac0(other, payload, k.MAC_KEY, aad=self.aad),
+                "mac_bad",
+            ),
+            (
+                "with one flipped bit in its MAC",
+                pack(17, header, {}, payload, bytes((tag[0] ^ 1,)) + tag[1:]),
+                "mac_bad",
+            ),
+            (
+                "with one flipped bit in its payload",
+                pack(17, header, {}, payload[:-1] + bytes((payload[-1] ^ 1,)), tag),
+                "mac_bad",
+            ),
+            ("with a MAC of 31 bytes", pack(17, header, {}, payload, tag[:31]), "mac_bad"),
+            ("the bare payload", payload, "mac_missing"),
+            ("over the limit", good + bytes(cose.MAX_UPLINK_BYTES[self.kind] + 1 - len(good)), "too_large"),
+        ):
+            self.add(name, message, code, readers=PYTHON_ONLY)
+
+
+OPERATORS = (3, 9, 25, "SignalWindow")
+
+
+def base_reported() -> Reported:
+    """A device that runs one model and downloads another."""
+    slot = SlotReport(
+        state=UpdateState.DOWNLOADING,
+        have=2,
+        total=3,
+        attempt=1,
+        target=k.MANIFEST_ID[:16],
+        run_bank=BankReport(k.seed("running")[:16], 4, 0),
+        other_bank=BankReport(k.seed("before")[:16], 3, 1, BankFlag.USABLE_FOR_REVERT),
+        failed_id=k.seed("failed")[:8],
+        failed_attempt=2,
+        arena_used_bytes=15_000,
+        self_test=SelfTest(2, 2, 1, 900),
+    )
+    return Reported(
+        boot=7,
+        n=12,
+        unix_s=k.NOW,
+        class_id=k.CLASS_ID,
+        firmware=(1, 0, 0),
+        chip=Chip.HOST,
+        trust_version=3,
+        desired_counter=3 << 40 | 5,
+        command_counter=0,
+        is_stale=False,
+        reset_reason=ResetReason.POWER,
+        reset_raw=1,
+        free_heap_bytes=200_000,
+        slots={0: slot, 1: SlotReport(UpdateState.IDLE)},
+        config_invalid=(2, 6),
+        operators=OPERATORS,
+        firmware_text="1.0.0",
+        esp_nn="none",
+        refusal=RefusalCode.SEQUENCE,
+        refusal_detail=1,
+    )
+
+
+def reported() -> Collection:
+    """reported.json."""
+    out = Uplinks("reported")
+    payload = encode_reported(base_reported())
+    out.payload("a slot that downloads, an idle slot", payload, "ok")
+    out.payload("no slots", changed(payload, setting(14, {})), "ok")
+    out.payload("no operators", changed(payload, edit({16: [], 7: hashlib.sha256(b"\x80").digest()})), "ok")
+    out.faults(payload)
+    for key in range(1, 19):
+        out.payload(f"without key {key}", changed(payload, without(key)), "range")
+    for name, key, value in (
+        ("boot 2^31", 1, 2**31),
+        ("n 0", 2, 0),
+        ("a class id of 15 bytes", 4, bytes(15)),
+        ("a firmware version of four numbers", 5, [1, 0, 0, 0]),
+        ("chip 7", 6, 7),
+        ("an operator digest of other operators", 7, bytes(32)),
+        ("trust version 2^23", 8, 2**23),
+        ("a negative counter", 9, -1),
+        ("stale 2", 11, 2),
+        ("reset reason 6", 12, [6, 0]),
+        ("slot 4", 14, {4: []}),
+        ("a slot by name", 14, {"a": []}),
+        ("config keys of text", 15, ["a"]),
+        ("a firmware text with a control code", 17, ["1.0\n", ""]),
+        ("refusal 29", 18, [29, 0]),
+        ("refusal 64, which devices never send", 18, [64, 0]),
+    ):
+        out.payload(f"with {name}", changed(payload, setting(key, value)), "range")
+    for name, index, value in (
+        ("state 11", 0, 11),
+        ("code 29", 1, 29),
+        ("more chunks than there are", 3, 4),
+        ("1024 chunks", 4, 1024),
+        ("attempt 65,536", 5, 65_536),
+        ("a target of 8 bytes", 6, bytes(8)),
+        ("a bank of three numbers", 7, [bytes(16), 1, 0]),
+        ("physical bank 2", 8, [bytes(16), 1, 2, 0]),
+        ("bank flags 4", 8, [bytes(16), 1, 1, 4]),
+        ("a failed id of 16 bytes", 9, bytes(16)),
+        ("an arena of 2^31", 11, 2**31),
+        ("more self-tests passed than run", 12, [1, 2, 0, 0]),
+    ):
+        out.payload(f"a slot with {name}", changed(payload, _in_slot(index, value)), "range")
+    return out
+
+
+def _in_slot(index: int, value: Any) -> Change:
+    return lambda item: item[14][0].__setitem__(index, value)
+
+
+def window(**changes: int) -> Window:
+    """A window of a healthy device."""
+    values = {
+        "seq": 0,
+        "ts_ms": 0,
+        "dt_ms": 5_000,
+        "n": 5,
+        "us_mean": 800,
+        "us_max": 1_200,
+        "score_e4": 9_100,
+        "top": 2,
+        "anom_max_e3": 150,
+        "anom_n": 1,
+        "lab_n": 5,
+        "lab_ok": 4,
+        "heap_min_64b": 3_000,
+        "rssi_dbm": -61,
+        "flags": 0,
+    }
+    return Window(**values | changes)
+
+
+def telemetry() -> Collection:
+    """telemetry.json."""
+    out = Uplinks("telemetry")
+    run = {
+        "slot": 0,
+        "model": "har",
+        "version": "1.0.0",
+        "mid": k.MANIFEST_ID[:8].hex(),
+        "build": build_id("1.0.0", "none", Chip.HOST),
+    }
+    base: dict[str, Any] = {"boot": 7, "first": 20, "t0_ms": k.NOW * 1000, "clock": Clock.SNTP, **run}
+    least = window(
+        dt_ms=0,
+        n=0,
+        us_mean=0,
+        us_max=0,
+        score_e4=0,
+        top=-1,
+        anom_max_e3=0,
+        anom_n=0,
+        lab_n=0,
+        lab_ok=0,
+        heap_min_64b=0,
+        rssi_dbm=-127,
+    )
+    most = window(
+        dt_ms=86_400_000,
+        n=1_000_000,
+        us_mean=60_000_000,
+        us_max=60_000_000,
+        score_e4=10_000,
+        top=255,
+        anom_max_e3=2**31 - 1,
+        anom_n=1_000_000,
+        lab_n=32_767,
+        lab_ok=32_767,
+        heap_min_64b=262_143,
+        rssi_dbm=0,
+        flags=2**15 - 1,
+    )
+    payload = encode_batch(Batch(**base, windows=(window(), window(dt_ms=4_999))))
+    out.payload("two windows", payload, "ok")
+    out.payload(
+        "windows of least and largest values", encode_batch(Batch(**base, windows=(least, most))), "ok"
+    )
+    out.payload("sixty-four windows", encode_batch(Batch(**base, windows=(window(),) * 64)), "ok")
+    inference = [100, 9, 2, 9000, 500, 10, 800, 0]
+    out.payload("an inference beside the windows", changed(payload, setting(8, [inference])), "ok")
+    out.payload(
+        "only an inference", changed(payload, lambda item: (item.pop(7), item.update({8: [inference]}))), "ok"
+    )
+    out.faults(payload)
+    out.payload(
+        "a sketch, which version 1 does not know", changed(payload, setting(9, [{0: 1}])), "format_unknown"
+    )
+    for key in range(1, 7):
+        out.payload(f"without key {key}", changed(payload, without(key)), "range")
+    for name, key, value in (
+        ("boot 2^31", 1, 2**31),
+        ("a counter that leaves 32 bits", 2, 2**32 - 1),
+        ("a time after the year 9999", 3, 2**48),
+        ("clock 0", 4, 0),
+        ("slot 4", 5, [4, "har", "1", bytes(8)]),
+        ("a malformed model name", 5, [0, "a/b", "1", bytes(8)]),
+        ("an empty version", 5, [0, "har", "", bytes(8)]),
+        ("a mid of 16 bytes", 5, [0, "har", "1", bytes(16)]),
+        ("a build id of 3 bytes", 6, bytes(3)),
+        ("no windows in the list", 7, []),
+        ("windows that are a map", 7, {}),
+        ("an inference of seven numbers", 8, [inference[:7]]),
+    ):
+        out.payload(f"with {name}", changed(payload, setting(key, value)), "range")
+    out.payload("no records", changed(payload, without(7)), "range")
+    both = changed(payload, edit({7: [_least_window()] * 64, 8: [inference]}))
+    out.payload("sixty-five records", both, "range")
+    for name, index, number, code in _window_faults():
+        out.payload(f"a window with {name}", changed(payload, _in_window(index, number)), code)
+    out.payload(
+        "a window of twelve numbers", changed(payload, setting(7, [_least_window()[:12]])), "bad_window"
+    )
+    out.payload(
+        "a window of fourteen numbers", changed(payload, setting(7, [[*_least_window(), 0]])), "bad_window"
+    )
+    out.payload("a window that is a number", changed(payload, setting(7, [1])), "bad_window")
+    return out
+
+
+def _least_window() -> list[int]:
+    return [0, 0, 0, 0, 0, -1, 0, 0, 0, 0, 0, -127, 0]
+
+
+def _in_window(index: int, value: Any) -> Change:
+    return lambda item: item[7][0].__setitem__(index, value)
+
+
+def _window_faults() -> Iterator[tuple[str, int, Any, str]]:
+    limits = (
+        86_400_000,
+        1_000_000,
+        60_000_000,
+        60_000_000,
+        10_000,
+        255,
+        2**31 - 1,
+        1_000_000,
+        32_767,
+        32_767,
+        262_143,
+        0,
+        2**15 - 1,
+    )
+    for index, limit in enumerate(limits):
+        yield f"field {index} above its limit", index, limit + 1, "range"
+    for index, least in ((0, 0), (1, 0), (5, -1), (11, -127)):
+        yield f"field {index} below its least", index, least - 1, "range"
+    yield "text for a number", 3, "9", "range"
+    yield "more anomalies than inferences", 7, 6, "bad_window"
+    yield "more labels than inferences", 8, 6, "bad_window"
+    yield "more right labels than labels", 9, 6, "bad_window"
+
+
+def event() -> Collection:
+    """event.json."""
+    out = Uplinks("event")
+    mid = k.MANIFEST_ID[:8].hex()
+    details: dict[EventKind, tuple[int, ...]] = {
+        EventKind.ANOMALY: (950, 800, 3, 0),
+        EventKind.RESET: (2, 3600, 11),
+        EventKind.REFUSAL: (RefusalCode.SCHEMA, 0),
+        EventKind.COMMAND_RESULT: (1, 0, 3 << 40 | 9),
+        EventKind.TELEMETRY_LOST: (7, 3, 9, 1),
+        EventKind.GOLDEN_MISMATCH: (4, 3, 12),
+        EventKind.CLOCK_STEP: (-5_000,),
+    }
+    for kind in EventKind:
+        item = Event(7, int(kind), k.NOW * 1000, Clock.SNTP, kind, details.get(kind, ()), 0, mid)
+        out.payload(f"kind {kind.label}", encode_event(item), "ok")
+    payload = encode_event(Event(7, 1, k.NOW * 1000, Clock.ISSUED_UPTIME, EventKind.REFUSAL, (10, 0)))
+    out.payload("without a model", payload, "ok")
+    out.faults(payload)
+    for key in (1, 2, 3, 4, 5, 7):
+        out.payload(f"without key {key}", changed(payload, without(key)), "range")
+    for name, key, value in (
+        ("n 0", 2, 0),
+        ("a time after the year 9999", 3, 2**48),
+        ("clock 3", 4, 3),
+        ("kind 0", 5, 0),
+        ("kind 10", 5, 10),
+        ("slot 4", 6, [4, bytes(8)]),
+        ("a mid of 7 bytes", 6, [0, bytes(7)]),
+        ("a detail too few", 7, [10]),
+        ("a detail too many", 7, [10, 0, 0]),
+        ("a detail of text", 7, [10, "0"]),
+    ):
+        out.payload(f"with {name}", changed(payload, setting(key, value)), "range")
+    return out
