@@ -1,0 +1,109 @@
+/* documents.h: signed documents after they were checked (SPEC.md section 6). Plain values, no
+ * pointers into messages.
+ */
+#ifndef FLEET_CORE_DOCUMENTS_H
+#define FLEET_CORE_DOCUMENTS_H
+
+#include <stdint.h>
+
+#include "fleet_core/limits.h"
+
+struct fc_key {
+    uint8_t pk[32];
+    uint8_t kid[8]; /* SHA-256(pk)[0:8] */
+};
+
+struct fc_name_rule {
+    uint8_t hash[8]; /* SHA-256(model name)[0:8] */
+    uint32_t least_seq;
+    uint8_t resets;
+};
+
+struct fc_trust {
+    uint32_t version;
+    uint64_t issued;
+    uint64_t expires; /* 0 = never */
+    struct fc_key roots[4];
+    struct fc_key release[4];
+    struct fc_key online[2];
+    struct fc_key firmware[2];
+    uint8_t n_roots, n_release, n_online, n_firmware;
+    uint8_t root_threshold, release_threshold, firmware_threshold;
+    uint8_t n_revoked, n_names;
+    uint8_t revoked[8][8];
+    struct fc_name_rule names[FC_NAMES];
+};
+
+struct fc_tensor {
+    uint8_t dtype; /* TFLite TensorType */
+    uint8_t ndim;
+    uint32_t dim[FC_DIMS_MAX];
+    uint32_t scale_bits;
+    int32_t zero_point;
+    uint32_t bytes; /* <= FC_TENSOR_BYTES_MAX */
+};
+
+/* Hints of manifest key 21; 0 = not said, unless has_* tells. */
+struct fc_hints {
+    uint32_t window, hop, channels, reset_policy, variables, latency_us, head, classes;
+    uint32_t anomaly_kind, anomaly_threshold;
+    uint8_t labels[8];
+};
+
+struct fc_manifest {
+    uint8_t id[32]; /* SHA-256 of the signed message */
+    char name[33];
+    char version[25];
+    uint8_t name_hash[8];
+    uint32_t seq, floor, size, arena;
+    uint8_t sha256[32];
+    uint8_t leaves_sha256[32];
+    uint16_t firmware[3];
+    uint64_t expires; /* 0 = never */
+    uint8_t kind, slot;
+    uint8_t nin, nout;
+    struct fc_tensor in[FC_TENSORS_MAX];
+    struct fc_tensor out[FC_TENSORS_MAX];
+    struct fc_hints hints;
+    /* Golden vectors: inline at msg[golden_off .. + golden_len), or a blob behind the model. */
+    uint32_t golden_off, golden_len;
+    uint32_t blob_size;
+    uint8_t blob_sha256[32];
+    uint32_t golden_n, tol;
+    /* Derived: both sums were checked against FC_CHUNKS_MAX. */
+    uint32_t model_chunks, chunks;
+};
+
+struct fc_target {
+    uint8_t set;    /* an entry names this slot */
+    uint8_t action; /* enum fc_action */
+    uint16_t attempt;
+    uint8_t id[32];
+    uint64_t not_before, deadline; /* unix s, 0 = none */
+};
+
+struct fc_config {
+    uint32_t heartbeat_s, window_s, period_ms, threshold, has_threshold;
+    uint32_t alarm_k, alarm_n;
+    uint32_t maint_mask, maint_start_min, maint_min; /* mask 0 = always */
+    uint32_t probation_n, probation_s;
+    uint32_t sample_n, chunk_cap;
+    uint32_t invalid; /* bit per key whose value was refused */
+};
+
+struct fc_desired {
+    uint64_t counter, issued, expires;
+    uint32_t trust_version;
+    struct fc_target target[FC_SLOTS];
+    struct fc_config config;
+};
+
+struct fc_command {
+    uint64_t counter, issued, expires;
+    uint32_t trust_version;
+    uint64_t verb;
+    uint8_t nargs;
+    uint64_t args[8];
+};
+
+#endif

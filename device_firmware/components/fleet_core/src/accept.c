@@ -1,0 +1,314 @@
+/* accept.c: trust documents, desired documents and commands: what is checked, stored and done, in
+ * this order. Each change is one record, written before it has an effect.
+ */
+#include "internal.h"
+
+void fc_topic_own(const struct fc_core *core, char out[FC_TOPIC_MAX], const char *kind) {
+    static const char prefix[] = "f1/dev/";
+    size_t at = sizeof prefix - 1, n = strlen(core->id.device_id), k = strlen(kind);
+    memcpy(out, prefix, at);
+    memcpy(out + at, core->id.device_id, n); /* <= 32, checked at boot */
+    at += n;
+    out[at++] = '/';
+    memcpy(out + at, kind, k + 1);
+}
+
+/* SUBSCRIBE again brings retained documents again. */
+void fc_watch_own(struct fc_core *core) {
+    const struct fc_hal *hal = core->hal;
+    char topic[FC_TOPIC_MAX];
+    if (!core->link)
+        return;
+    fc_topic_own(core, topic, "desired");
+    hal->watch(hal->ctx, topic, 1);
+    fc_topic_own(core, topic, "cmd");
+    hal->watch(hal->ctx, topic, 1);
+}
+
+static void chain_topic(const struct fc_core *core, char out[FC_TOPIC_MAX]) {
+    char digits[11];
+    uint32_t v = core->rec.trust_version + 1;
+    int n = 0;
+    do {
+        digits[n++] = (char)('0' + v % 10);
+        v /= 10;
+    } while (v);
+    memcpy(out, "f1/trust/", 9);
+    for (int i = 0; i < n; i++)
+        out[9 + i] = digits[n - 1 - i];
+    out[9 + n] = 0;
+}
+
+/* A device that slept through a rotation walks the retained chain up from its own version. */
+static void chain_watch(struct fc_core *core, int on) {
+    char topic[FC_TOPIC_MAX];
+    if (!core->link || core->chain_watched == on)
+        return;
+    chain_topic(core, topic);
+    if (on)
+        core->hal->watch(core->hal->ctx, topic, 1);
+    else
+        core->hal->unwatch(core->hal->ctx, topic);
+    core->chain_watched = (uint8_t)on;
+}
+
+static uint32_t count_signers(struct fc_core *core, const struct fc_cose *cose,
+                              const struct fc_key *keys, uint32_t n) {
+    struct fc_keyset set = {keys, n, NULL, 0};
+    return fc_cose_signers(core->hal, core->scratch, FC_K_TRUST, cose, &set, NULL, 0);
+}
+
+/* A root-signed reset lowers what a name has reached, once, in the record that accepts it. */
+static void apply_resets(struct fc_record *r, const struct fc_trust *t) {
+    for (uint32_t i = 0; i < t->n_names; i++) {
+        for (uint32_t k = 0; k < FC_NAMES; k++) {
+            struct fc_rec_name *name = &r->names[k];
+            if (!t->names[i].resets || memcmp(name->hash, t->names[i].hash, 8) != 0)
+                continue;
+            uint32_t least = t->names[i].least_seq;
+            name->seq = least ? least - 1 : 0;
+            name->floor = least;
+            memset(name->id, 0, 8);
+        }
+    }
+}
+
+/* FC_OK accepted or held already; FC_ERR_TOO_LARGE, FC_ERR_SCHEMA, FC_ERR_TRUST, FC_ERR_FLASH_IO.
+ * Expiry stands in no newer document's way. */
+int fc_accept_trust(struct fc_core *core, const uint8_t *p, size_t n) {
+    struct fc_trust *t = &core->tmp.trust;
+    struct fc_cose cose;
+    uint8_t digest[32], sector = 0;
+    fc_sha256(core->hal, p, n, digest);
+    int same = memcmp(digest, core->rec.trust_digest, 8) == 0;
+    if (core->has_trust && same)
+        return FC_OK;
+    int rc = fc_cose_parse(FC_K_TRUST, p, n, &cose);
+    if (rc)
+        return rc;
+    const struct fc_key *roots = core->has_trust ? core->trust.roots : core->id.roots;
+    uint32_t n_roots = core->has_trust ? core->trust.n_roots : core->id.n_roots;
+    uint32_t needed = core->has_trust ? core->trust.root_threshold : core->id.root_threshold;
+    if (count_signers(core, &cose, roots, n_roots) < needed) {
+        chain_watch(core, 1); /* perhaps the roots were rotated while we slept */
+        return FC_ERR_TRUST;
+    }
+    rc = fc_trust_parse(core->hal, cose.payload, cose.n, t);
+    if (rc)
+        return rc;
+    if (count_signers(core, &cose, t->roots, t->n_roots) < t->root_threshold)
+        return FC_ERR_TRUST;
+    if (t->version < core->id.least_trust_version || t->version < core->rec.trust_version)
+        return FC_ERR_TRUST;
+    /* The same version again only when flash lost the very document. */
+    if (t->version == core->rec.trust_version && (core->has_trust || !same))
+        return FC_ERR_TRUST;
+
+    rc = fc_doc_store(core, FC_DOC_TRUST, p, n, &sector);
+    if (rc)
+        return rc;
+    chain_watch(core, 0); /* its topic follows from the version held before */
+    struct fc_record *r = fc_log_edit(core);
+    r->trust_version = t->version;
+    r->trust_sector = sector;
+    memcpy(r->trust_digest, digest, 8);
+    if (t->issued > r->time_floor && t->issued <= UINT32_MAX)
+        r->time_floor = t->issued;
+    apply_resets(r, t);
+    rc = fc_log_commit(core);
+    if (rc)
+        return rc;
+    core->trust = *t;
+    core->has_trust = 1;
+    fc_log(core, 1, FC_LOG_TRUST, core->trust.version, 0);
+    if (core->refusal_code == -FC_ERR_TRUST)
+        core->refusal_code = 0;
+    for (uint8_t s = 0; s < FC_SLOTS; s++) {
+        struct fc_slot *slot = &core->slot[s];
+        slot->look = 1;
+        /* What was refused by the keys or dates of the old document is judged again. */
+        if (slot->code == -FC_ERR_SIGNATURE || slot->code == -FC_ERR_TRUST ||
+            slot->code == -FC_ERR_EXPIRED || slot->code == -FC_ERR_SEQUENCE)
+            slot->given_up = 0;
+    }
+    if (core->wanted_trust > core->trust.version)
+        chain_watch(core, 1);
+    fc_watch_own(core); /* what was refused for want of this document comes again */
+    fc_report_want(core, 2);
+    return FC_OK;
+}
+
+/* The signature of desired and cmd: one online key, over installation, topic and payload. */
+static int check_online(struct fc_core *core, enum fc_kind kind, const char *name, const uint8_t *p,
+                        size_t n, struct fc_cose *cose) {
+    const struct fc_trust *t = &core->trust;
+    char topic[FC_TOPIC_MAX];
+    uint8_t aad[16 + FC_TOPIC_MAX];
+    int rc = fc_cose_parse(kind, p, n, cose);
+    if (rc)
+        return rc;
+    if (!core->has_trust)
+        return FC_ERR_TRUST;
+    fc_topic_own(core, topic, name);
+    size_t aad_len = fc_cose_aad(aad, core->id.inst, topic);
+    struct fc_keyset keys = {t->online, t->n_online, t->revoked, t->n_revoked};
+    return fc_cose_signers(core->hal, core->scratch, kind, cose, &keys, aad, aad_len) >= 1
+               ? FC_OK
+               : FC_ERR_SIGNATURE;
+}
+
+static int check_version(struct fc_core *core, uint32_t version) {
+    if (version == core->trust.version)
+        return FC_OK;
+    if (version > core->trust.version) {
+        core->wanted_trust = version;
+        if (core->link)
+            core->hal->watch(core->hal->ctx, "f1/trust", 1);
+        chain_watch(core, 1);
+    }
+    return FC_ERR_TRUST;
+}
+
+/* An entry that asks for the same again changes nothing; a higher attempt is a new chance. The
+ * state belongs to the entry: what was confirmed for the old one must not be read as said of the
+ * new. */
+static void retarget(struct fc_core *core, uint8_t slot, const struct fc_target *t) {
+    struct fc_slot *s = &core->slot[slot];
+    int same = s->target.set == t->set && s->target.action == t->action &&
+               s->target.attempt == t->attempt && memcmp(s->target.id, t->id, 32) == 0;
+    s->target = *t;
+    s->look = 1;
+    if (same)
+        return;
+    s->given_up = 0;
+    s->have = s->total = 0;
+    fc_slot_set(core, slot, t->set ? FC_ST_OFFERED : FC_ST_IDLE, 0, 0);
+}
+
+void fc_desired_apply(struct fc_core *core, const struct fc_desired *d) {
+    core->desired = *d;
+    core->has_desired = 1;
+    if (core->safe_mode) /* a stored configuration may be what crashes us */
+        fc_config_default(&core->desired.config);
+    fc_signed_time(core, d->issued);
+    for (uint8_t s = 0; s < FC_SLOTS; s++)
+        retarget(core, s, &d->target[s]);
+    fc_update_retarget(core);
+}
+
+/* FC_OK accepted or held already; FC_ERR_TOO_LARGE, SCHEMA, SIGNATURE, TRUST, SEQUENCE,
+ * UNKNOWN_ACTION, FLASH_IO. An expired document is accepted and reported as stale. */
+int fc_accept_desired(struct fc_core *core, const uint8_t *p, size_t n) {
+    struct fc_desired *d = &core->tmp.desired;
+    struct fc_cose cose;
+    uint8_t digest[32], sector = 0;
+    fc_sha256(core->hal, p, n, digest);
+    int same = memcmp(digest, core->rec.desired_digest, 8) == 0;
+    if (core->has_desired && same)
+        return FC_OK;
+    int rc = check_online(core, FC_K_DESIRED, "desired", p, n, &cose);
+    if (rc)
+        return rc;
+    rc = fc_desired_parse(cose.payload, cose.n, core->id.device_id, &core->desired.config, d);
+    if (rc)
+        return rc;
+    rc = check_version(core, d->trust_version);
+    if (rc)
+        return rc;
+    /* The same counter again only when flash lost the very document. */
+    if (d->counter < core->rec.desired_counter ||
+        (d->counter == core->rec.desired_counter && (core->has_desired || !same)))
+        return FC_ERR_SEQUENCE;
+
+    rc = fc_doc_store(core, FC_DOC_DESIRED, p, n, &sector); /* row 1 */
+    if (rc)
+        return rc;
+    struct fc_record *r = fc_log_edit(core);
+    r->desired_counter = d->counter;
+    r->desired_sector = sector;
+    memcpy(r->desired_digest, digest, 8);
+    rc = fc_log_commit(core); /* row 2 */
+    if (rc)
+        return rc;
+    fc_log(core, 1, FC_LOG_DESIRED, (uint32_t)(d->counter >> 8), 0);
+    core->refusal_code = 0;
+    core->refusal_detail = 0;
+    fc_desired_apply(core, d);
+    fc_report_want(core, 2);
+    return FC_OK;
+}
+
+static int32_t selftest_slot(const struct fc_core *core, const struct fc_command *c) {
+    uint64_t slot = c->nargs ? c->args[0] : 0;
+    return slot < FC_SLOTS && fc_running(core, (uint8_t)slot) ? (int32_t)slot : -1;
+}
+
+/* Runs a verb whose counter is persisted. 1 = the answer comes later. */
+static int run_verb(struct fc_core *core, const struct fc_command *c, int *code) {
+    *code = FC_OK;
+    switch (c->verb) {
+    case FC_VERB_IDENTIFY:
+        core->hal->identify(core->hal->ctx);
+        return 0;
+    case FC_VERB_REBOOT:
+        core->want_reboot = 1;
+        return 0;
+    case FC_VERB_SELFTEST: {
+        int32_t slot = selftest_slot(core, c);
+        if (slot < 0)
+            *code = FC_ERR_NOT_IN_BANK;
+        else
+            *code = fc_check_begin(core, (uint8_t)slot, c->counter);
+        return *code == FC_OK;
+    }
+    case FC_VERB_RESEND:
+        if (c->nargs != 3 || c->args[0] != core->id.boot || c->args[1] > c->args[2])
+            *code = FC_ERR_NOT_IN_BANK; /* another boot's ring is gone */
+        else
+            fc_tele_resend(core, (uint32_t)c->args[1], (uint32_t)c->args[2]);
+        return 0;
+    case FC_VERB_REPORT:
+        fc_report_want(core, 2);
+        return 0;
+    default:
+        *code = FC_ERR_UNKNOWN_ACTION;
+        return 0;
+    }
+}
+
+/* FC_OK done or done before; FC_ERR_TOO_LARGE, SCHEMA, SIGNATURE, TRUST, SEQUENCE, EXPIRED,
+ * UNKNOWN_ACTION, FLASH_IO. At most once: the counter is persisted before the verb runs. */
+int fc_accept_command(struct fc_core *core, const uint8_t *p, size_t n) {
+    struct fc_command *c = &core->tmp.command;
+    struct fc_cose cose;
+    int code = FC_OK;
+    int rc = check_online(core, FC_K_CMD, "cmd", p, n, &cose);
+    if (rc)
+        return rc;
+    rc = fc_command_parse(cose.payload, cose.n, core->id.device_id, c);
+    if (rc)
+        return rc;
+    rc = check_version(core, c->trust_version);
+    if (rc)
+        return rc;
+    if (c->counter <= core->rec.cmd_counter)
+        return c->counter == core->last_cmd_counter ? FC_OK /* QoS 1 delivered it twice */
+                                                    : FC_ERR_SEQUENCE;
+    if (c->expires && fc_now(core) >= c->expires)
+        return FC_ERR_EXPIRED;
+    struct fc_record *r = fc_log_edit(core);
+    r->cmd_counter = c->counter;
+    rc = fc_log_commit(core);
+    if (rc)
+        return rc;
+    core->last_cmd_counter = c->counter;
+    fc_signed_time(core, c->issued);
+    if (!run_verb(core, c, &code)) {
+        int64_t ints[] = {(int64_t)(c->verb > INT32_MAX ? INT32_MAX : c->verb), -code,
+                          (int64_t)c->counter};
+        fc_event_put(core, FC_EV_COMMAND, -1, ints, 3);
+    }
+    fc_log(core, 1, FC_LOG_COMMAND, (uint32_t)c->verb, (uint32_t)-code);
+    fc_report_want(core, 2);
+    return c->verb < FC_VERB_IDENTIFY || c->verb > FC_VERB_LAST ? FC_ERR_UNKNOWN_ACTION : FC_OK;
+}

@@ -1,0 +1,69 @@
+/* cbor.h: the deterministic CBOR of SPEC.md section 2, reader and writer, no allocation. */
+#ifndef FLEET_CORE_CBOR_H
+#define FLEET_CORE_CBOR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "fleet_core/codes.h"
+#include "fleet_core/limits.h"
+
+enum fc_major { FC_UINT, FC_NINT, FC_BYTES, FC_TEXT, FC_ARRAY, FC_MAP, FC_TAG, FC_SIMPLE };
+
+#define FC_CBOR_TAG 1u /* flag of fc_cbor_check: the outermost item may be a tag */
+#define FC_ITEMS_MAX 4096u
+
+/* Walks one item that must fill p[0..n): shortest heads, definite lengths, no floats or simple
+ * values, UTF-8 text, map keys text or 0..31 and strictly rising, depth and item count bounded.
+ *
+ *   FC_OK          deterministic; the cursor functions below can only meet wrong types and ranges
+ *   FC_ERR_SCHEMA  anything else
+ */
+int fc_cbor_check(const uint8_t *p, size_t n, unsigned flags, uint32_t items_max);
+
+/* A cursor over bytes that fc_cbor_check accepted. The first misfit sets err and every later call
+ * returns 0, so a parser checks err once at its end. */
+struct fc_in {
+    const uint8_t *p;
+    const uint8_t *end;
+    int err;
+};
+
+struct fc_in fc_in_of(const uint8_t *p, size_t n);
+int fc_in_major(
+    const struct fc_in *in); /* type of the next item, -1 at the end or after an error */
+uint64_t fc_in_uint(struct fc_in *in, uint64_t most);
+int64_t fc_in_int(struct fc_in *in, int64_t least, int64_t most);
+/* A byte string or text; NULL after an error. *n = its length, at most `most`. */
+const uint8_t *fc_in_bytes(struct fc_in *in, uint32_t least, uint32_t most, uint32_t *n);
+const uint8_t *fc_in_text(struct fc_in *in, uint32_t least, uint32_t most, uint32_t *n);
+uint32_t fc_in_array(struct fc_in *in, uint32_t least, uint32_t most);
+uint32_t fc_in_map(struct fc_in *in, uint32_t most);
+uint64_t fc_in_tag(struct fc_in *in);
+void fc_in_skip(struct fc_in *in);
+void fc_in_fail(struct fc_in *in);
+/* True when nothing failed and nothing is left. */
+int fc_in_done(const struct fc_in *in);
+/* Is the text printable ASCII? Display versions and names are. */
+int fc_text_printable(const uint8_t *p, uint32_t n);
+
+/* A writer into a caller's buffer; err is set when it would not fit, and nothing is written then.
+ */
+struct fc_out {
+    uint8_t *p;
+    size_t n;
+    size_t cap;
+    int err;
+};
+
+struct fc_out fc_out_to(uint8_t *p, size_t cap);
+void fc_out_head(struct fc_out *out, enum fc_major major, uint64_t value);
+void fc_out_uint(struct fc_out *out, uint64_t value);
+void fc_out_int(struct fc_out *out, int64_t value);
+void fc_out_bytes(struct fc_out *out, const void *p, size_t n);
+void fc_out_text(struct fc_out *out, const char *text);
+void fc_out_array(struct fc_out *out, uint64_t n);
+void fc_out_map(struct fc_out *out, uint64_t n);
+void fc_out_raw(struct fc_out *out, const void *p, size_t n);
+
+#endif

@@ -1,0 +1,194 @@
+/* checks.c: clocks, and manifests against what this device is, holds and has confirmed. */
+#include "internal.h"
+
+uint64_t fc_clock(const struct fc_core *core) {
+    return core->hal->clock_ms(core->hal->ctx);
+}
+
+uint64_t fc_now_signed(const struct fc_core *core) {
+    uint64_t issued =
+        core->issued_s ? core->issued_s + (fc_clock(core) - core->issued_ms) / 1000 : 0;
+    return issued > core->rec.time_floor ? issued : core->rec.time_floor;
+}
+
+uint64_t fc_now(const struct fc_core *core) {
+    uint64_t wall = core->hal->unix_s(core->hal->ctx), sure = fc_now_signed(core);
+    return wall > sure ? wall : sure;
+}
+
+/* Signed time only moves forward; a replayed document cannot turn the clock back. */
+void fc_signed_time(struct fc_core *core, uint64_t issued) {
+    if (issued <= fc_now_signed(core) || issued > UINT32_MAX)
+        return;
+    core->issued_s = issued;
+    core->issued_ms = fc_clock(core);
+}
+
+int fc_wall_ms(const struct fc_core *core, uint64_t at_ms, uint64_t *out) {
+    if (core->has_wall) {
+        *out = (uint64_t)((int64_t)at_ms + core->wall_offset_ms);
+        return 2;
+    }
+    uint64_t sure = fc_now_signed(core), ago_ms = fc_clock(core) - at_ms;
+    if (!sure || ago_ms > sure * 1000)
+        return 0;
+    *out = sure * 1000 - ago_ms;
+    return 1;
+}
+
+const struct fc_config *fc_cfg(const struct fc_core *core) {
+    return &core->desired.config; /* the default until a document came, and in safe mode */
+}
+
+/* Weekday 0 is Monday; a window that crosses midnight belongs to the day it begins on. */
+static int in_window(const struct fc_config *c, uint64_t now) {
+    uint64_t minute = now / 60 % 1440;
+    for (uint32_t back = 0; back < 2; back++) {
+        uint64_t day = (now / 86400 + 3 + 7 - back) % 7; /* 1970-01-01 was a Thursday */
+        uint64_t since = minute + 1440u * back;
+        if ((c->maint_mask >> day & 1u) && since >= c->maint_start_min &&
+            since - c->maint_start_min < c->maint_min)
+            return 1;
+    }
+    return 0;
+}
+
+int fc_may_switch(struct fc_core *core) {
+    const struct fc_config *c = fc_cfg(core);
+    uint64_t now = fc_now(core);
+    if (c->maint_mask && (!now || !in_window(c, now)))
+        return FC_ERR_MAINTENANCE_WINDOW;
+    int rc = core->hal->may_switch(core->hal->ctx);
+    return rc <= -1 && rc >= -FC_CODE_MAX ? rc : rc ? FC_ERR_BUSY : FC_OK;
+}
+
+static uint32_t least_seq(const struct fc_trust *t, const uint8_t hash[8]) {
+    for (uint32_t i = 0; i < t->n_names; i++)
+        if (memcmp(t->names[i].hash, hash, 8) == 0)
+            return t->names[i].least_seq;
+    return 0;
+}
+
+/* Rollback protection. A ninth name is refused: forgetting one would forget its protection. */
+static int check_seq(const struct fc_core *core, const struct fc_manifest *m, enum fc_check how,
+                     uint32_t *detail) {
+    const struct fc_rec_name *found = NULL;
+    int room = 0;
+    for (uint32_t i = 0; i < FC_NAMES; i++) {
+        const struct fc_rec_name *name = &core->rec.names[i];
+        if (memcmp(name->hash, m->name_hash, 8) == 0)
+            found = name;
+        room |= fc_is_zero(name->hash, 8);
+    }
+    if (found && m->seq < found->floor) {
+        *detail = found->floor;
+        return FC_ERR_FLOOR;
+    }
+    if (m->seq < least_seq(&core->trust, m->name_hash)) {
+        *detail = least_seq(&core->trust, m->name_hash);
+        return FC_ERR_SEQUENCE;
+    }
+    if (how != FC_CHECK_NEW)
+        return FC_OK;
+    if (!found && !room) {
+        *detail = 1;
+        return FC_ERR_SEQUENCE;
+    }
+    if (found &&
+        (m->seq < found->seq || (m->seq == found->seq && memcmp(found->id, m->id, 8) != 0))) {
+        *detail = found->seq;
+        return FC_ERR_SEQUENCE;
+    }
+    return FC_OK;
+}
+
+static int is_over(uint64_t expires, uint64_t now) {
+    return expires && now >= expires;
+}
+
+/* Only a signed clock refuses; an unsigned one defers. */
+static int check_expiry(const struct fc_core *core, const struct fc_manifest *m, int *deferred) {
+    uint64_t sure = fc_now_signed(core), now = fc_now(core);
+    if (!is_over(m->expires, now) && !is_over(core->trust.expires, now))
+        return FC_OK;
+    *deferred = !is_over(m->expires, sure) && !is_over(core->trust.expires, sure);
+    return FC_ERR_EXPIRED;
+}
+
+static int version_order(const uint16_t a[3], const uint16_t b[3]) {
+    for (int i = 0; i < 3; i++)
+        if (a[i] != b[i])
+            return a[i] < b[i] ? -1 : 1;
+    return 0;
+}
+
+/* What this device is: class, memory, operators, firmware. */
+static int check_device(const struct fc_core *core, uint8_t slot, const struct fc_manifest *m,
+                        const struct fc_cose *cose, uint32_t *detail) {
+    const struct fc_hal *hal = core->hal;
+    uint32_t sectors = hal->capacity(hal->ctx, fc_bank_area(slot, 0)) / FC_SECTOR;
+    int rc = fc_class_check(cose->payload, cose->n, core->id.class_id);
+    if (rc)
+        return rc;
+    if (sectors < 1 + fc_leaf_sectors(m) || m->chunks > sectors - 1 - fc_leaf_sectors(m)) {
+        *detail = m->chunks;
+        return FC_ERR_TOO_LARGE;
+    }
+    if (m->arena > core->id.arena_bytes) {
+        *detail = m->arena;
+        return FC_ERR_ARENA_TOO_SMALL;
+    }
+    rc = fc_ops_check(cose->payload, cose->n, core->id.ops, core->id.ops_len, detail);
+    if (rc)
+        return rc;
+    return version_order(core->id.firmware, m->firmware) < 0 ? FC_ERR_FIRMWARE_TOO_OLD : FC_OK;
+}
+
+/* The order is that of firmware.md section 6; the digest was compared before. */
+int fc_manifest_check(struct fc_core *core, uint8_t slot, const uint8_t *msg, size_t n,
+                      enum fc_check how, struct fc_manifest *m, uint32_t *detail, int *deferred) {
+    const struct fc_trust *t = &core->trust;
+    struct fc_cose cose;
+    uint8_t digest[32];
+    *detail = 0;
+    *deferred = 0;
+    int rc = fc_cose_parse(FC_K_MANIFEST, msg, n, &cose);
+    if (rc)
+        return rc;
+    if (!core->has_trust)
+        return FC_ERR_TRUST;
+    struct fc_keyset keys = {t->release, t->n_release, t->revoked, t->n_revoked};
+    uint32_t signers =
+        fc_cose_signers(core->hal, core->scratch, FC_K_MANIFEST, &cose, &keys, NULL, 0);
+    if (signers < t->release_threshold) {
+        *detail = signers;
+        return FC_ERR_SIGNATURE;
+    }
+    fc_sha256(core->hal, msg, n, digest);
+    rc = fc_manifest_parse(core->hal, msg, cose.payload, cose.n, m);
+    memcpy(m->id, digest, 32);
+    if (rc)
+        return rc;
+    if (how != FC_CHECK_DOCUMENT) {
+        if (m->kind != 0 || m->slot != slot)
+            return FC_ERR_SCHEMA;
+        rc = check_device(core, slot, m, &cose, detail);
+        if (rc)
+            return rc;
+    }
+    rc = check_seq(core, m, how, detail);
+    if (rc || how == FC_CHECK_OTHER)
+        return rc;
+    return check_expiry(core, m, deferred);
+}
+
+int fc_manifest_read(struct fc_core *core, const uint8_t *msg, size_t n, struct fc_manifest *m) {
+    struct fc_cose cose;
+    uint8_t digest[32];
+    if (fc_cose_parse(FC_K_MANIFEST, msg, n, &cose))
+        return FC_ERR_SCHEMA;
+    fc_sha256(core->hal, msg, n, digest);
+    int rc = fc_manifest_parse(core->hal, msg, cose.payload, cose.n, m);
+    memcpy(m->id, digest, 32);
+    return rc;
+}

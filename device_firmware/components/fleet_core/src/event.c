@@ -1,0 +1,108 @@
+/* event.c: a short queue of events (SPEC.md section 7). An event keeps its number and its bytes
+ * until the broker acknowledged it; when the queue is full the oldest makes room.
+ */
+#include "internal.h"
+
+enum { NEW, SENT };
+
+static void drop(struct fc_core *core, uint32_t i) {
+    uint32_t left = --core->n_events - i;
+    memmove(&core->events[i], &core->events[i + 1], left * sizeof core->events[0]);
+}
+
+void fc_event_put(struct fc_core *core, enum fc_event_kind kind, int slot, const int64_t *ints,
+                  uint8_t n) {
+    if (core->n_events == FC_EVENTS_MAX)
+        drop(core, 0);
+    struct fc_event *e = &core->events[core->n_events++];
+    memset(e, 0, sizeof *e);
+    e->kind = (uint8_t)kind;
+    e->nints = n > FC_EVENT_INTS ? (uint8_t)FC_EVENT_INTS : n;
+    memcpy(e->ints, ints, e->nints * sizeof ints[0]);
+    e->at_ms = fc_clock(core);
+    if (slot >= 0) {
+        const struct fc_slot *s = &core->slot[slot];
+        const uint8_t *id = core->job.stage != FC_JOB_IDLE && core->job.slot == slot
+                                ? core->job.target.id
+                                : s->model.id;
+        if (fc_is_zero(id, 8))
+            id = core->rec.slots[slot].other_id;
+        e->has_model = !fc_is_zero(id, 8);
+        e->slot = (uint8_t)slot;
+        memcpy(e->mid, id, 8);
+    }
+}
+
+void fc_refusal(struct fc_core *core, int code, uint32_t detail) {
+    int64_t ints[] = {-code, detail};
+    fc_log(core, 1, FC_LOG_REFUSAL, (uint32_t)-code, detail);
+    /* The same refusal again, as a retained message gives at each connect, is no news. */
+    if (core->refusal_code == -code && core->refusal_detail == detail)
+        return;
+    core->refusal_code = (uint8_t)-code;
+    core->refusal_detail = detail;
+    fc_event_put(core, FC_EV_REFUSAL, -1, ints, 2);
+    fc_report_want(core, 2);
+}
+
+/* Number and time are frozen at the first encoding, so that a re-send repeats the bytes. */
+static size_t encode(struct fc_core *core, struct fc_event *e) {
+    if (!e->n) {
+        int clock = fc_wall_ms(core, e->at_ms, &e->t_ms);
+        if (!clock)
+            return 0;
+        e->clock = (uint8_t)clock;
+        e->n = ++core->event_n;
+    }
+    struct fc_out out = fc_out_to(core->msg, FC_EVENT_MAX);
+    const uint64_t head[] = {1, core->id.boot, e->n, e->t_ms, e->clock, e->kind};
+    fc_out_map(&out, e->has_model ? 8 : 7);
+    for (uint32_t key = 0; key < 6; key++) {
+        fc_out_uint(&out, key);
+        fc_out_uint(&out, head[key]);
+    }
+    if (e->has_model) {
+        fc_out_uint(&out, 6);
+        fc_out_array(&out, 2);
+        fc_out_uint(&out, e->slot);
+        fc_out_bytes(&out, e->mid, 8);
+    }
+    fc_out_uint(&out, 7);
+    fc_out_array(&out, e->nints);
+    for (uint32_t i = 0; i < e->nints; i++)
+        fc_out_int(&out, e->ints[i]);
+    return out.err ? 0 : out.n;
+}
+
+int fc_event_send(struct fc_core *core) {
+    for (uint32_t i = 0; i < core->n_events; i++) {
+        struct fc_event *e = &core->events[i];
+        if (e->state != NEW)
+            continue;
+        size_t n = encode(core, e);
+        if (!n)
+            return 0; /* no clock yet */
+        int token = fc_uplink(core, FC_K_EVENT, core->msg, n, FC_EVENT_MAX, 0);
+        if (token < 0)
+            return token;
+        e->token = token;
+        e->state = SENT;
+        return 1;
+    }
+    return 0;
+}
+
+void fc_event_sent(struct fc_core *core, int32_t token) {
+    for (uint32_t i = 0; i < core->n_events; i++) {
+        if (core->events[i].state == SENT && core->events[i].token == token) {
+            drop(core, i);
+            return;
+        }
+    }
+}
+
+/* A connection ended: what was not acknowledged is sent again, with the same number. */
+void fc_event_link(struct fc_core *core) {
+    for (uint32_t i = 0; i < core->n_events; i++)
+        core->events[i].state = NEW;
+}

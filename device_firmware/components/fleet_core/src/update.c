@@ -1,0 +1,426 @@
+/* update.c: from a desired entry to a verified candidate in the idle bank. trial.c goes on.
+ *
+ * One job at a time. What must survive a cut is in the record or follows from flash: the phase, the
+ * candidate's id, and which chunks are there (their hashes are compared with the leaf list again).
+ * The numbers in comments are the rows of "Power cuts" in DESIGN.md.
+ */
+#include "internal.h"
+
+static struct fc_rec_slot *rec_slot(struct fc_core *core, uint8_t slot) {
+    return &core->rec.slots[slot];
+}
+
+uint8_t fc_rest_phase(const struct fc_rec_slot *rs) {
+    return rs->run_bank == FC_NO_BANK ? FC_PH_EMPTY : FC_PH_CONFIRMED;
+}
+
+void fc_slot_set(struct fc_core *core, uint8_t slot, enum fc_state state, int code,
+                 uint32_t detail) {
+    struct fc_slot *s = &core->slot[slot];
+    uint8_t number = code < 0 && code >= -FC_CODE_MAX ? (uint8_t)-code : 0;
+    if (s->state == state && s->code == number && s->detail == detail)
+        return;
+    s->state = (uint8_t)state;
+    s->code = number;
+    s->detail = detail;
+    fc_log(core, 1, FC_LOG_STATE, (uint32_t)slot << 8 | (uint32_t)state, number);
+    fc_report_want(core, 2);
+}
+
+void fc_job_stage(struct fc_core *core, enum fc_stage stage) {
+    core->job.stage = (uint8_t)stage;
+    core->job.index = 0;
+    core->job.wait_ms = 0;
+}
+
+/* --- the end of a job ---------------------------------------------------------------- */
+
+void fc_job_end(struct fc_core *core) {
+    uint8_t slot = core->job.slot;
+    fc_job_unwatch(core);
+    memset(&core->job, 0, sizeof core->job);
+    core->slot[slot].look = 1;
+}
+
+/* Back to CONFIRMED or EMPTY; the candidate's chunks stay for later. */
+static int leave_fetch(struct fc_core *core, uint8_t slot) {
+    if (rec_slot(core, slot)->phase != FC_PH_FETCH)
+        return FC_OK;
+    struct fc_record *r = fc_log_edit(core);
+    r->slots[slot].phase = fc_rest_phase(&r->slots[slot]);
+    return fc_log_commit(core);
+}
+
+/* Refused before a trial: nothing ran, nothing is recorded as failed; a new entry tries again. */
+void fc_job_refuse(struct fc_core *core, int code, uint32_t detail) {
+    uint8_t slot = core->job.slot;
+    int64_t ints[] = {-code, detail};
+    fc_event_put(core, FC_EV_REFUSAL, slot, ints, 2);
+    leave_fetch(core, slot);
+    core->slot[slot].given_up = 1;
+    fc_slot_set(core, slot, FC_ST_REFUSED, code, detail);
+    fc_job_end(core);
+}
+
+void fc_job_defer(struct fc_core *core, int code) {
+    fc_slot_set(core, core->job.slot, FC_ST_DEFERRED, code, 0);
+    core->job.wait_ms = fc_clock(core) + FC_DEFER_MS;
+}
+
+int fc_job_overdue(const struct fc_core *core) {
+    uint64_t deadline = core->job.target.deadline;
+    return deadline && fc_now(core) > deadline;
+}
+
+/* --- beginning ----------------------------------------------------------------------- */
+
+/* Row 3: the candidate's id, and `usable` cleared before the bank is harmed. */
+int fc_record_fetch(struct fc_core *core) {
+    const struct fc_job *j = &core->job;
+    const struct fc_rec_slot *rs = rec_slot(core, j->slot);
+    if (rs->phase == FC_PH_FETCH && memcmp(rs->other_id, j->target.id, 16) == 0 &&
+        !(rs->flags & FC_FLAG_USABLE))
+        return FC_OK;
+    struct fc_record *r = fc_log_edit(core);
+    struct fc_rec_slot *next = &r->slots[j->slot];
+    next->phase = FC_PH_FETCH;
+    next->flags &= (uint8_t) ~(FC_FLAG_USABLE | FC_FLAG_REVERTING);
+    memcpy(next->other_id, j->target.id, 16);
+    return fc_log_commit(core);
+}
+
+/* A flash operation failed: the job waits a moment, and gives up after the third. */
+void fc_job_fault(struct fc_core *core) {
+    if (++core->job.faults >= FC_TRIES_MAX && core->job.again)
+        fc_trial_fail(core, FC_ERR_FLASH_IO, 0);
+    else if (core->job.faults >= FC_TRIES_MAX)
+        fc_job_refuse(core, FC_ERR_FLASH_IO, 0);
+    else
+        core->job.wait_ms = fc_clock(core) + FC_RETRY_MS;
+}
+
+/* The bank holds the wanted manifest: go on with what else it holds. */
+static void begin_in_bank(struct fc_core *core, uint32_t n) {
+    struct fc_job *j = &core->job;
+    const struct fc_rec_slot *rs = rec_slot(core, j->slot);
+    int usable = (rs->flags & FC_FLAG_USABLE) && memcmp(rs->other_id, j->target.id, 16) == 0;
+    enum fc_check how = j->target.action == FC_ACT_RUN_OTHER ? FC_CHECK_OTHER : FC_CHECK_NEW;
+    uint32_t detail = 0;
+    int deferred = 0;
+    int rc = fc_manifest_check(core, j->slot, core->msg, n, how, &j->m, &detail, &deferred);
+    core->slot[j->slot].total = rc ? 0 : j->m.chunks;
+    if (rc && deferred) {
+        core->slot[j->slot].look_at_ms = fc_clock(core) + FC_DEFER_MS;
+        fc_slot_set(core, j->slot, FC_ST_DEFERRED, rc, detail);
+        memset(j, 0, sizeof *j);
+        return;
+    }
+    if (rc) {
+        fc_job_refuse(core, rc, detail);
+        return;
+    }
+    if (usable) { /* confirmed here once: only its digest is checked again */
+        core->slot[j->slot].have = j->m.chunks;
+        core->hal->digest_begin(&j->digest);
+        fc_job_stage(core, FC_JOB_DIGEST);
+        return;
+    }
+    if (fc_record_fetch(core)) {
+        fc_job_fault(core);
+        return;
+    }
+    core->slot[j->slot].other_seq = j->m.seq;
+    fc_slot_set(core, j->slot, FC_ST_MANIFEST_OK, 0, 0);
+    fc_job_stage(core, fc_bank_leaves_check(core, j->slot, j->bank, &j->m) ? FC_JOB_LEAVES
+                                                                           : FC_JOB_REHASH);
+}
+
+static void begin(struct fc_core *core, uint8_t slot) {
+    struct fc_job *j = &core->job;
+    const struct fc_rec_slot *rs = rec_slot(core, slot);
+    uint8_t digest[32];
+    memset(j, 0, sizeof *j);
+    j->slot = slot;
+    j->target = core->slot[slot].target;
+    j->bank = fc_bank_idle(core, slot);
+    j->stage = FC_JOB_MANIFEST;
+    if (fc_job_overdue(core)) {
+        fc_job_refuse(core, FC_ERR_EXPIRED, 0);
+        return;
+    }
+    int held = (rs->flags & FC_FLAG_USABLE) && memcmp(rs->other_id, j->target.id, 16) == 0;
+    uint32_t n = fc_bank_manifest(core, slot, j->bank);
+    if (n) {
+        fc_sha256(core->hal, core->msg, n, digest);
+        n = memcmp(digest, j->target.id, 32) == 0 ? n : 0;
+    }
+    if (j->target.action == FC_ACT_RUN_OTHER && !(held && n)) {
+        fc_job_refuse(core, FC_ERR_NOT_IN_BANK, 0);
+        return;
+    }
+    if (n) {
+        begin_in_bank(core, n);
+        return;
+    }
+    fc_slot_set(core, slot, FC_ST_OFFERED, 0, 0);
+}
+
+static void stop(struct fc_core *core, uint8_t slot) {
+    struct fc_rec_slot *rs = rec_slot(core, slot);
+    if (!(rs->flags & FC_FLAG_STOPPED)) {
+        struct fc_record *r = fc_log_edit(core);
+        r->slots[slot].flags |= FC_FLAG_STOPPED;
+        r->slots[slot].phase = fc_rest_phase(rs);
+        if (fc_log_commit(core)) {
+            core->slot[slot].look_at_ms = fc_clock(core) + FC_RETRY_MS;
+            return;
+        }
+    }
+    core->slot[slot].want_load = 0;
+    fc_slot_unload(core, slot);
+    fc_slot_set(core, slot, FC_ST_CONFIRMED, 0, 0);
+}
+
+/* The state of an entry that asks for what is there already, or for what has failed. Nothing is
+ * begun or written, so a start can tell it before anything is loaded. 1 = that is all there is. */
+int fc_update_derive(struct fc_core *core, uint8_t slot) {
+    const struct fc_slot *s = &core->slot[slot];
+    const struct fc_rec_slot *rs = rec_slot(core, slot);
+    const struct fc_target *t = &s->target;
+    if (!t->set || t->action == FC_ACT_STOP)
+        return 0;
+    if (rs->run_bank != FC_NO_BANK && memcmp(rs->run_id, t->id, 16) == 0 && !s->run_broken) {
+        if (core->safe_mode)
+            fc_slot_set(core, slot, FC_ST_REFUSED, FC_ERR_CRASH_LOOP, core->rec.panics);
+        else if (!(rs->flags & FC_FLAG_STOPPED))
+            fc_slot_set(core, slot, FC_ST_CONFIRMED, 0, 0);
+        return rs->phase != FC_PH_FETCH && !(rs->flags & FC_FLAG_STOPPED);
+    }
+    if (memcmp(rs->failed_id, t->id, 8) == 0 && t->attempt <= rs->failed_attempt) {
+        fc_slot_set(core, slot, FC_ST_REVERTED, -(int)rs->fail_code, rs->fail_detail);
+        return 1;
+    }
+    return 0;
+}
+
+/* The confirmed model is what is desired: a fetch was withdrawn, or a stop is over. */
+static void settle(struct fc_core *core, uint8_t slot) {
+    struct fc_slot *s = &core->slot[slot];
+    struct fc_record *r = fc_log_edit(core);
+    struct fc_rec_slot *rs = &r->slots[slot];
+    if (rs->flags & FC_FLAG_STOPPED)
+        s->want_load = 2;
+    rs->flags &= (uint8_t)~FC_FLAG_STOPPED;
+    rs->phase = fc_rest_phase(rs);
+    if (fc_log_commit(core))
+        s->look_at_ms = fc_clock(core) + FC_RETRY_MS;
+    else
+        fc_update_derive(core, slot);
+}
+
+/* Compares a slot with its target, and begins what follows from that. */
+static void look(struct fc_core *core, uint8_t slot) {
+    struct fc_slot *s = &core->slot[slot];
+    const struct fc_rec_slot *rs = rec_slot(core, slot);
+    const struct fc_target *t = &s->target;
+    s->look = 0;
+    s->look_at_ms = 0;
+    if (!t->set) { /* a slot that is not named stays as it is */
+        if (leave_fetch(core, slot) == FC_OK)
+            fc_slot_set(core, slot, FC_ST_IDLE, 0, 0);
+        return;
+    }
+    if (t->action == FC_ACT_STOP) {
+        stop(core, slot);
+        return;
+    }
+    if (fc_update_derive(core, slot))
+        return;
+    if (rs->run_bank != FC_NO_BANK && memcmp(rs->run_id, t->id, 16) == 0 && !s->run_broken) {
+        settle(core, slot);
+        return;
+    }
+    if (s->given_up || !core->has_trust) /* flash may have lost the document: it comes again */
+        return;
+    /* Signed but out of date: nothing new is begun under it; what runs goes on. */
+    if (core->desired.expires && fc_now(core) >= core->desired.expires)
+        return;
+    begin(core, slot);
+}
+
+/* --- steps --------------------------------------------------------------------------- */
+
+/* The digest of key 7 or of the blob did not come out: which chunks are wrong the leaves tell, and
+ * those are fetched once more. When all leaves fit, the signed numbers contradict each other. */
+static int digest_failed(struct fc_core *core) {
+    struct fc_job *j = &core->job;
+    if (j->again) {
+        fc_trial_fail(core, FC_ERR_DIGEST, 0);
+    } else if (j->refetched || j->target.action == FC_ACT_RUN_OTHER) {
+        fc_job_refuse(core, FC_ERR_DIGEST, j->part);
+    } else if (fc_record_fetch(core)) {
+        fc_job_fault(core);
+    } else {
+        j->refetched = 1;
+        fc_job_stage(core, fc_bank_leaves_check(core, j->slot, j->bank, &j->m) ? FC_JOB_LEAVES
+                                                                               : FC_JOB_REHASH);
+    }
+    return 1;
+}
+
+/* A golden blob is read before its model may run: a malformed one is refused, no failed trial. */
+static int blob_ok(struct fc_core *core) {
+    struct fc_job *j = &core->job;
+    const struct fc_hal *hal = core->hal;
+    const uint8_t *p = NULL;
+    if (!j->m.blob_size)
+        return FC_OK;
+    uint32_t off = fc_chunk_off(&j->m, j->m.model_chunks);
+    if (hal->map(hal->ctx, fc_bank_area(j->slot, j->bank), off, j->m.blob_size, &p))
+        return FC_ERR_FLASH_IO;
+    int rc = fc_blob_check(&j->m, p, j->m.blob_size);
+    hal->unmap(hal->ctx, p);
+    return rc;
+}
+
+/* Row 7: hashed from flash, one sector a step; nothing is persisted. */
+static int digest(struct fc_core *core) {
+    struct fc_job *j = &core->job;
+    const struct fc_hal *hal = core->hal;
+    const uint8_t *p = NULL;
+    uint8_t got[32];
+    uint32_t last = j->part ? j->m.chunks : j->m.model_chunks;
+    uint32_t n = fc_chunk_len(&j->m, j->index);
+    if (hal->map(hal->ctx, fc_bank_area(j->slot, j->bank), fc_chunk_off(&j->m, j->index), n, &p)) {
+        fc_job_fault(core);
+        return 0;
+    }
+    hal->digest_add(&j->digest, p, n);
+    hal->unmap(hal->ctx, p);
+    if (++j->index < last)
+        return 1;
+    hal->digest_end(&j->digest, got);
+    if (memcmp(got, j->part ? j->m.blob_sha256 : j->m.sha256, 32) != 0)
+        return digest_failed(core);
+    if (!j->part && j->m.blob_size) {
+        j->part = 1;
+        hal->digest_begin(&j->digest);
+        return 1;
+    }
+    int rc = blob_ok(core);
+    if (rc && !j->again) {
+        fc_job_refuse(core, rc, 0);
+        return 1;
+    }
+    if (j->again) {
+        fc_job_stage(core, FC_JOB_LOAD);
+        return 1;
+    }
+    fc_slot_set(core, j->slot, FC_ST_VERIFIED, 0, 0);
+    fc_job_stage(core, FC_JOB_SWITCH);
+    return 1;
+}
+
+static int switch_over(struct fc_core *core) {
+    struct fc_job *j = &core->job;
+    uint64_t now = fc_clock(core);
+    if (now < j->wait_ms)
+        return 0;
+    if (fc_job_overdue(core)) {
+        fc_job_refuse(core, FC_ERR_EXPIRED, 0);
+        return 1;
+    }
+    if (j->target.not_before && fc_now(core) < j->target.not_before) {
+        fc_slot_set(core, j->slot, FC_ST_VERIFIED, 0, 0);
+        j->wait_ms = now + FC_RETRY_MS;
+        return 0;
+    }
+    int rc = fc_may_switch(core);
+    if (rc) {
+        fc_job_defer(core, rc);
+        return 0;
+    }
+    if (fc_trial_begin(core))
+        fc_job_fault(core);
+    return 1;
+}
+
+static int next_slot(struct fc_core *core) {
+    uint64_t now = fc_clock(core);
+    /* A trial that a reset interrupted goes first: the arena may hold only one model. */
+    for (uint8_t s = 0; s < FC_SLOTS; s++)
+        if (core->slot[s].want_trial && fc_trial_resume(core, s))
+            return 1;
+    for (uint8_t s = 0; s < FC_SLOTS; s++)
+        if (core->slot[s].want_load && fc_run_begin(core, s))
+            return 1;
+    for (uint8_t s = 0; s < FC_SLOTS; s++) {
+        struct fc_slot *slot = &core->slot[s];
+        if (slot->look_at_ms && now >= slot->look_at_ms)
+            slot->look = 1;
+        if (slot->look && core->has_desired) {
+            look(core, s);
+            return 1;
+        }
+    }
+    return 0;
+}
+
+int fc_update_step(struct fc_core *core) {
+    switch (core->job.stage) {
+    case FC_JOB_IDLE:
+        return next_slot(core);
+    case FC_JOB_RUN_HASH:
+    case FC_JOB_RUN_LOAD:
+        return fc_run_step(core);
+    case FC_JOB_MANIFEST:
+    case FC_JOB_LEAVES:
+        return fc_fetch_ask(core);
+    case FC_JOB_REHASH:
+        return fc_fetch_rehash(core);
+    case FC_JOB_CHUNKS:
+        return fc_fetch_chunks(core);
+    case FC_JOB_DIGEST:
+        return fc_clock(core) < core->job.wait_ms ? 0 : digest(core);
+    case FC_JOB_SWITCH:
+        return switch_over(core);
+    default:
+        return fc_trial_step(core);
+    }
+}
+
+uint64_t fc_update_due(const struct fc_core *core) {
+    uint64_t due = UINT64_MAX;
+    const struct fc_job *j = &core->job;
+    int asks =
+        j->stage == FC_JOB_MANIFEST || j->stage == FC_JOB_LEAVES || j->stage == FC_JOB_CHUNKS;
+    if (j->stage != FC_JOB_IDLE)
+        return asks && !core->link ? due : j->wait_ms;
+    for (uint8_t s = 0; s < FC_SLOTS; s++)
+        if (core->slot[s].look_at_ms && core->slot[s].look_at_ms < due)
+            due = core->slot[s].look_at_ms;
+    return due;
+}
+
+/* A new desired document: a job that no longer serves it ends, unless its trial has begun. */
+void fc_update_retarget(struct fc_core *core) {
+    struct fc_job *j = &core->job;
+    if (j->stage < FC_JOB_MANIFEST || j->stage > FC_JOB_SWITCH || j->again)
+        return;
+    const struct fc_target *t = &core->slot[j->slot].target;
+    if (t->set && t->action == j->target.action && memcmp(t->id, j->target.id, 32) == 0)
+        j->target = *t;
+    else
+        fc_job_end(core);
+}
+
+void fc_update_link(struct fc_core *core) {
+    struct fc_job *j = &core->job;
+    if (j->stage == FC_JOB_MANIFEST || j->stage == FC_JOB_LEAVES || j->stage == FC_JOB_CHUNKS) {
+        j->watching = 0;
+        j->misses = 0;
+        j->wait_ms = 0;
+    }
+    if (core->link && j->stage == FC_JOB_PROBATION)
+        j->linked = 1;
+}

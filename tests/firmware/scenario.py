@@ -1,0 +1,89 @@
+"""Scenario files for the C test programs (format: `c/bench.h`), signed with the rig's keys."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+from device_firmware.host.core import encode_operators
+from fleet.mqtt import topics
+from fleet.mqtt.codec.names import Action, CommandVerb
+from ota.desired import Command, Desired, DesiredEntry, sign_command, sign_desired
+from tests.firmware import rig
+
+VECTORS = Path(__file__).parent.parent / "vectors"
+CAPACITY = 4 * 4096
+IDENTITY, RETAINED = 0, 1
+
+
+def write(path: Path, items: list[tuple[int, str, bytes]]) -> Path:
+    """Write a scenario: the identity, then (kind, topic, payload)."""
+    roots = b"".join(key.public_key for key in rig.ROOTS)
+    identity = rig.INSTALLATION + rig.CLASS_ID + rig.MAC_KEY + bytes((len(rig.ROOTS), 2)) + roots
+    identity += struct.pack("<I", CAPACITY) + encode_operators(rig.OPERATORS)
+    out = [b"FCSC"]
+    for kind, topic, payload in [(IDENTITY, rig.DEVICE, identity), *items]:
+        raw = topic.encode()
+        out += [struct.pack("<BH", kind, len(raw)), raw, struct.pack("<I", len(payload)), payload]
+    path.write_bytes(b"".join(out))
+    return path
+
+
+def desired(number: int, entry: DesiredEntry | None, *, version: int = 1) -> bytes:
+    """A signed desired document for slot 0."""
+    entries = {} if entry is None else {0: entry}
+    document = Desired(rig.DEVICE, version << 40 | number, version, issued=rig.NOW, entries=entries)
+    return sign_desired(document, rig.ONLINE, installation_id=rig.INSTALLATION)
+
+
+def command(number: int) -> bytes:
+    """A signed command that changes nothing but the counter."""
+    document = Command(rig.DEVICE, 1 << 40 | number, 1, CommandVerb.REPORT_NOW, issued=rig.NOW)
+    return sign_command(document, rig.ONLINE, installation_id=rig.INSTALLATION)
+
+
+def models() -> dict[str, rig.Artifact]:
+    """Models A, B (inline vectors and a blob) and C, whose outputs are wrong; named by their first byte."""
+    return {
+        "A": rig.artifact(3, name="a", data=b"A" + bytes(5000), floor=1),
+        "B": rig.artifact(5, name="b", data=b"B" + bytes(range(256)) * 20, floor=2, force_blob=True),
+        "C": rig.artifact(7, name="c", data=b"C" * 100),
+    }
+
+
+def cuts(path: Path) -> Path:
+    """The scenario of cuts.c."""
+    model = models()
+    own, cmd = topics.desired(rig.DEVICE), topics.cmd(rig.DEVICE)
+    items = [(RETAINED, topics.TRUST, rig.signed_trust(rig.trust()))]
+    for item in model.values():
+        items += [(RETAINED, topic, payload) for topic, payload in item.publications().items()]
+    items += [
+        (2, own, desired(1, DesiredEntry(Action.RUN, model["A"].id, attempt=1))),
+        (3, own, desired(2, DesiredEntry(Action.RUN, model["B"].id, attempt=2))),
+        (4, own, desired(3, DesiredEntry(Action.RUN_OTHER_BANK, model["A"].id, attempt=3))),
+        (5, own, desired(4, DesiredEntry(Action.RUN, model["C"].id, attempt=4))),
+        (6, topics.TRUST, rig.signed_trust(rig.trust(version=2))),
+        (8, own, desired(5, DesiredEntry(Action.STOP, attempt=5))),
+    ]
+    items += [(7, cmd, command(number)) for number in range(1, 17)]
+    return write(path, items)
+
+
+def judged(path: Path) -> Path:
+    """The scenario of judge.c: good documents, and the shared vectors as seeds."""
+    model = models()["A"]
+    own, cmd = topics.desired(rig.DEVICE), topics.cmd(rig.DEVICE)
+    items = [(RETAINED, topics.TRUST, rig.signed_trust(rig.trust()))]
+    items += [(RETAINED, topic, payload) for topic, payload in model.publications().items()]
+    items += [
+        (2, own, desired(9, DesiredEntry(Action.RUN, model.id, attempt=1))),
+        (3, cmd, command(9)),
+        (5, topics.manifest(model.mid), model.message),
+        (4, topics.TRUST, rig.signed_trust(rig.trust(version=2, issued=rig.NOW - 900))),
+    ]
+    for kind, topic in (("desired", own), ("cmd", cmd), ("trust", topics.TRUST)):
+        seeds = json.loads((VECTORS / f"{kind}.json").read_text())["vectors"]
+        items += [(9, topic, bytes.fromhex(seed["hex"])) for seed in seeds[:40]]
+    return write(path, items)
