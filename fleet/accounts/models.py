@@ -1,0 +1,67 @@
+"""Users, API tokens and the audit trail."""
+
+from django.contrib.auth.models import AbstractUser
+from django.db import models
+
+from fleet.ids import uuid7
+
+
+class Role(models.TextChoices):
+    """What a person may do: rest-api.md "Scopes and roles"."""
+
+    VIEWER = "viewer", "Viewer"
+    OPERATOR = "operator", "Operator"
+    APPROVER = "approver", "Approver"
+    ADMIN = "admin", "Administrator"
+
+
+class User(AbstractUser):
+    """A person who signs in."""
+
+    role = models.CharField(max_length=16, choices=Role.choices, default=Role.VIEWER)
+
+
+class ApiToken(models.Model):
+    """A bearer token `tfk_<id>_<secret>`; only a keyed digest of the secret is kept."""
+
+    public_id = models.CharField(max_length=16, unique=True)
+    digest = models.BinaryField()
+    name = models.CharField(max_length=64)
+    owner = models.ForeignKey(User, on_delete=models.CASCADE, related_name="tokens")
+    scopes = models.JSONField(default=list)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField(null=True)
+    last_used_at = models.DateTimeField(null=True)
+    revoked_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.name} (tfk_{self.public_id}_…)"
+
+
+class AuditEvent(models.Model):
+    """One state change: who did what to which object. Written in the transaction of the change itself,
+    never edited.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    at = models.DateTimeField(db_index=True)
+    actor_kind = models.CharField(max_length=16)  # user, token, gate, tick, device, system, command
+    actor = models.CharField(max_length=128)
+    verb = models.CharField(max_length=64)
+    subject_kind = models.CharField(max_length=32)
+    subject_id = models.CharField(max_length=128)
+    before = models.JSONField(null=True)
+    after = models.JSONField(null=True)
+    reason = models.TextField(blank=True, default="")
+    request_id = models.CharField(max_length=64, blank=True, default="")
+    source_ip = models.CharField(max_length=64, blank=True, default="")
+
+    class Meta:
+        ordering = ["-at", "-id"]
+        indexes = [models.Index(fields=["subject_kind", "subject_id", "-at"], name="audit_subject")]
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.subject_kind}:{self.subject_id}"

@@ -1,0 +1,54 @@
+"""The Celery application: queues, schedule and time limits. Tasks live in `ota.tasks` and
+`fleet.devices.tasks`.
+
+The database is the truth; a task is short, idempotent and safe to lose. Leases with a fencing counter plus
+the beat schedule carry work on
+after a killed worker, not `acks_late`.
+"""
+
+import os
+
+from celery import Celery
+from kombu import Queue  # type: ignore[attr-defined]
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleet.settings")
+
+QUEUES = ("default", "inspect", "staging", "delivery", "rollouts")
+
+app = Celery("fleet")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.conf.update(
+    task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
+    task_create_missing_queues=False,
+    task_routes={
+        "ota.inspect_version": {"queue": "inspect"},
+        "ota.stage_manifest": {"queue": "staging"},
+        "ota.ensure_staged": {"queue": "staging"},
+        "ota.collect_chunks": {"queue": "staging"},
+        "ota.publish_desired": {"queue": "delivery"},
+        "ota.tick_rollout": {"queue": "rollouts"},
+    },
+    task_ignore_result=True,
+    task_soft_time_limit=50,
+    task_time_limit=60,
+    task_serializer="json",
+    accept_content=["json"],
+    worker_prefetch_multiplier=1,
+    worker_hijack_root_logger=False,
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={"visibility_timeout": 120},
+    timezone="UTC",
+    beat_schedule={
+        "tick-rollouts": {"task": "ota.tick_rollouts", "schedule": 1.0, "options": {"expires": 2}},
+        "reconcile": {"task": "ota.reconcile", "schedule": 5.0, "options": {"expires": 10}},
+        "ensure-staged": {"task": "ota.ensure_staged", "schedule": 10.0, "options": {"expires": 20}},
+        "collect-chunks": {"task": "ota.collect_chunks", "schedule": 3600.0, "options": {"expires": 600}},
+        "telemetry-partitions": {
+            "task": "telemetry.make_partitions",
+            "schedule": 3600.0,
+            "options": {"expires": 600},
+        },
+        "presence": {"task": "devices.mark_stale", "schedule": 30.0, "options": {"expires": 60}},
+    },
+)
+app.autodiscover_tasks()

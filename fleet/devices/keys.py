@@ -1,0 +1,100 @@
+"""MAC keys of devices, unsealed and kept for a short while by the processes that read uplinks."""
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from django.conf import settings
+
+from fleet.devices.models import Device, DeviceCredential
+from fleet.sealing import unseal
+
+KEEP_S: Final = 30.0
+MAX_CACHED: Final = 50_000
+
+
+def mac_purpose(device_id: str) -> str:
+    """What the seal of a device's MAC key is bound to."""
+    return f"mac_key:{device_id}"
+
+
+def broker_purpose(device_id: str) -> str:
+    """What the seal of a device's broker secret is bound to."""
+    return f"broker_secret:{device_id}"
+
+
+@dataclass(frozen=True)
+class KnownDevice:
+    """What is needed to judge an uplink. keys: live MAC keys by kid (4 bytes)."""
+
+    device_class: str
+    is_retired: bool
+    keys: dict[bytes, bytes]
+
+
+class Keyring:
+    """MAC keys by device, each read at most once in KEEP_S seconds; a revoked key is therefore believed no
+    longer.
+
+    A device or a key that is not cached is always looked up, so a new one works at once. Safe for threads.
+    """
+
+    def __init__(self, keep_s: float = KEEP_S) -> None:
+        self._keep_s = keep_s
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[float, KnownDevice]] = {}
+
+    def device(self, device_id: str, *, kid: bytes | None = None) -> KnownDevice | None:
+        """The device, or None when it is not enrolled.
+
+        kid: read again when the cached entry lacks this key.
+        """
+        now_s = time.monotonic()
+        with self._lock:
+            cached = self._known.get(device_id)
+        if cached is not None and cached[0] > now_s and (kid is None or kid in cached[1].keys):
+            return cached[1]
+        found = _read(device_id)
+        with self._lock:
+            if len(self._known) >= MAX_CACHED:
+                self._known.clear()
+            if found is None:
+                self._known.pop(device_id, None)
+            else:
+                self._known[device_id] = (now_s + self._keep_s, found)
+        return found
+
+    def mac_key(self, device_id: str, kid: bytes) -> bytes | None:
+        """The device's live MAC key of that id, or None."""
+        known = self.device(device_id, kid=kid)
+        return None if known is None else known.keys.get(kid)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._known.clear()
+
+
+KEYRING: Final = Keyring()
+
+
+def mac_key(device_id: str, kid: bytes) -> bytes | None:
+    """The device's live MAC key of that id (4 bytes), or None; from this process's keyring."""
+    return KEYRING.mac_key(device_id, kid)
+
+
+def _read(device_id: str) -> KnownDevice | None:
+    row = Device.objects.filter(pk=device_id).values_list("device_class_id", "retired_at").first()
+    if row is None:
+        return None
+    sealed = DeviceCredential.objects.filter(device_id=device_id, revoked_at__isnull=True).order_by("-pk")[:2]
+    keys = {
+        bytes.fromhex(credential.mac_kid): unseal(
+            bytes(credential.sealed_mac_key),
+            purpose=mac_purpose(device_id),
+            passphrase=settings.KEY_PASSPHRASE,
+        )
+        for credential in sealed
+    }
+    return KnownDevice(row[0], row[1] is not None, keys)

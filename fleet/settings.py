@@ -1,0 +1,152 @@
+"""Settings of a TinyFleet installation.
+
+Every value comes from the environment (or `NAME_FILE` naming a file that holds it), then from `<run
+dir>/stack.env`, which the private
+stack of `manage.py dev` and `deploy/demo` writes. A secret that production needs and nobody gave is a loud
+failure, never a default.
+"""
+
+from pathlib import Path
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+env = environ.FileAwareEnv()
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+RUN_DIR = Path(env.str("FLEET_RUN_DIR", default=str(BASE_DIR / ".run")))
+if (RUN_DIR / "stack.env").is_file():
+    environ.FileAwareEnv.read_env(RUN_DIR / "stack.env")
+
+DEBUG = env.bool("FLEET_DEBUG", default=False)
+PRODUCTION = env.bool("FLEET_PRODUCTION", default=False)
+_UNSET_SECRET = "unset: only commands that need no secret run with this value"  # noqa: S105
+SECRET_KEY = env.str("FLEET_SECRET_KEY", default=_UNSET_SECRET)
+if PRODUCTION and SECRET_KEY == _UNSET_SECRET:
+    raise ImproperlyConfigured(
+        "FLEET_SECRET_KEY (or FLEET_SECRET_KEY_FILE) is not set: `openssl rand -hex 32` makes one"
+    )
+ALLOWED_HOSTS = env.list("FLEET_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.list("FLEET_CSRF_TRUSTED_ORIGINS", default=[])
+PUBLIC_URL = env.str("FLEET_WEB_URL", default="http://127.0.0.1:8000")
+
+# Passphrase that seals private signing keys, MAC keys and broker secrets at rest (fleet/sealing.py).
+KEY_PASSPHRASE = env.str("FLEET_KEY_PASSPHRASE", default="")
+
+MQTT = {
+    "host": env.str("FLEET_MQTT_HOST", default="127.0.0.1"),
+    "port": env.int("FLEET_MQTT_PORT", default=8883),
+    "ca": env.str("FLEET_MQTT_CA", default=""),
+    "users_file": env.str("FLEET_MQTT_USERS_FILE", default=""),
+    "password_file": env.str("FLEET_MQTT_PASSWORD_FILE", default=""),
+    "pid_file": env.str("FLEET_MQTT_PID_FILE", default=""),
+}
+# What devices are told to connect to; differs from MQTT behind a load balancer.
+MQTT_PUBLIC = {
+    "host": env.str("FLEET_MQTT_PUBLIC_HOST", default=MQTT["host"]),
+    "port": env.int("FLEET_MQTT_PUBLIC_PORT", default=MQTT["port"]),
+}
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "ninja",
+    "django_htmx",
+    "fleet.accounts",
+    "fleet.devices",
+    "fleet.telemetry",
+    "ota",
+    "fleet.gateway",
+    "fleet.api",
+    "fleet.console",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "fleet.accounts.middleware.RequestIdMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "fleet.console.middleware.ContentSecurityPolicyMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+]
+ROOT_URLCONF = "fleet.urls"
+ASGI_APPLICATION = "fleet.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "fleet.console.context.frame",
+            ],
+        },
+    },
+]
+
+DATABASES = {"default": env.db("DATABASE_URL", default="postgresql://127.0.0.1:5432/tinyfleet")}
+DATABASES["default"]["CONN_MAX_AGE"] = 0
+DATABASES["default"].setdefault("OPTIONS", {})
+if env.bool(
+    "FLEET_DB_POOL", default=False
+):  # web processes: connections are cheap to take, none is held idle
+    DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 1, "max_size": 8, "timeout": 10}
+DATABASES["default"].setdefault("TEST", {"NAME": "test_tinyfleet"})
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+REDIS_URL = env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}}
+
+AUTH_USER_MODEL = "accounts.User"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "console:login"
+LOGIN_REDIRECT_URL = "console:overview"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PRODUCTION
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_AGE = 12 * 3600
+X_FRAME_OPTIONS = "DENY"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en"
+STATIC_URL = "/static/"
+STATIC_ROOT = RUN_DIR / "static"
+WHITENOISE_USE_FINDERS = True
+
+# Uploads: a model up to 16 MiB and an evaluation set up to 32 MiB; the endpoints refuse more before reading
+# on.
+MODEL_UPLOAD_BYTES = 16 * 1024 * 1024
+EVALUATION_UPLOAD_BYTES = 32 * 1024 * 1024
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
+FILE_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
+
+CELERY_BROKER_URL = REDIS_URL
+CELERY_TASK_DEFAULT_QUEUE = "default"
+
+LOG_LEVEL = env.str("FLEET_LOG_LEVEL", default="INFO")
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"()": "fleet.logs.json_formatter"}},
+    "filters": {"routine": {"()": "fleet.logs.WithoutRoutine"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "filters": ["routine"]}},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+    "loggers": {"django.request": {"level": "ERROR"}, "httpx": {"level": "WARNING"}},
+}
+LOGGING_CONFIG = "fleet.logs.configure"
