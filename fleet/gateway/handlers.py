@@ -1,0 +1,192 @@
+"""What a batch of uplinks changes, each in one transaction: state (`Control`) and measurements
+(`Measurements`).
+
+The two have broker sessions of their own, so that a backlog of telemetry never delays a report.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from django.db import connection, transaction
+
+from fleet.devices import inventory
+from fleet.gateway import metrics
+from fleet.gateway.uplink import Reader, Uplink
+from fleet.mqtt import topics
+from fleet.mqtt.client import Arrived
+from fleet.mqtt.codec.errors import CodecError
+from fleet.mqtt.codec.event import Event
+from fleet.mqtt.codec.reported import Reported
+from fleet.mqtt.codec.telemetry import Batch
+from fleet.telemetry import dead, ingest, partitions
+from fleet.telemetry.dead import Refused
+from fleet.telemetry.ingest import Delivery
+
+LOCK_TIMEOUT_S: Final = 2
+STATEMENT_TIMEOUT_S: Final = 30
+
+
+class Handler(ABC):
+    """A kind of batches.
+
+    `kinds`: the last part of the topics it takes; `most`: messages a transaction takes.
+    """
+
+    kinds: tuple[str, ...] = ()
+    most = 1
+
+    def __init__(self, reader: Reader, *, slot: int) -> None:
+        self._reader = reader
+        self._slot = slot
+
+    @abstractmethod
+    def handle(self, messages: Sequence[Arrived], *, now: datetime) -> None:
+        """Take these messages into the database in one transaction, dead letters included.
+
+        Safe to repeat with the same messages. Raises django.db.Error; nothing is then stored.
+        """
+
+    def reject(self, message: Arrived, code: str, detail: str, *, now: datetime) -> None:
+        """Keep a message that the database will not take as a dead letter. Raises django.db.Error."""
+        refused = Refused(_device_of(message.topic), message.topic, code, detail, message.payload)
+        partitions.ensure([partitions.day_of(now)], tables=["tele_dead"])
+        with transaction.atomic():
+            dead.record([refused], slot=self._slot, now=now)
+        _count_refused([refused])
+
+    def _read(self, messages: Iterable[Arrived], now: datetime) -> tuple[list[Uplink], list[Refused]]:
+        understood: list[Uplink] = []
+        refused: list[Refused] = []
+        for message in messages:
+            found = self._reader.read(message, now=now)
+            if isinstance(found, Refused):
+                refused.append(found)
+            else:
+                understood.append(found)
+        if refused:
+            partitions.ensure([partitions.day_of(now)], tables=["tele_dead"])
+        return understood, refused
+
+
+class Control(Handler):
+    """Reported documents and presence."""
+
+    kinds = ("reported", "online")
+    most = 200
+
+    def handle(self, messages: Sequence[Arrived], *, now: datetime) -> None:
+        from ota import (
+            reports,  # the top layer may look down; here, so that importing the gateway stays cheap
+        )
+
+        understood, refused = self._read(messages, now)
+        results = []
+        with transaction.atomic():
+            _set_timeouts()
+            # In key order: two gateways, or a worker, then never wait for each other in a circle.
+            for uplink in sorted(without_passing_states(understood), key=lambda one: one.device_id):
+                if isinstance(uplink.content, Reported):
+                    is_new = inventory.apply_report(uplink.device_id, uplink.content, now=now)
+                    if is_new:
+                        reports.apply(uplink.device_id, uplink.content, now=now)
+                    results.append("applied" if is_new else "stale")
+                elif isinstance(uplink.content, bool):
+                    heard = not uplink.is_retained
+                    inventory.set_presence(uplink.device_id, uplink.content, now, heard=heard)
+            dead.record(refused, slot=self._slot, now=now)
+        _count_messages(messages)
+        _count_refused(refused)
+        for result in results:
+            metrics.REPORTS.labels(result).inc()
+
+
+def without_passing_states(uplinks: Sequence[Uplink]) -> list[Uplink]:
+    """The uplinks in their order, without reports that a newer one of the same attempt has overtaken.
+
+    State is level-triggered: when a fleet reports faster than the database takes it, the newest report of an
+    attempt says all that a job needs. The last one of an attempt is kept, because only it has the outcome's
+    code.
+    """
+    kept: list[Uplink] = []
+    following: dict[str, Any] = {}
+    for uplink in reversed(uplinks):
+        if isinstance(uplink.content, Reported):
+            about = _about(uplink.content)
+            if following.get(uplink.device_id) == about:
+                continue
+            following[uplink.device_id] = about
+        kept.append(uplink)
+    return kept[::-1]
+
+
+def _about(report: Reported) -> Any:
+    """Which boot, refusals and attempts a report tells of."""
+    attempts = [(n, slot.attempt, slot.target) for n, slot in sorted(report.slots.items())]
+    return report.boot, report.refusal, report.config_invalid, attempts
+
+
+class Measurements(Handler):
+    """Telemetry batches and events."""
+
+    kinds = ("telemetry", "event")
+    most = 500
+
+    def handle(self, messages: Sequence[Arrived], *, now: datetime) -> None:
+        from ota import reports  # see Control
+
+        understood, refused = self._read(messages, now)
+        deliveries = [
+            Delivery(one.device_id, one.content) for one in understood if isinstance(one.content, Batch)
+        ]
+        events = [(one.device_id, one.content) for one in understood if isinstance(one.content, Event)]
+        # Before the transaction: a new partition is locked until its transaction ends.
+        partitions.ensure(ingest.days(deliveries), tables=("tele_window", "tele_minute"))
+        fresh = 0
+        with transaction.atomic():
+            _set_timeouts()
+            stored = ingest.store(deliveries, slot=self._slot, now=now)
+            for device_id, event in sorted(events, key=lambda one: one[0]):
+                if inventory.record_event(device_id, event, now=now):
+                    reports.apply_event(device_id, event, now=now)
+                    fresh += 1
+            inventory.touch({one.device_id for one in understood}, now)
+            dead.record(refused, slot=self._slot, now=now)
+        _count_messages(messages)
+        _count_refused(refused)
+        metrics.WINDOWS.labels("stored").inc(stored.windows)
+        metrics.WINDOWS.labels("duplicate").inc(stored.duplicates)
+        metrics.WINDOWS.labels("not_kept").inc(stored.not_kept)
+        metrics.EVENTS.labels("stored").inc(fresh)
+        metrics.EVENTS.labels("duplicate").inc(len(events) - fresh)
+
+
+def _set_timeouts() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)",
+            [f"{LOCK_TIMEOUT_S}s", f"{STATEMENT_TIMEOUT_S}s"],
+        )
+
+
+def _device_of(topic: str) -> str:
+    try:
+        return topics.parse_uplink(topic)[0]
+    except CodecError:
+        return ""
+
+
+def _kind_of(topic: str) -> str:
+    kind = topic.rpartition("/")[2]
+    return kind if kind in topics.UPLINK_KINDS else "other"
+
+
+def _count_messages(messages: Iterable[Arrived]) -> None:
+    for message in messages:
+        metrics.MESSAGES.labels(_kind_of(message.topic)).inc()
+
+
+def _count_refused(refused: Iterable[Refused]) -> None:
+    for letter in refused:
+        metrics.REFUSED.labels(_kind_of(letter.topic), letter.code).inc()

@@ -1,0 +1,43 @@
+"""`manage.py gateway`: takes what devices send from the broker into the database."""
+
+import signal
+import threading
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from prometheus_client import start_http_server
+
+from fleet.gateway import service
+from fleet.mqtt.client import MqttError
+
+
+class Command(BaseCommand):
+    help = "Take reports, telemetry, events and presence from the broker. SIGTERM ends it in good order."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--slot",
+            type=int,
+            default=0,
+            choices=range(service.SLOTS),
+            help="number of this gateway among several; slot 0 also takes reports and presence",
+        )
+        parser.add_argument(
+            "--shared",
+            action="store_true",
+            help="share telemetry with the gateways of other slots (always so for slot 1 and above)",
+        )
+        parser.add_argument("--metrics-port", type=int, help="serve Prometheus metrics on this loopback port")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        if options["metrics_port"]:
+            start_http_server(options["metrics_port"], addr="127.0.0.1")
+        try:
+            is_well = service.run(slot=options["slot"], stop=stop, shared=options["shared"])
+        except MqttError as error:
+            raise CommandError(str(error)) from error
+        if not is_well:
+            raise CommandError("a pump failed, see the log")

@@ -1,0 +1,183 @@
+"""The gateway process: two broker sessions, two pumps, one orderly end."""
+
+import hashlib
+import hmac
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import connection
+from django.utils import timezone
+
+from fleet.devices import broker
+from fleet.devices.errors import DeviceError
+from fleet.devices.installation import installation_id
+from fleet.gateway.handlers import Control, Handler, Measurements
+from fleet.gateway.pump import Pump
+from fleet.gateway.source import Source
+from fleet.gateway.uplink import Reader
+from fleet.mqtt import topics
+from fleet.mqtt.broker_files import BackendUser, BrokerFilesError
+from fleet.mqtt.client import MqttError, take_named
+from fleet.telemetry import partitions
+
+logger = logging.getLogger(__name__)
+
+SLOTS: Final = 4
+LEASE_WAIT_S: Final = 15.0
+RETRY_MAX_S: Final = 5.0
+CHECK_S: Final = 0.2
+
+
+def run(
+    *, slot: int, stop: threading.Event, shared: bool = False, on_ready: Callable[[], None] = lambda: None
+) -> bool:
+    """Take uplinks until `stop` is set; True when it ended as asked, False when a pump failed.
+
+    slot: 0 to 3, each with broker users of its own. Slot 0 takes reports and presence, which cannot be shared
+    between gateways because retained messages are not. shared: this gateway is one of several that share
+    telemetry and events; True for every slot above 0. Alone is safer: Mosquitto 2.0 forgets shared
+    subscriptions when it restarts, and loses what devices send until the gateway is back. A broker or a
+    database that is away is waited for. Raises MqttError `users_missing`, or `no_free_user` when another
+    gateway of this machine has the slot.
+    """
+    identity = _wait_for(_prepare, stop)
+    if identity is None:
+        return True
+    reader = Reader(identity)
+    group = share_group(identity) if shared or slot else ""
+    stations = [_Station("telemetry", Measurements(reader, slot=slot), 2 * slot + 1, False, group)]
+    if slot == 0:
+        stations.insert(0, _Station("control", Control(reader, slot=slot), 0, True))
+    users: list[BackendUser] = []
+    try:
+        for station in stations:
+            users.append(_lease(f"svc.gateway-{station.user}", stop))
+        sources = [_source(station, user, identity) for station, user in zip(stations, users, strict=True)]
+        pumps = [Pump(source, one.handler, stop) for source, one in zip(sources, stations, strict=True)]
+        return _run_pumps(sources, pumps, stop, on_ready)
+    finally:
+        for user in users:
+            user.release()
+
+
+@dataclass(frozen=True)
+class _Station:
+    """A session and what handles it.
+
+    user: number of its broker user. clean: False keeps session and queue at the broker; retained reports and
+    presence come anew on every connect. group: of a shared subscription, "" for an own one.
+    """
+
+    name: str
+    handler: Handler
+    user: int
+    clean: bool
+    group: str = ""
+
+
+def _source(station: _Station, user: BackendUser, identity: bytes) -> Source:
+    other = "" if station.group else share_group(identity)
+    kinds = station.handler.kinds
+    return Source(
+        station.name,
+        user,
+        [topics.uplink_filter(kind, share=station.group) for kind in kinds],
+        clean=station.clean,
+        leave=[] if station.clean else [topics.uplink_filter(kind, share=other) for kind in kinds],
+    )
+
+
+def share_group(identity: bytes) -> str:
+    """Name of the shared subscription: 128 bits that a device cannot guess.
+
+    The broker's rules do not stop a SUBSCRIBE, so a device that knew the name could swallow the fleet's
+    telemetry. Derived from the passphrase, so every gateway of an installation finds the same one without
+    storing it.
+    """
+    text = b"telemetry share group" + identity
+    return hmac.digest(settings.KEY_PASSPHRASE.encode(), text, hashlib.sha256)[:16].hex()
+
+
+def _run_pumps(
+    sources: Sequence[Source], pumps: Sequence[Pump], stop: threading.Event, on_ready: Callable[[], None]
+) -> bool:
+    failed = threading.Event()
+
+    def work(pump: Pump) -> None:
+        try:
+            pump.run()
+        except Exception:
+            logger.exception("a pump of the gateway failed")
+            failed.set()
+            stop.set()
+        finally:
+            connection.close()
+
+    threads = [
+        threading.Thread(target=work, args=(pump,), name=source.name)
+        for source, pump in zip(sources, pumps, strict=True)
+    ]
+    for source in sources:
+        source.start()
+    for thread in threads:
+        thread.start()
+    is_told = False
+    while not stop.wait(CHECK_S):
+        if not is_told and all(source.is_ready for source in sources):
+            logger.info("gateway is ready: %s", ", ".join(source.name for source in sources))
+            is_told = True
+            on_ready()
+    for thread in threads:
+        thread.join()
+    for source in sources:
+        source.close()
+    logger.info("gateway has stopped: what it took is committed and acknowledged")
+    return not failed.is_set()
+
+
+def _prepare() -> bytes:
+    """Installation id; makes partitions and heals the broker's password file on the way."""
+    identity = installation_id()
+    partitions.make_ahead(timezone.now())
+    try:
+        broker.sync()
+    except (BrokerFilesError, OSError) as error:
+        logger.warning("the broker's password file cannot be written from here: %s", error)
+    return identity
+
+
+def _wait_for(prepare: Callable[[], bytes], stop: threading.Event) -> bytes | None:
+    """The result of `prepare` once the database answers and is set up; None when stopped before."""
+    pause_s, told = 0.2, ""
+    while not stop.is_set():
+        try:
+            return prepare()
+        except DatabaseError as error:
+            code, text = "database_unavailable", str(error).strip().partition("\n")[0]
+        except DeviceError as error:
+            code, text = error.code, error.text
+        finally:
+            connection.close()
+        if told != code:
+            logger.warning("gateway: %s (%s); trying again every few seconds", code, text)
+            told = code
+        stop.wait(pause_s)
+        pause_s = min(RETRY_MAX_S, pause_s * 2)
+    return None
+
+
+def _lease(name: str, stop: threading.Event) -> BackendUser:
+    """The broker user of this slot; waits a little for a predecessor that is still ending."""
+    until_s = time.monotonic() + LEASE_WAIT_S
+    while True:
+        try:
+            return take_named(name)
+        except MqttError as error:
+            if error.code != "no_free_user" or time.monotonic() > until_s or stop.wait(CHECK_S):
+                raise

@@ -1,0 +1,87 @@
+"""From bytes of a topic to something known: which device, authentic or not, and what it says."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from fleet.devices.keys import KEYRING, Keyring
+from fleet.mqtt import topics
+from fleet.mqtt.client import Arrived
+from fleet.mqtt.codec.cose import MAX_UPLINK_BYTES
+from fleet.mqtt.codec.envelope import open_uplink
+from fleet.mqtt.codec.errors import CodecError
+from fleet.mqtt.codec.event import Event, parse_event
+from fleet.mqtt.codec.reported import Reported, parse_reported
+from fleet.mqtt.codec.telemetry import Batch, parse_batch
+from fleet.telemetry import ingest
+from fleet.telemetry.dead import Refused
+from fleet.telemetry.errors import TelemetryError
+
+ONLINE_BYTES: Final = 16
+
+
+@dataclass(frozen=True)
+class Uplink:
+    """An uplink that was understood.
+
+    content: True/False for `online`, which has no MAC and decides nothing.
+    """
+
+    device_id: str
+    kind: str
+    content: Reported | Batch | Event | bool
+    is_retained: bool
+
+
+class Reader:
+    """Judges uplinks of one installation with the MAC keys of its devices."""
+
+    def __init__(self, installation_id: bytes, keyring: Keyring = KEYRING) -> None:
+        self._installation_id = installation_id
+        self._keyring = keyring
+
+    def read(self, message: Arrived, *, now: datetime) -> Uplink | Refused:
+        """What a message says, or why it is refused, with a code of `fleet.telemetry.dead.CODES`.
+
+        The device is the one the topic names, which the broker's rules tie to its sender and the MAC to its
+        key. Size comes first: too large a message is not parsed. Raises django.db.Error and SealError.
+        """
+        device_id = ""
+        try:
+            device_id, kind = topics.parse_uplink(message.topic)
+            content = self._content(device_id, kind, message, now)
+        except (CodecError, TelemetryError) as error:
+            return Refused(device_id, message.topic, error.code, error.text, message.payload)
+        return Uplink(device_id, kind, content, message.is_retained)
+
+    def _content(
+        self, device_id: str, kind: str, message: Arrived, now: datetime
+    ) -> Reported | Batch | Event | bool:
+        limit = MAX_UPLINK_BYTES.get(kind, ONLINE_BYTES)
+        if len(message.payload) > limit:
+            raise CodecError(
+                "too_large", f"{len(message.payload):,} bytes of {kind}, at most {limit:,} are taken"
+            )
+        known = self._keyring.device(device_id)
+        if known is None:
+            raise CodecError("unknown_device", "no device of this id is enrolled")
+        if known.is_retired:
+            raise CodecError("retired_device", "this device was retired")
+        if kind == "online":
+            if message.payload not in (topics.ONLINE, topics.OFFLINE):
+                raise CodecError("cbor_bad", "online is {0: 1} or {0: 0}")
+            return message.payload == topics.ONLINE
+        payload = open_uplink(
+            kind,
+            message.payload,
+            topic=message.topic,
+            installation_id=self._installation_id,
+            key_lookup=lambda kid: self._keyring.mac_key(device_id, kid),
+        )
+        if kind == "reported":
+            return parse_reported(payload)
+        if kind == "event":
+            return parse_event(payload)
+        batch = parse_batch(payload)
+        ingest.check_times(batch, now=now)
+        return batch

@@ -1,0 +1,26 @@
+"""The one error hierarchy of `fleet.telemetry`: a stable code and a sentence for people."""
+
+
+class TelemetryError(Exception):
+    """Telemetry was refused or could not be read.
+
+    code: stable lower-case name shared with REST and dead letters.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+        self.code = code
+        self.text = text
+
+
+class QueryError(TelemetryError):
+    """A telemetry query was refused (HTTP 400, or 410 for `raw_expired`, 503 for `query_timeout`).
+
+    code: `unknown_metric, unknown_kind, kind_required, agg_not_supported, group_by_not_supported,
+    step_not_supported, range_invalid, range_too_wide, too_many_points, raw_expired,
+    query_timeout`. least_step_s: with `too_many_points`, the least step that fits.
+    """
+
+    def __init__(self, code: str, text: str, *, least_step_s: int | None = None) -> None:
+        super().__init__(code, text)
+        self.least_step_s = least_step_s

@@ -1,0 +1,185 @@
+"""From parsed batches to rows: one transaction that counts every window once, however often it arrives.
+
+Rows are copied into a temporary table, inserted with ON CONFLICT DO NOTHING, and the rollups are fed from
+what that statement returned and nothing else: a redelivery returns no rows and therefore adds nothing
+anywhere.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from django.db import connection, transaction
+
+from fleet.mqtt.codec.telemetry import Batch
+from fleet.telemetry import partitions
+from fleet.telemetry.errors import TelemetryError
+
+_COLUMNS: Final = (
+    ("device_id", "varchar"), ("ts", "timestamptz"), ("seq", "int8"), ("version_id", "int8"),
+    ("dt_ms", "int4"), ("n", "int4"), ("us_mean", "int4"), ("us_max", "int4"), ("anom_max", "int4"),
+    ("anom_n", "int4"),
+    ("heap_min", "int4"), ("lag_s", "int4"), ("score", "int2"), ("top", "int2"), ("lab_n", "int2"),
+    ("lab_ok", "int2"), ("rssi", "int2"), ("flags", "int2"), ("slot", "int2"), ("clock", "int2"),
+)  # fmt: skip
+_NAMES: Final = ", ".join(name for name, _ in _COLUMNS)
+_LAST: Final = (
+    "device_id, ts, seq, version_id, slot, n, us_mean, us_max, score, top, anom_max, anom_n, lab_n, lab_ok,"
+    " heap_min, rssi, flags"
+)
+_LAST_SET: Final = ", ".join(f"{name} = EXCLUDED.{name}" for name in _LAST.split(", ")[1:])
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_INT4: Final = 2**31 - 1
+
+# Keys are taken in order in every upsert, so that two ingesting slots cannot lock each other out.
+_MERGE: Final = f"""
+WITH fresh AS (
+    INSERT INTO tele_window ({_NAMES})
+    SELECT {_NAMES} FROM tele_stage ORDER BY device_id, ts, seq
+    ON CONFLICT DO NOTHING
+    RETURNING {_NAMES}
+), minutes AS (
+    INSERT INTO tele_minute AS m
+        (version_id, device_class, minute, ingest_slot, windows, n, us_sum, us_max, anom_n, lab_n, lab_ok)
+    SELECT f.version_id, coalesce(d.device_class_id, ''), date_trunc('minute', f.ts, 'UTC'), %(slot)s,
+        count(*), sum(f.n), sum(f.us_mean::bigint * f.n), max(f.us_max), sum(f.anom_n), sum(f.lab_n),
+        sum(f.lab_ok)
+    FROM fresh f LEFT JOIN devices_device d ON d.id = f.device_id
+    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    ON CONFLICT (version_id, device_class, minute, ingest_slot) DO UPDATE SET
+        windows = m.windows + EXCLUDED.windows, n = m.n + EXCLUDED.n, us_sum = m.us_sum + EXCLUDED.us_sum,
+        us_max = greatest(m.us_max, EXCLUDED.us_max), anom_n = m.anom_n + EXCLUDED.anom_n,
+        lab_n = m.lab_n + EXCLUDED.lab_n, lab_ok = m.lab_ok + EXCLUDED.lab_ok
+), newest AS (
+    INSERT INTO tele_device_last AS l ({_LAST})
+    SELECT DISTINCT ON (device_id) {_LAST} FROM fresh ORDER BY device_id, ts DESC, seq DESC
+    ON CONFLICT (device_id) DO UPDATE SET {_LAST_SET}
+    WHERE (EXCLUDED.ts, EXCLUDED.seq) > (l.ts, l.seq)
+)
+SELECT count(*) FROM fresh
+"""  # noqa: S608 - names are constants of this module
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A parsed batch and the device that authentically sent it."""
+
+    device_id: str
+    batch: Batch
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a call kept:
+
+    new windows, windows that were there already, and records of kinds that are not kept.
+    """
+
+    windows: int
+    duplicates: int
+    not_kept: int
+
+
+def check_times(batch: Batch, *, now: datetime) -> None:
+    """Refuse a batch with a window past retention or more than 24 h ahead.
+
+    Raises TelemetryError `time_range`.
+
+    Time comes from the payload only: arrival would make a new row of every redelivery.
+    """
+    oldest, newest = partitions.raw_from(now), now + partitions.MAX_FUTURE
+    for window in batch.windows:
+        if not oldest <= _time(window.ts_ms) <= newest:
+            ends = f"{_time(window.ts_ms):%Y-%m-%d %H:%M} UTC"
+            raise TelemetryError("time_range", f"a window ends at {ends}, 30 days back to 1 ahead are taken")
+
+
+def days(deliveries: Sequence[Delivery]) -> set[Any]:
+    """The UTC days whose partitions these deliveries need."""
+    return {_time(window.ts_ms).date() for delivery in deliveries for window in delivery.batch.windows}
+
+
+def store(deliveries: Sequence[Delivery], *, slot: int, now: datetime) -> Stored:
+    """Keep every window that is not kept yet, with its rollups, in one transaction.
+
+    slot: the ingesting gateway's, 0..32,767; part of the rollup's key, so that slots never wait for each
+    other. Call `check_times` first and `partitions.ensure(days(...))` before an outer transaction. Raises
+    django.db.Error; nothing is then stored.
+    """
+    not_kept = sum(len(delivery.batch.inferences) for delivery in deliveries)
+    n_windows = sum(len(delivery.batch.windows) for delivery in deliveries)
+    if not n_windows:
+        return Stored(0, 0, not_kept)
+    partitions.ensure(days(deliveries), tables=("tele_window", "tele_minute"))
+    with transaction.atomic():
+        versions = _version_ids(deliveries, now)
+        _copy(_rows(deliveries, versions, now))
+        with connection.cursor() as cursor:
+            cursor.execute(_MERGE, {"slot": slot})
+            fresh = int(cursor.fetchone()[0])
+    return Stored(fresh, n_windows - fresh, not_kept)
+
+
+def _copy(rows: Iterator[tuple[Any, ...]]) -> None:
+    with connection.cursor() as wrapped:
+        wrapped.execute("CREATE TEMP TABLE IF NOT EXISTS tele_stage (LIKE tele_window) ON COMMIT DELETE ROWS")
+        wrapped.execute("DELETE FROM tele_stage")  # an outer transaction may have stored before
+    with (
+        connection.connection.cursor() as cursor,
+        cursor.copy(f"COPY tele_stage ({_NAMES}) FROM STDIN (FORMAT BINARY)") as copy,
+    ):
+        copy.set_types([kind for _, kind in _COLUMNS])
+        for row in rows:
+            copy.write_row(row)
+
+
+def _rows(
+    deliveries: Sequence[Delivery], versions: dict[tuple[str, str, str], int], now: datetime
+) -> Iterator[tuple[Any, ...]]:
+    for delivery in deliveries:
+        batch = delivery.batch
+        version_id = versions[_run(batch)]
+        for w in batch.windows:
+            ts = _time(w.ts_ms)
+            lag_s = max(-_INT4, min(_INT4, int((now - ts).total_seconds())))
+            yield (
+                delivery.device_id, ts, w.seq, version_id, w.dt_ms, w.n, w.us_mean, w.us_max, w.anom_max_e3,
+                w.anom_n, w.heap_min_64b, lag_s, w.score_e4, w.top, w.lab_n, w.lab_ok, w.rssi_dbm, w.flags,
+                batch.slot, int(batch.clock),
+            )  # fmt: skip
+
+
+def _version_ids(deliveries: Sequence[Delivery], now: datetime) -> dict[tuple[str, str, str], int]:
+    """Ids of the model runs of these deliveries; new ones are added. Read first: INSERT would use up ids."""
+    wanted = sorted({_run(delivery.batch) for delivery in deliveries})
+    known = _known_versions(wanted)
+    missing = [run for run in wanted if run not in known]
+    if missing:
+        mids, names, labels = zip(*missing, strict=True)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO tele_version (mid, model, version, first_seen_at)"
+                " SELECT m, n, v, %s FROM unnest(%s::text[], %s::text[], %s::text[]) AS t(m, n, v)"
+                " ON CONFLICT DO NOTHING",
+                [now, list(mids), list(names), list(labels)],
+            )
+        known |= _known_versions(missing)
+    return known
+
+
+def _known_versions(runs: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT mid, model, version, id FROM tele_version WHERE mid = ANY(%s)", [[run[0] for run in runs]]
+        )
+        found = {(mid, model, version): number for mid, model, version, number in cursor.fetchall()}
+    return {run: found[run] for run in runs if run in found}
+
+
+def _run(batch: Batch) -> tuple[str, str, str]:
+    return batch.mid, batch.model, batch.version
+
+
+def _time(ms: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=ms)

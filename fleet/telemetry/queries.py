@@ -1,0 +1,122 @@
+"""The questions that REST, console and gates ask of telemetry: one import for all of them."""
+
+# ruff: noqa: S608 - statements are put together from constants of this module only
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any, Final
+
+from django.db import connection
+
+from fleet.telemetry.catalogue import GROUPS, KINDS, METRICS, Metric, TelemetryQuery
+from fleet.telemetry.errors import QueryError
+from fleet.telemetry.outcomes import Outcome, Span, device_outcomes, has_window
+from fleet.telemetry.series import Point, Series, TelemetryResult, query
+
+__all__ = [
+    "GROUPS",
+    "KINDS",
+    "METRICS",
+    "Metric",
+    "Outcome",
+    "Point",
+    "QueryError",
+    "Series",
+    "Span",
+    "TelemetryQuery",
+    "TelemetryResult",
+    "device_outcomes",
+    "device_series",
+    "has_window",
+    "last_values",
+    "query",
+    "version_summary",
+]
+
+MAX_WINDOWS: Final = 2000
+
+
+def version_summary(mids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """What is known of model runs by mid (16 hex digits), from rollups; a mid that never reported is absent.
+
+    Each value: model, version, windows, inferences, labels, accuracy (kind proxy, pooled over inferences,
+    None without labels), anomaly_rate, latency_mean_us, latency_max_us (None without inferences), devices
+    (whose newest window is of this run), first_at and last_at (minutes).
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT v.mid, min(v.model), min(v.version), sum(m.windows)::bigint, sum(m.n)::bigint,
+                sum(m.lab_n)::bigint, sum(m.lab_ok)::float8 / nullif(sum(m.lab_n), 0),
+                sum(m.anom_n)::float8 / nullif(sum(m.n), 0), sum(m.us_sum)::float8 / nullif(sum(m.n), 0),
+                max(m.us_max) FILTER (WHERE m.n > 0), min(m.minute), max(m.minute)
+            FROM tele_version v JOIN tele_minute m ON m.version_id = v.id
+            WHERE v.mid = ANY(%s) GROUP BY v.mid
+            """,
+            [list(mids)],
+        )
+        rows = cursor.fetchall()
+        cursor.execute(
+            "SELECT v.mid, count(*) FROM tele_device_last l JOIN tele_version v ON v.id = l.version_id"
+            " WHERE v.mid = ANY(%s) GROUP BY v.mid",
+            [list(mids)],
+        )
+        devices = dict(cursor.fetchall())
+    names = (
+        "model", "version", "windows", "inferences", "labels", "accuracy", "anomaly_rate", "latency_mean_us",
+        "latency_max_us", "first_at", "last_at",
+    )  # fmt: skip
+    return {
+        row[0]: {**dict(zip(names, row[1:], strict=True)), "kind": "proxy", "devices": devices.get(row[0], 0)}
+        for row in rows
+    }
+
+
+_WINDOW_SQL: Final = (
+    "w.device_id, w.ts, w.seq, v.model, v.version, v.mid, w.slot, w.n, w.us_mean, w.us_max, w.score, w.top,"
+    " w.anom_max, w.anom_n, w.lab_n, w.lab_ok, w.heap_min, w.rssi, w.flags"
+)
+_WINDOW_NAMES: Final = (
+    "device_id", "at", "seq", "model", "version", "mid", "slot", "inferences", "latency_mean_us",
+    "latency_max_us", "score", "top_class", "anomaly_max", "anomalies", "labels", "labels_ok",
+    "heap_min_bytes", "rssi_dbm", "flags",
+)  # fmt: skip
+
+
+def device_series(
+    device_id: str, start: datetime, end: datetime, *, limit: int = MAX_WINDOWS
+) -> list[dict[str, Any]]:
+    """Raw windows of one device that end in [start, end), oldest first; the newest `limit` of them (at most
+    2000).
+
+    Each: device_id, at, seq, model, version, mid, slot, inferences, latency_mean_us, latency_max_us, score
+    (0..1), top_class (-1 none), anomaly_max (score units), anomalies, labels, labels_ok, accuracy (proxy,
+    None without labels), heap_min_bytes, rssi_dbm, flags.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {_WINDOW_SQL} FROM tele_window w JOIN tele_version v ON v.id = w.version_id"
+            " WHERE w.device_id = %s AND w.ts >= %s AND w.ts < %s ORDER BY w.ts DESC, w.seq DESC LIMIT %s",
+            [device_id, start, end, min(limit, MAX_WINDOWS)],
+        )
+        return [_window(row) for row in reversed(cursor.fetchall())]
+
+
+def last_values(device_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """The newest window of each device, as `device_series` gives it; devices without one are absent."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {_WINDOW_SQL} FROM tele_device_last w JOIN tele_version v ON v.id = w.version_id"
+            " WHERE w.device_id = ANY(%s)",
+            [list(device_ids)],
+        )
+        return {row[0]: _window(row) for row in cursor.fetchall()}
+
+
+def _window(row: tuple[Any, ...]) -> dict[str, Any]:
+    found = dict(zip(_WINDOW_NAMES, row, strict=True))
+    found["score"] /= 10_000
+    found["anomaly_max"] /= 1000
+    found["heap_min_bytes"] *= 64
+    found["accuracy"] = found["labels_ok"] / found["labels"] if found["labels"] else None
+    return found

@@ -1,0 +1,14 @@
+"""Scheduled work of `fleet.telemetry`."""
+
+from celery import shared_task
+from django.utils import timezone
+
+from fleet.telemetry import partitions
+
+
+@shared_task(name="telemetry.make_partitions")  # type: ignore[untyped-decorator]
+def make_partitions() -> None:
+    """Make day partitions ahead and drop those past retention."""
+    now = timezone.now()
+    partitions.make_ahead(now)
+    partitions.drop_expired(now)

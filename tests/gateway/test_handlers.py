@@ -1,0 +1,142 @@
+"""What a batch of uplinks changes, in one transaction."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from fleet.devices.keys import Keyring
+from fleet.devices.models import Device, DeviceEvent, DeviceSlot, Presence
+from fleet.gateway.handlers import Control, Measurements, without_passing_states
+from fleet.gateway.uplink import Reader, Uplink
+from fleet.mqtt.client import Arrived
+from fleet.mqtt.codec.event import Event
+from fleet.mqtt.codec.names import Clock, EventKind, RefusalCode, UpdateState
+from fleet.mqtt.codec.reported import SlotReport
+from fleet.telemetry.models import DeadLetter, DeviceLast, Minute, Window
+from tests.devices.makers import BANK, Board, make_board, make_report
+from tests.telemetry.batches import make_batch
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def board(now: datetime) -> Board:
+    return make_board("dev-1", now)
+
+
+@pytest.fixture
+def control(board: Board) -> Control:
+    return Control(Reader(board.installation, Keyring()), slot=0)
+
+
+@pytest.fixture
+def measure(board: Board) -> Measurements:
+    return Measurements(Reader(board.installation, Keyring()), slot=3)
+
+
+def test_reports_and_presence_become_state(control: Control, board: Board, now: datetime) -> None:
+    other = make_board("dev-2", now)
+    messages = [
+        other.reported(make_report(1, 1)),
+        board.online(True),
+        board.reported(make_report(1, 1)),
+        Arrived("f1/dev/dev-1/reported", b"junk", False, 0, 1),
+        board.reported(make_report(1, 2, free_heap_bytes=7)),
+        other.online(False),
+    ]
+    control.handle(messages, now=now)
+    device = Device.objects.get(pk="dev-1")
+    assert (device.report_n, device.free_heap_bytes, device.presence) == (2, 7, Presence.ONLINE)
+    assert Device.objects.get(pk="dev-2").presence == Presence.OFFLINE
+    assert DeviceSlot.objects.count() == 2
+    letter = DeadLetter.objects.get()
+    assert (letter.code, letter.device_id, bytes(letter.payload)) == ("cbor_bad", "dev-1", b"junk")
+
+
+def test_retained_reports_that_come_again_change_nothing(
+    control: Control, board: Board, now: datetime
+) -> None:
+    message = board.reported(make_report(1, 1), retained=True)
+    control.handle([message], now=now)
+    before = list(Device.objects.values()) + list(DeviceEvent.objects.values())
+    control.handle([message, message], now=now + timedelta(hours=1))
+    assert list(Device.objects.values()) + list(DeviceEvent.objects.values()) == before
+
+
+def test_a_report_moves_the_jobs_of_its_device_in_the_same_transaction(
+    control: Control, board: Board, now: datetime, make_job: Any
+) -> None:
+    job = make_job(board.id, target=(BANK.manifest_id * 2).hex(), attempt=2, counter=7)
+    slot = SlotReport(UpdateState.DOWNLOADING, have=3, total=9, attempt=2, target=BANK.manifest_id)
+    control.handle([board.reported(make_report(1, 1, slot=slot, desired_counter=7))], now=now)
+    job.refresh_from_db()
+    assert (job.state, job.have, job.total) == ("downloading", 3, 9)
+    refused = SlotReport(UpdateState.REFUSED, RefusalCode.DIGEST, attempt=2, target=BANK.manifest_id)
+    control.handle([board.reported(make_report(1, 2, slot=refused, desired_counter=7))], now=now)
+    job.refresh_from_db()
+    assert (job.state, job.code) == ("failed", "digest")
+
+
+def test_telemetry_events_and_dead_letters_of_one_batch(
+    measure: Measurements, board: Board, now: datetime
+) -> None:
+    event = Event(1, 1, int(now.timestamp() * 1000), Clock.SNTP, EventKind.ANOMALY, (900, 500, 2, 0))
+    messages = [
+        board.telemetry(make_batch(now - timedelta(minutes=1), 3)),
+        board.event(event),
+        Arrived("f1/dev/ghost/telemetry", b"", False, 0, 1),
+        board.telemetry(make_batch(now - timedelta(minutes=1), 2, first=3)),
+        board.event(event),
+    ]
+    for _ in range(2):  # a redelivery of everything
+        measure.handle(messages, now=now)
+    assert Window.objects.count() == 5
+    assert set(Minute.objects.values_list("device_class", "ingest_slot")) == {("host-a", 3)}
+    assert sum(Minute.objects.values_list("windows", flat=True)) == 5
+    assert DeviceEvent.objects.filter(kind="anomaly").count() == 1
+    assert list(DeadLetter.objects.values_list("code", "ingest_slot")) == [("unknown_device", 3)] * 2
+    assert DeviceLast.objects.get().pk == "dev-1"
+    assert Device.objects.get().last_seen_at == now
+
+
+def test_an_event_gives_a_job_its_code(
+    measure: Measurements, board: Board, now: datetime, make_job: Any
+) -> None:
+    job = make_job(board.id, target="ab" * 32, attempt=1, counter=7)
+    event = Event(1, 1, 0, Clock.SNTP, EventKind.REFUSAL, (RefusalCode.DIGEST, 0), 0, "ab" * 8)
+    measure.handle([board.event(event)], now=now)
+    job.refresh_from_db()
+    assert (job.state, job.code) == ("offered", "digest")
+
+
+def uplinks(steps: Sequence[tuple[str, UpdateState, int]]) -> list[Uplink]:
+    return [
+        Uplink(
+            device,
+            "reported",
+            make_report(1, n, slot=SlotReport(state, attempt=attempt, total=99, target=BANK.manifest_id)),
+            False,
+        )
+        for n, (device, state, attempt) in enumerate(steps, 1)
+    ]
+
+
+def test_only_the_newest_report_of_an_attempt_is_kept() -> None:
+    down = UpdateState.DOWNLOADING
+    sent = uplinks(
+        [
+            ("a", UpdateState.OFFERED, 1),
+            ("a", down, 1),
+            ("b", down, 1),
+            ("a", UpdateState.REVERTED, 1),
+            ("b", UpdateState.CONFIRMED, 1),
+            ("a", UpdateState.OFFERED, 2),
+            ("a", UpdateState.TRIAL, 2),
+        ]
+    )
+    kept = without_passing_states(sent)
+    assert [(one.device_id, one.content.n) for one in kept] == [  # type: ignore[union-attr]
+        ("a", 4), ("b", 5), ("a", 7),
+    ]  # fmt: skip

@@ -1,0 +1,58 @@
+"""Day partitions are made ahead, made once, and dropped when their rows are past retention."""
+
+from datetime import datetime, timedelta
+
+import pytest
+from django.db import connection
+
+from fleet.telemetry import dead, partitions
+from fleet.telemetry.models import DeadLetter
+
+pytestmark = pytest.mark.django_db
+
+
+def test_partitions_are_made_ahead_and_only_once(now: datetime) -> None:
+    assert partitions.make_ahead(now) == 9 * 3
+    assert partitions.make_ahead(now) == 0
+    days = sorted(partitions.existing("tele_minute"))
+    assert (days[0], days[-1]) == (now.date() - timedelta(days=1), now.date() + timedelta(days=7))
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT indexdef FROM pg_indexes WHERE tablename = 'tele_window_20260502' ORDER BY 1")
+        kinds = [row[0] for row in cursor.fetchall()]
+    assert any("UNIQUE" in kind and "(device_id, ts, seq)" in kind for kind in kinds)
+    assert any("USING brin (ts)" in kind for kind in kinds)
+
+
+def test_only_days_past_retention_are_dropped(now: datetime) -> None:
+    old = [now.date() - timedelta(days=n) for n in (0, 14, 15, 30, 31, 40)]
+    partitions.ensure(old)
+    dropped = partitions.drop_expired(now)
+    assert sorted(dropped) == sorted(
+        [f"tele_{t}_{now.date() - timedelta(days=n):%Y%m%d}" for t in ("window", "minute") for n in (31, 40)]
+        + [f"tele_dead_{now.date() - timedelta(days=n):%Y%m%d}" for n in (15, 30, 31, 40)]
+    )
+    assert len(partitions.existing("tele_window")) == 4
+    assert partitions.drop_expired(now) == []
+
+
+def test_dead_letters_are_kept_with_what_postgres_can_hold(now: datetime) -> None:
+    letters = [dead.Refused("dev-1", "f1/dev/dev-1/telemetry\0", "cbor_bad", "x\0" * 400, b"\0" * 5000)]
+    assert dead.record(letters, slot=2, now=now) == 1
+    row = DeadLetter.objects.get()
+    assert (row.code, row.topic, len(row.detail), len(bytes(row.payload))) == (
+        "cbor_bad",
+        "f1/dev/dev-1/telemetry",
+        256,
+        4096,
+    )
+
+
+def test_beyond_the_hourly_quota_of_a_device_nothing_is_kept(now: datetime) -> None:
+    quota = dead.Quota(per_hour=3)
+
+    def send(device: str, at: datetime) -> int:
+        letters = [dead.Refused(device, "t", "range", "", b"")] * 2
+        return dead.record(letters, slot=0, now=at, quota=quota)
+
+    assert [send("a", now), send("a", now), send("a", now), send("b", now)] == [2, 1, 0, 2]
+    assert send("a", now + timedelta(hours=1)) == 2
