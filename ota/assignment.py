@@ -1,0 +1,145 @@
+"""Who is control and who is in which wave: a pure function of the salt, the frozen set and the plan.
+
+Anyone can recompute it. Within each stratum (device class x has-history) devices are sorted by a salted hash;
+the first ranks are control, the next wave 1, and so on, so control and every wave are random samples of every
+stratum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ota.choices import Arm
+from ota.plan import Plan, PlanError
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An eligible device. stratum: `<class>/<history or new>`."""
+
+    device_id: str
+    stratum: str
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """One frozen row. wave: the wave that offers to it, for control the last one. h: 16 hex digits."""
+
+    device_id: str
+    arm: Arm
+    wave: int
+    stratum: str
+    h: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Devices per part of the plan.
+
+    waves: newly taken in, control among the last. pairs: per wave, 0 if it is not gated.
+    """
+
+    control: int
+    waves: tuple[int, ...]
+    pairs: tuple[int, ...]
+
+
+def device_hash(salt: bytes, device_id: str) -> str:
+    """First 8 bytes of SHA-256(salt ‖ 0x00 ‖ device id) as 16 hex digits: the device's place in the draw."""
+    return hashlib.sha256(salt + b"\x00" + device_id.encode()).digest()[:8].hex()
+
+
+def assign(candidates: Sequence[Candidate], plan: Plan, salt: bytes) -> list[Assigned]:
+    """Place every candidate, in the order of (wave, stratum, rank) with control last.
+
+    Raises PlanError `empty_target` without a candidate, `validation` when control leaves no device for a
+    wave.
+    """
+    strata: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for candidate in candidates:
+        strata[candidate.stratum].append((device_hash(salt, candidate.device_id), candidate.device_id))
+    for devices in strata.values():
+        devices.sort()
+    shares = _shares({name: len(devices) for name, devices in strata.items()}, plan)
+    last = len(plan.waves)
+    rows: list[Assigned] = []
+    for name in sorted(strata):
+        at = 0
+        for wave, share in enumerate(shares):  # 0 is control
+            arm, offered_in = (Arm.CONTROL, last) if wave == 0 else (Arm.WAVE, wave)
+            for h, device_id in strata[name][at : at + share[name]]:
+                rows.append(Assigned(device_id, arm, offered_in, name, h, at))
+                at += 1
+    return sorted(rows, key=lambda row: (row.wave, row.arm == Arm.CONTROL, row.stratum, row.rank))
+
+
+def sizes(strata: Mapping[str, int], plan: Plan) -> Sizes:
+    """How many devices each part of the plan gets, without drawing. strata: eligible devices per stratum.
+
+    Raises what `assign` raises.
+    """
+    shares = _shares(strata, plan)
+    control, waves = shares[0], shares[1:]
+    pairs = [
+        sum(min(control[name], wave[name]) for name in strata) if is_gated(plan, n) else 0
+        for n, wave in enumerate(waves, start=1)
+    ]
+    counts = [sum(wave.values()) for wave in waves]
+    counts[-1] += sum(control.values())
+    return Sizes(sum(control.values()), tuple(counts), tuple(pairs))
+
+
+def is_gated(plan: Plan, wave: int) -> bool:
+    """True when wave `wave` (1, 2, ...) is compared with control: each but the last, if there are metrics."""
+    return plan.is_gated and wave < len(plan.waves)
+
+
+def pair_up(wave: Mapping[str, Sequence[str]], control: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """Pairs (wave device, control device): in each stratum the j-th with the j-th, up to the smaller number.
+
+    wave, control: stratum -> device ids in the order of their rank.
+    """
+    return [
+        pair
+        for stratum in sorted(wave)
+        for pair in zip(wave[stratum], control.get(stratum, ()), strict=False)
+    ]
+
+
+def largest_remainder(total: int, weights: Mapping[str, int]) -> dict[str, int]:
+    """Split `total` (<= sum of weights) in proportion to `weights`, never above a weight; ties by name."""
+    whole = sum(weights.values())
+    if not whole:
+        return dict.fromkeys(weights, 0)
+    parts = {name: total * weight // whole for name, weight in weights.items()}
+    by_remainder = sorted(weights, key=lambda name: (-(total * weights[name] % whole), name))
+    for name in by_remainder[: total - sum(parts.values())]:
+        parts[name] += 1
+    return parts
+
+
+def _shares(strata: Mapping[str, int], plan: Plan) -> list[dict[str, int]]:
+    """Devices of each stratum in control (index 0) and in waves 1..n; the last one without control."""
+    total = sum(strata.values())
+    if not total:
+        raise PlanError("empty_target", "target", "no device is eligible")
+    control = plan.control.of(total) if len(plan.waves) > 1 else 0
+    if control >= total:
+        raise PlanError(
+            "validation", "control", f"control takes all {total} devices: none is left for a wave"
+        )
+    shares = [largest_remainder(control, strata)]
+    left = {name: count - shares[0][name] for name, count in strata.items()}
+    taken = 0
+    for wave in plan.waves[:-1]:
+        target = max(taken, min(wave.of(total), total - control))
+        share = largest_remainder(target - taken, left)
+        left = {name: count - share[name] for name, count in left.items()}
+        taken = target
+        shares.append(share)
+    shares.append(left)
+    return shares

@@ -1,0 +1,412 @@
+"""What devices are told: signed desired documents, one retained message per device.
+
+A change is a row first: entries, configuration and a counter that strictly rises, written by one conditional
+UPDATE in the caller's transaction. Publishing comes after commit, in bounded batches by one process at a
+time, and may be killed anywhere: a document's bytes depend only on its row and are stored before they are
+sent, so a repeated publish repeats the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import structlog
+from django.db import connection, transaction
+from django.db.models import F, Q
+
+from fleet.accounts import audit
+from fleet.accounts.audit import SYSTEM, Actor
+from fleet.devices.installation import installation_id
+from fleet.devices.models import Device, DeviceSlot, Presence
+from fleet.mqtt import topics
+from fleet.mqtt.client import BackendClient
+from fleet.mqtt.codec.names import Action
+from ota import keys
+from ota.desired import (
+    NO_DIGEST,
+    Desired,
+    DesiredEntry,
+    DesiredError,
+    config_errors,
+    counter_trust_version,
+    next_counter,
+    sign_desired,
+)
+from ota.errors import OtaError
+from ota.locks import try_lock
+from ota.models import DesiredState, Job, Manifest, Trust
+from ota.queues import enqueue
+
+log = structlog.get_logger(__name__)
+
+LIFETIME: Final = timedelta(days=7)
+"""A desired document expires after this long (the device then reports `stale` and keeps running); it is
+signed anew at half of it.
+"""
+BATCH: Final = 500
+REPAIR_AFTER: Final = timedelta(seconds=30)
+CONNECT_S = 10.0
+PUBLISH_DEADLINE_S: Final = 20.0
+_PASSES: Final = 5
+
+Entries = dict[str, list[Any]]
+Edit = Callable[[DesiredState], None]
+T = TypeVar("T")
+
+
+class DeliveryError(OtaError):
+    """A device could not be told. Codes: `config_invalid`, `contended`, `not_found`."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What one call published. is_more: documents are left, and this caller is the one to go on."""
+
+    count: int
+    is_more: bool
+
+
+def offer(jobs: Sequence[Job], *, now: datetime, deadline: datetime | None = None) -> dict[UUID, int]:
+    """Put each job's target into its slot of the device's desired document (action 0).
+
+    deadline: no trial begins on the device after it; None = none. Call it in the transaction that moves the
+    jobs. Returns the counter that carries each job's entry; a job is missing from it when its device cannot
+    be told now (its counters are burned). Raises DeliveryError `contended` when other writers kept changing
+    the same documents, and KeysError `keys_missing`.
+    """
+    until_s = 0 if deadline is None else int(deadline.timestamp())
+    return _put(jobs, lambda job: [int(Action.RUN), job.target, 0, until_s, job.attempt], now=now)
+
+
+def revert(jobs: Sequence[Job], *, now: datetime, action: Action = Action.RUN_OTHER_BANK) -> dict[UUID, int]:
+    """Send each job's device back to the job's target from its other bank, without a download; a slot that
+    was empty is stopped.
+
+    action: RUN for devices that no longer hold the target and must fetch a manifest signed anew. Returns and
+    raises as `offer`.
+    """
+
+    def entry(job: Job) -> list[Any]:
+        return [int(action if job.target else Action.STOP), job.target, 0, 0, job.attempt]
+
+    return _put(jobs, entry, now=now)
+
+
+def withdraw(jobs: Sequence[Job], *, now: datetime) -> dict[UUID, int]:
+    """Take offers back: the documents name what the devices run now; a slot that runs nothing is stopped.
+
+    A device that runs a manifest this installation does not know keeps its slot as it is. Returns and raises
+    as `offer`.
+    """
+    running = _running_manifests(jobs)
+
+    def entry(job: Job) -> list[Any] | None:
+        held = running.get((job.device_id, job.slot), "")
+        if held is None:
+            return None
+        return [int(Action.RUN if held else Action.STOP), held, 0, 0, job.attempt]
+
+    return _put(jobs, entry, now=now)
+
+
+def set_config(
+    device_ids: Iterable[str], config: Mapping[int, Any], *, now: datetime, actor: Actor = SYSTEM
+) -> dict[str, int]:
+    """Set configuration keys (SPEC.md section 6) of devices; a value of None goes back to the device's
+    default.
+
+    Returns the new counter per device. Raises DeliveryError `config_invalid` with the keys out of range and
+    `not_found` for an unknown device, before anything changes, and as `offer`.
+    """
+    given = {key: value for key, value in config.items() if value is not None}
+    if invalid := config_errors(given):
+        raise DeliveryError("config_invalid", f"configuration keys {invalid} are unknown or out of range")
+
+    def edit(row: DesiredState) -> None:
+        for key, value in config.items():
+            if value is None:
+                row.config.pop(str(key), None)
+            else:
+                row.config[str(key)] = list(value) if isinstance(value, tuple) else value
+
+    names = sorted(set(device_ids))
+    with transaction.atomic():
+        counters = write(dict.fromkeys(names, edit), now=now)
+        audit.record(
+            actor=actor,
+            verb="config.set",
+            subject_kind="devices",
+            subject_id=names[0] if len(names) == 1 else f"{len(names)} devices",
+            at=now,
+            after={"config": {str(key): value for key, value in config.items()}, "devices": len(names)},
+        )
+    return counters
+
+
+def write(edits: Mapping[str, Edit], *, now: datetime) -> dict[str, int]:
+    """Apply an edit to each device's desired row under a new counter, and have the documents published after
+    commit.
+
+    Each edit may run several times, on a fresh row each. Returns the new counters. Raises DeliveryError
+    `contended`, and `not_found` for an unknown device.
+    """
+    trust, _ = keys.current_trust()
+    counters: dict[str, int] = {}
+    with transaction.atomic():
+        for batch in _batches(sorted(edits), BATCH):
+            left = list(batch)
+            if unknown := set(left) - set(Device.objects.filter(pk__in=left).values_list("pk", flat=True)):
+                raise DeliveryError("not_found", f"no device {min(unknown)}")
+            DesiredState.objects.bulk_create(
+                [DesiredState(device_id=name) for name in left], ignore_conflicts=True
+            )
+            for _ in range(_PASSES):
+                changed, left = _write_once(left, edits, trust.version, now)
+                counters.update(changed)
+                if not left:
+                    break
+            else:
+                raise DeliveryError("contended", f"{len(left)} desired documents kept changing underneath")
+        if counters:
+            enqueue("ota.publish_desired")
+    return counters
+
+
+def _write_once(
+    device_ids: list[str], edits: Mapping[str, Edit], trust_version: int, now: datetime
+) -> tuple[dict[str, int], list[str]]:
+    """(new counters, devices whose row changed between our reading and our writing)."""
+    reported = dict(Device.objects.filter(pk__in=device_ids).values_list("pk", "desired_counter"))
+    rows, old = [], []
+    for row in DesiredState.objects.filter(device_id__in=device_ids):
+        try:
+            counter = next_counter(
+                trust_version, int(now.timestamp()), row.counter, reported.get(row.device_id, 0)
+            )
+        except DesiredError as problem:
+            log.error("counter_burned", device=row.device_id, reason=problem.text)
+            continue
+        old.append(row.counter)
+        edits[row.device_id](row)
+        row.counter = counter
+        rows.append(row)
+    if not rows:
+        return {}, []
+    sql = (
+        f'UPDATE "{DesiredState._meta.db_table}" AS d SET counter = n.counter, entries = n.entries::jsonb, '  # noqa: S608 - own names
+        "config = n.config::jsonb, message = NULL, issued_at = %s, expires_at = %s "
+        "FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::text[]) "
+        "AS n(device_id, seen, counter, entries, config) "
+        "WHERE d.device_id = n.device_id AND d.counter = n.seen RETURNING d.device_id"
+    )
+    columns: list[list[Any]] = [
+        [row.device_id for row in rows],
+        old,
+        [row.counter for row in rows],
+        [json.dumps(row.entries) for row in rows],
+        [json.dumps(row.config) for row in rows],
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [now, now + LIFETIME, *columns])
+        done = {name for (name,) in cursor.fetchall()}
+    changed = {row.device_id: row.counter for row in rows if row.device_id in done}
+    return changed, [row.device_id for row in rows if row.device_id not in done]
+
+
+def sign_anew(*, now: datetime, limit: int = BATCH) -> int:
+    """Give documents past half of their life a new counter and expiry. Returns how many."""
+    due = DesiredState.objects.filter(
+        counter__gt=0, expires_at__lt=now + LIFETIME / 2, device__retired_at=None
+    )
+    names = list(due.order_by("expires_at").values_list("device_id", flat=True)[:limit])
+    return len(write(dict.fromkeys(names, _unchanged), now=now)) if names else 0
+
+
+def publish_pending(limit: int = BATCH, *, client: BackendClient | None = None) -> Published:
+    """Sign and publish at most `limit` documents the broker does not have yet.
+
+    One process at a time publishes, so an older document can never arrive behind a newer one; a second caller
+    returns at once. A row that changed meanwhile stays unpublished for the next call. Raises MqttError,
+    KeysError.
+    """
+    with try_lock("ota.publish_desired") as is_held:
+        rows = list(_pending()[:limit]) if is_held else []
+        count = _publish(rows, client) if rows else 0
+    # Looked at once the lock is free: a change whose own call met the lock is found here.
+    return Published(count, is_held and is_pending())
+
+
+def is_pending() -> bool:
+    """True when the broker lacks the newest document of some device."""
+    return bool(_pending().exists())
+
+
+def publish_trust(client: BackendClient | None = None) -> int:
+    """Publish the newest trust document and the chain of all versions. Returns how many messages."""
+    chain = [(row.version, bytes(row.message)) for row in Trust.objects.order_by("version")]
+    if not chain:
+        return 0
+    items = [(topics.trust_version(version), message) for version, message in chain]
+    items.append((topics.TRUST, chain[-1][1]))
+    with _connected(client) as broker:
+        return broker.publish_all(items, retain=True, qos=1, deadline_s=PUBLISH_DEADLINE_S)
+
+
+def publish_everything_again() -> int:
+    """Forget that the broker has any desired document, as after it lost its store. Returns how many documents
+    that touches.
+    """
+    with transaction.atomic():
+        count = DesiredState.objects.filter(published_counter__gt=0).update(published_counter=0)
+        if count:
+            enqueue("ota.publish_desired")
+    return count
+
+
+def repair(*, limit: int = BATCH) -> int:
+    """Publish again what connected devices evidently did not get. Returns how many documents.
+
+    Evidence: a report from well after the document was issued that still names an older counter. So one lost
+    message never strands a device.
+    """
+    late = DesiredState.objects.filter(
+        published_counter=F("counter"),
+        counter__gt=F("device__desired_counter"),
+        device__presence=Presence.ONLINE,
+        device__reported_at__gt=F("issued_at") + REPAIR_AFTER,
+    )
+    names = list(late.values_list("device_id", flat=True)[:limit])
+    with transaction.atomic():
+        count = DesiredState.objects.filter(pk__in=names).update(published_counter=0)
+        if count:
+            enqueue("ota.publish_desired")
+    return count
+
+
+def document(row: DesiredState) -> Desired:
+    """The document a row stands for; its signed bytes depend on nothing else but key and installation."""
+    if row.issued_at is None or row.expires_at is None:
+        raise DeliveryError("not_found", f"{row.device_id} has no desired document yet")
+    return Desired(
+        device_id=row.device_id,
+        counter=row.counter,
+        trust_version=counter_trust_version(row.counter),
+        issued=int(row.issued_at.timestamp()),
+        expires=int(row.expires_at.timestamp()),
+        entries={
+            int(slot): DesiredEntry(
+                Action(action), bytes.fromhex(target) or NO_DIGEST, not_before, deadline, attempt
+            )
+            for slot, (action, target, not_before, deadline, attempt) in row.entries.items()
+        },
+        config={int(key): value for key, value in row.config.items()},
+    )
+
+
+def _put(
+    jobs: Sequence[Job], entry_of: Callable[[Job], list[Any] | None], *, now: datetime
+) -> dict[UUID, int]:
+    by_device: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        by_device[job.device_id].append(job)
+
+    def editor(mine: list[Job]) -> Edit:
+        def edit(row: DesiredState) -> None:
+            for job in mine:
+                entry = entry_of(job)
+                if entry is None:
+                    row.entries.pop(str(job.slot), None)
+                else:
+                    row.entries[str(job.slot)] = entry
+
+        return edit
+
+    counters = write({name: editor(mine) for name, mine in by_device.items()}, now=now)
+    return {job.pk: counters[job.device_id] for job in jobs if job.device_id in counters}
+
+
+def _running_manifests(jobs: Sequence[Job]) -> dict[tuple[str, int], str | None]:
+    """Manifest id that each job's device runs in the job's slot; "" = nothing, None = one we never signed."""
+    slots = DeviceSlot.objects.filter(device_id__in={job.device_id for job in jobs})
+    runs = {(slot.device_id, slot.slot): slot.run for slot in slots}
+    wanted = {run for run in runs.values() if run}
+    known: dict[str, str] = {}
+    if wanted:
+        shared = Q()
+        for run in wanted:
+            shared |= Q(pk__startswith=run)
+        known = {pk[:32]: pk for pk in Manifest.objects.filter(shared).values_list("pk", flat=True)}
+    return {key: known.get(run) if run else "" for key, run in runs.items()}
+
+
+def _pending() -> Any:
+    behind = DesiredState.objects.filter(published_counter__lt=F("counter"), device__retired_at=None)
+    return behind.order_by("issued_at", "device_id")
+
+
+def _sign(rows: Sequence[DesiredState]) -> None:
+    """Sign the rows that have no message yet and store the bytes before anyone sees them."""
+    unsigned = [row for row in rows if row.message is None]
+    if not unsigned:
+        return
+    signer, installation = keys.online_signer(), installation_id()
+    for row in unsigned:
+        try:
+            message = sign_desired(document(row), signer, installation_id=installation)
+        except DesiredError as problem:
+            log.error("desired_not_signed", device=row.device_id, code=problem.code, reason=problem.text)
+            continue
+        if DesiredState.objects.filter(pk=row.pk, counter=row.counter).update(message=message):
+            row.message = message
+
+
+def _publish(rows: list[DesiredState], client: BackendClient | None) -> int:
+    """Publish these rows and mark those that are still the newest. Returns how many were published."""
+    _sign(rows)
+    rows = [row for row in rows if row.message is not None]
+    messages = ((topics.desired(row.device_id), bytes(row.message or b"")) for row in rows)
+    with _connected(client) as broker:
+        broker.publish_all(messages, retain=True, qos=1, deadline_s=PUBLISH_DEADLINE_S)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f'UPDATE "{DesiredState._meta.db_table}" AS d SET published_counter = n.counter '  # noqa: S608
+            "FROM unnest(%s::text[], %s::bigint[]) AS n(device_id, counter) "
+            "WHERE d.device_id = n.device_id AND d.counter = n.counter",
+            [[row.device_id for row in rows], [row.counter for row in rows]],
+        )
+    return len(rows)
+
+
+def _unchanged(row: DesiredState) -> None:
+    """An edit that leaves entries and configuration as they are."""
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    source = iter(items)
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+class _connected:
+    """The client given, left open; or a new connection as a worker for the block."""
+
+    def __init__(self, client: BackendClient | None) -> None:
+        self._given = client
+        self._own: BackendClient | None = None
+
+    def __enter__(self) -> BackendClient:
+        if self._given is not None:
+            return self._given
+        self._own = BackendClient("worker")
+        return self._own.connect(timeout_s=CONNECT_S)
+
+    def __exit__(self, *_: object) -> None:
+        if self._own is not None:
+            self._own.close()

@@ -1,0 +1,162 @@
+"""Why a device is, or is not, getting a rollout's model: membership, job, and everything in the way."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.utils import timezone
+
+from fleet.devices.models import Device, Presence
+from ota.choices import JOB_TERMINAL, Arm, JobState, RolloutState, WaveState
+from ota.models import Job, Membership, Rollout, Wave
+from ota.offers import in_flight
+from ota.plan import Plan
+from ota.waves import is_proven
+
+SENTENCES = {
+    "not_targeted": "The rollout does not target this device.",
+    "not_started": "The rollout has not started.",
+    "already_installed": "The device ran this model already when the rollout started.",
+    "incompatible": "The model does not fit this device.",
+    "quarantined": "The device is quarantined.",
+    "other_rollout": "Another rollout held this device's slot at the start.",
+    "control": "The device is control: it keeps its model until the last wave, for comparison.",
+    "wave_not_open": "The device's wave has not opened yet.",
+    "paused": "The rollout is paused.",
+    "halted": "The rollout is halted.",
+    "offline": "The device is offline; it is offered the model when it connects.",
+    "concurrency_cap": "Enough other devices are under way; this one is next when one of them ends.",
+    "deferred": "The device put the update off and goes on by itself.",
+    "retry": "The last attempt failed; another one follows.",
+    "retries_exhausted": "The last attempt failed and is not tried again.",
+    "job": "An attempt is under way or has ended.",
+}
+"""Every code `explain` answers with, and its sentence."""
+
+
+def explain(rollout: Rollout, device_id: str, *, now: datetime | None = None) -> dict[str, Any] | None:
+    """What a person asks about one device; None for a device that does not exist.
+
+    {"device_id", "code", "sentence", "membership": None | {"arm", "wave", "stratum", "h", "rank",
+    "skip_reason"},
+     "job": None | {job}, "history": [job, oldest first], "blockers": [{"code", "sentence", ...}],
+     "next": {"action", "not_before"} | None}; a job is {"id", "kind", "attempt", "state", "code", "have",
+     "total", "state_at", "offered_at", "confirmed_at", "finished_at", "retry_at", "is_reconciled"}. `code` is
+     one of
+    SENTENCES. A device outside the rollout answers `not_targeted`.
+    """
+    now = now or timezone.now()
+    device = Device.objects.filter(pk=device_id).first()
+    if device is None:
+        return None
+    member = Membership.objects.filter(rollout=rollout, device=device).first()
+    jobs = list(Job.objects.filter(rollout=rollout, device=device).order_by("attempt"))
+    job = jobs[-1] if jobs else None
+    blockers = _blockers(rollout, device, member, job)
+    code = blockers[0]["code"] if blockers else "job"
+    text = _job_text(job) if code == "job" and job else SENTENCES[code]
+    return {
+        "device_id": device.pk,
+        "code": code,
+        "sentence": text,
+        "membership": _membership(member),
+        "job": _job(job) if job else None,
+        "history": [_job(row) for row in jobs],
+        "blockers": blockers,
+        "next": _next(job, blockers),
+    }
+
+
+def _blockers(
+    rollout: Rollout, device: Device, member: Membership | None, job: Job | None
+) -> list[dict[str, Any]]:
+    if rollout.started_at is None:
+        return [_blocker("not_started")]
+    if member is None:
+        return [_blocker("not_targeted")]
+    if member.arm == Arm.SKIPPED:
+        known = member.skip_reason in SENTENCES
+        code = member.skip_reason if known else "incompatible"
+        return [_blocker(code, reason=member.skip_reason)]
+    if job is None:
+        wave = Wave.objects.filter(rollout=rollout, n=member.wave).first()
+        found = [_blocker("control")] if member.arm == Arm.CONTROL else []
+        if wave is None or wave.state == WaveState.PENDING:
+            found.append(_blocker("wave_not_open", until=f"wave {member.wave - 1} passed"))
+        return found + _held(rollout, device) or [_blocker("wave_not_open")]
+    if job.state == JobState.QUEUED:
+        found = _held(rollout, device)
+        plan = Plan.parse(rollout.plan)
+        if not found and in_flight(rollout) >= plan.cap(is_proven=is_proven(rollout)):
+            found.append(_blocker("concurrency_cap"))
+        return found
+    if job.state == JobState.DEFERRED:
+        return [_blocker("deferred", reason=job.code)]
+    if job.state in (JobState.REJECTED, JobState.FAILED, JobState.TIMED_OUT) and job.kind == "install":
+        code = "retries_exhausted" if job.retry_at is None else "retry"
+        return [_blocker(code, reason=job.code)]
+    return []
+
+
+def _held(rollout: Rollout, device: Device) -> list[dict[str, Any]]:
+    found = []
+    if rollout.state == RolloutState.HALTED:
+        found.append(_blocker("halted", reason=rollout.reason))
+    if rollout.state == RolloutState.PAUSED:
+        found.append(_blocker("paused", reason=rollout.reason))
+    if device.quarantined_at is not None:
+        found.append(_blocker("quarantined", reason=device.quarantine_reason))
+    if device.presence != Presence.ONLINE:
+        since = device.last_seen_at.isoformat() if device.last_seen_at else None
+        found.append(_blocker("offline", since=since))
+    return found
+
+
+def _blocker(code: str, **more: Any) -> dict[str, Any]:
+    return {"code": code, "sentence": SENTENCES[code], **more}
+
+
+def _membership(member: Membership | None) -> dict[str, Any] | None:
+    if member is None:
+        return None
+    names = ("arm", "wave", "stratum", "h", "rank", "skip_reason", "baseline_run", "baseline")
+    return {name: getattr(member, name) for name in names}
+
+
+def _job(job: Job) -> dict[str, Any]:
+    times = ("state_at", "offered_at", "confirmed_at", "finished_at", "retry_at")
+    return {
+        "id": str(job.pk),
+        "kind": job.kind,
+        "attempt": job.attempt,
+        "state": str(job.state),
+        "label": str(JobState(job.state).label),
+        "code": job.code,
+        "detail": job.detail,
+        "have": job.have,
+        "total": job.total,
+        "is_reconciled": job.is_reconciled,
+        **{name: value.isoformat() if (value := getattr(job, name)) else None for name in times},
+    }
+
+
+def _job_text(job: Job) -> str:
+    what = "Revert" if job.kind == "revert" else "Install"
+    text = f"{what}, attempt {job.attempt}: {JobState(job.state).label.lower()}"
+    if job.code:
+        text += f" ({job.code})"
+    if job.state == JobState.DOWNLOADING and job.total:
+        text += f", {job.have} of {job.total} chunks"
+    return f"{text}."
+
+
+def _next(job: Job | None, blockers: list[dict[str, Any]]) -> dict[str, Any] | None:
+    if job is not None and job.retry_at is not None:
+        return {"action": "retry", "not_before": job.retry_at.isoformat()}
+    if job is None or job.state == JobState.QUEUED:
+        is_out = any(
+            item["code"] in ("not_targeted", "already_installed", "incompatible") for item in blockers
+        )
+        return None if is_out else {"action": "offer", "not_before": None}
+    return None if job.state in JOB_TERMINAL else {"action": "report", "not_before": None}

@@ -1,0 +1,262 @@
+"""A rollout as pages and the API show it: one dictionary of stored facts, nothing interpolated."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Count
+from django.utils import timezone
+
+from fleet.accounts.models import Role
+from ota import evidence, rollback
+from ota.choices import (
+    TONES,
+    WAVE_ACTIVE,
+    Arm,
+    JobState,
+    RolloutState,
+    Tone,
+    Verdict,
+    WaveState,
+)
+from ota.gates.evaluate import Row, hard_rows
+from ota.gates.failures import failure_class
+from ota.models import Evidence, Job, Membership, Rollout, Wave
+from ota.offers import install_jobs, is_staged
+from ota.plan import Plan
+from ota.sentence import sentence
+from ota.verbs import allowed
+from ota.waves import current
+
+WAITING, TAKEN_BACK = "waiting", "taken_back"
+"""Shown beside the job states: its wave has not opened yet; it confirmed and was rolled back since."""
+_DEVICES_SHOWN = 20
+_ORDER = [WAITING, *(str(state) for state in JobState), TAKEN_BACK]
+_EXTRA = {WAITING: ("Waiting", Tone.NEUTRAL), TAKEN_BACK: ("Taken back", Tone.ATTENTION)}
+_BAD = (JobState.REJECTED, JobState.FAILED, JobState.SELF_REVERTED, JobState.TIMED_OUT)
+_HELD = (
+    RolloutState.HALTED,
+    RolloutState.ROLLING_BACK,
+    RolloutState.ROLLED_BACK,
+    RolloutState.ROLLBACK_INCOMPLETE,
+)
+
+
+def state(rollout: Rollout, *, now: datetime | None = None, role: str = Role.ADMIN) -> dict[str, Any]:
+    """Everything a live page or `GET /rollouts/{id}` shows. Times are ISO 8601 strings in UTC or None.
+
+    {"id", "name", "kind", "state", "label", "tone", "rev", "reason", "sentence", "slot",
+     "manifest": {"id", "mid", "model", "version", "seq"},
+     "created_by", "created_at", "started_at", "finished_at", "rollback_started_at", "as_of",
+     "plan": Plan.to_json(), "summary": `preview` as preflight stored it, plus frozen counts,
+     "size": frozen devices, "counts": {job state, "waiting" or "taken_back": n}, sum = size,
+     "control": {"size": n, "is_released": bool (the last wave has opened)},
+     "waves": [{"n", "state", "label", "tone", "is_gated", "size", "counts": {state: n} (sum = size),
+                "segments": [{"state", "label", "tone", "n"}] in the order of a device's way,
+                "confirmed", "failed", "in_flight", "waiting",
+                "reach": None | {"reached", "needed", "of", "confirmed"} while open,
+                "opened_at", "soaking_at", "soak_ends_at",
+                "finished_at", "verdict", "reasons": [code, ...]}],
+     "gates": [{"wave", "evidence_id" | None, "at" | None, "verdict", "rows": [gate row, ...]}] for each wave
+              with evidence or under way; a row: see `ota.gates.evaluate.evaluate`, with "tone" added,
+     "failures": [{"state", "code", "class", "n", "devices": [up to 20 ids]}], most devices first,
+     "skipped": {reason: n} of devices that are not part of it,
+     "rollback": None | {"size", "counts", "done", "rest": [{"device_id", "state", "code", "is_online"}]},
+     "undo": None | `ota.rollback.dry_run` (only while halted),
+     "halted_on": evidence id | None, "halted_at": its time | None,
+     "is_staged": bool, "is_simulated": bool, "allowed": [verb, ...] for `role`}
+    """
+    now = now or timezone.now()
+    rollout = Rollout.objects.select_related("manifest__version", "halted_on").get(pk=rollout.pk)
+    plan = Plan.parse(rollout.plan)
+    waves = list(rollout.waves.order_by("n"))
+    per_wave = _wave_counts(rollout, waves)
+    version = rollout.manifest.version
+    facts: dict[str, Any] = {
+        "id": str(rollout.pk),
+        "name": rollout.name,
+        "kind": rollout.kind,
+        "state": str(rollout.state),
+        "label": str(RolloutState(rollout.state).label),
+        "tone": str(TONES["rollout"][rollout.state]),
+        "rev": rollout.rev,
+        "reason": rollout.reason,
+        "slot": rollout.slot,
+        "manifest": {
+            "id": rollout.manifest_id,
+            "mid": rollout.manifest.mid,
+            "model": version.model_id,
+            "version": version.version,
+            "seq": rollout.manifest.seq,
+        },
+        "created_by": rollout.created_by,
+        "created_at": _iso(rollout.created_at),
+        "started_at": _iso(rollout.started_at),
+        "finished_at": _iso(rollout.finished_at),
+        "rollback_started_at": _iso(rollout.rollback_started_at),
+        "as_of": _iso(now),
+        "plan": rollout.plan,
+        "summary": rollout.summary,
+        "size": sum(wave.size for wave in waves),
+        "counts": _sum(per_wave.values()),
+        "control": {
+            "size": rollout.summary.get("control", 0),
+            "is_released": bool(waves) and waves[-1].opened_at is not None,
+        },
+        "waves": [_wave(wave, rollout, plan, per_wave[wave.n]) for wave in waves],
+        "gates": _gates(rollout, plan, waves),
+        "failures": _failures(rollout),
+        "skipped": _skipped(rollout),
+        "rollback": _rollback(rollout),
+        "undo": rollback.dry_run(rollout) if rollout.state == RolloutState.HALTED else None,
+        "halted_on": str(rollout.halted_on_id) if rollout.halted_on_id else None,
+        "halted_at": _iso(rollout.halted_on.at) if rollout.halted_on else None,
+        "is_staged": is_staged(rollout),
+        "is_simulated": Membership.objects.filter(
+            rollout=rollout, device__device_class__chip="host"
+        ).exists(),
+        "allowed": allowed(rollout, role),
+    }
+    wave = current(rollout) if rollout.state in (RolloutState.RUNNING, RolloutState.PAUSED) else None
+    facts["sentence"] = sentence(facts, plan, current=wave.n if wave else None, now=now)
+    return facts
+
+
+def _wave_counts(rollout: Rollout, waves: list[Wave]) -> dict[int, dict[str, int]]:
+    """Per wave: devices by the state of their newest attempt; the sum is the frozen size of the wave."""
+    newest = install_jobs(rollout).order_by("device_id", "-attempt").distinct("device_id")
+    rows = Job.objects.filter(pk__in=newest.values("pk")).values_list("wave__n", "state").order_by()
+    counts: dict[int, dict[str, int]] = {wave.n: {} for wave in waves}
+    for n, name, count in rows.annotate(count=Count("pk")):
+        counts[n][str(name)] = count
+    taken = rollback.revert_jobs(rollout).filter(state=JobState.CONFIRMED).order_by()
+    for n, count in taken.values_list("wave__n").annotate(count=Count("pk")):
+        confirmed = counts[n].pop(str(JobState.CONFIRMED), 0)
+        counts[n][TAKEN_BACK] = min(count, confirmed)
+        if confirmed > count:
+            counts[n][str(JobState.CONFIRMED)] = confirmed - count
+    for wave in waves:
+        left = wave.size - sum(counts[wave.n].values())
+        if left:
+            # a device whose row is gone entirely took its job with it
+            name = WAITING if _has_waiting(wave) else str(JobState.REMOVED)
+            counts[wave.n][name] = counts[wave.n].get(name, 0) + left
+    return counts
+
+
+def _has_waiting(wave: Wave) -> bool:
+    if wave.state == WaveState.PENDING:
+        return True
+    members = Membership.objects.filter(rollout_id=wave.rollout_id, wave=wave.n).exclude(arm=Arm.SKIPPED)
+    return (
+        members.count() > Job.objects.filter(wave=wave, kind="install").values("device_id").distinct().count()
+    )
+
+
+def _wave(wave: Wave, rollout: Rollout, plan: Plan, counts: dict[str, int]) -> dict[str, Any]:
+    segments = [_segment(name, counts[name]) for name in _ORDER if counts.get(name)]
+    active = [part["n"] for part in segments if part["tone"] == "active"]
+    return {
+        "n": wave.n,
+        "state": str(wave.state),
+        "label": str(WaveState(wave.state).label),
+        "tone": str(TONES["wave"][wave.state]),
+        "is_gated": wave.is_gated,
+        "size": wave.size,
+        "counts": counts,
+        "segments": segments,
+        "confirmed": counts.get(JobState.CONFIRMED, 0),
+        "failed": sum(counts.get(name, 0) for name in _BAD),
+        "in_flight": sum(active),
+        "waiting": counts.get(WAITING, 0) + counts.get(JobState.QUEUED, 0),
+        "reach": evidence.reach(wave, rollout, plan) if wave.state == WaveState.OPEN else None,
+        "opened_at": _iso(wave.opened_at),
+        "soaking_at": _iso(wave.soaking_at),
+        "soak_ends_at": _iso(evidence.soak_ends(wave, plan)) if wave.soaking_at else None,
+        "finished_at": _iso(wave.finished_at),
+        "verdict": str(wave.verdict),
+        "reasons": wave.reasons,
+    }
+
+
+def _segment(name: str, n: int) -> dict[str, Any]:
+    label, tone = _EXTRA.get(name) or (JobState(name).label, TONES["job"][name])
+    return {"state": name, "label": str(label), "tone": str(tone), "n": n}
+
+
+def _gates(rollout: Rollout, plan: Plan, waves: list[Wave]) -> list[dict[str, Any]]:
+    newest = Evidence.objects.filter(rollout=rollout).order_by("wave_id", "-at", "-id").distinct("wave_id")
+    by_wave = {row.wave_id: row for row in newest}
+    shown = []
+    for wave in waves:
+        row = by_wave.get(wave.pk)
+        rows: list[Row] = list(row.rows) if row else []
+        if wave.state in WAVE_ACTIVE:
+            # install failures are counted fresh; the quality rows rest on the pairs of the newest evidence
+            fresh = hard_rows(evidence.hard_counts(wave, plan), is_first=wave.n == 1)
+            rest = [item for item in rows if item["rule"].startswith(("quality:", "telemetry"))]
+            rows = [*fresh, *(rest or evidence.empty_rows(wave, rollout, plan))]
+        if not rows:
+            continue
+        tones = TONES["gate"]
+        shown.append(
+            {
+                "wave": wave.n,
+                "evidence_id": str(row.pk) if row else None,
+                "at": _iso(row.at) if row else None,
+                "verdict": str(row.verdict) if row else str(Verdict.INCONCLUSIVE),
+                "rows": [item | {"tone": str(tones[item["verdict"]])} for item in rows],
+            }
+        )
+    return shown
+
+
+def _failures(rollout: Rollout) -> list[dict[str, Any]]:
+    newest = install_jobs(rollout).order_by("device_id", "-attempt").distinct("device_id")
+    jobs = Job.objects.filter(pk__in=newest.values("pk"), state__in=_BAD)
+    groups = jobs.values("state", "code").annotate(n=Count("pk")).order_by("-n", "state", "code")
+    shown = []
+    for group in groups[:50]:
+        devices = jobs.filter(state=group["state"], code=group["code"]).order_by("device_id")
+        shown.append(
+            {
+                "state": str(group["state"]),
+                "code": group["code"],
+                "class": failure_class(group["state"], group["code"]),
+                "n": group["n"],
+                "devices": list(devices.values_list("device_id", flat=True)[:_DEVICES_SHOWN]),
+            }
+        )
+    return shown
+
+
+def _skipped(rollout: Rollout) -> dict[str, int]:
+    rows = Membership.objects.filter(rollout=rollout, arm=Arm.SKIPPED).order_by("skip_reason")
+    return dict(rows.values_list("skip_reason").annotate(n=Count("pk")))
+
+
+def _rollback(rollout: Rollout) -> dict[str, Any] | None:
+    if rollout.state not in _HELD or rollout.rollback_started_at is None:
+        return None
+    jobs = rollback.revert_jobs(rollout)
+    counts = {str(name): n for name, n in jobs.order_by().values_list("state").annotate(n=Count("pk"))}
+    return {
+        "size": sum(counts.values()),
+        "counts": counts,
+        "done": counts.get(JobState.CONFIRMED, 0),
+        "rest": rollback.rest(rollout),
+    }
+
+
+def _sum(parts: Any) -> dict[str, int]:
+    total: dict[str, int] = defaultdict(int)
+    for part in parts:
+        for name, n in part.items():
+            total[name] += n
+    return dict(total)
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None

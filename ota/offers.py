@@ -1,0 +1,296 @@
+"""Jobs of a rollout's waves: made when a wave opens, offered under a cap, withdrawn, tried again.
+
+Each function works on one bounded batch inside the caller's transaction, which holds the rollout's row: so no
+offer is made after a pause or halt has committed, and the cap holds at every commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Count, Exists, Max, OuterRef, QuerySet, Subquery, TextField
+from django.db.models.fields.json import KT
+from django.db.models.functions import Cast
+
+from fleet.accounts import audit
+from fleet.accounts.audit import TICK, Actor
+from fleet.devices.models import DeviceSlot, Presence
+from ota import delivery
+from ota.choices import (
+    JOB_EDGES,
+    JOB_IN_FLIGHT,
+    JOB_TERMINAL,
+    JOB_WITHDRAWABLE,
+    Arm,
+    JobState,
+    StagingState,
+)
+from ota.models import DesiredState, Job, Membership, Rollout, Staging, Wave
+from ota.plan import Plan
+from ota.reports import WITHDRAWN
+from ota.transitions import BATCH, move_job, move_jobs
+
+OFFERS_PER_STEP = 500
+MAX_ATTEMPT = 65_535
+_TRIES = 3
+
+
+def install_jobs(rollout: Rollout) -> QuerySet[Job]:
+    """The rollout's install jobs, every attempt."""
+    return Job.objects.filter(rollout=rollout, kind="install")
+
+
+def newest_jobs(wave: Wave) -> QuerySet[Job]:
+    """The newest attempt of each device of a wave: what counts."""
+    newest = (
+        Job.objects.filter(wave=wave, kind="install").order_by("device_id", "-attempt").distinct("device_id")
+    )
+    return Job.objects.filter(pk__in=newest.values("pk"))
+
+
+def missing_count(wave: Wave) -> int:
+    """How many members of an open wave have no job yet; cheap enough to ask at every tick."""
+    have = Job.objects.filter(wave=wave, kind="install").aggregate(n=Count("device_id", distinct=True))["n"]
+    return missing_jobs(wave).count() if have < wave.size else 0
+
+
+def missing_jobs(wave: Wave) -> QuerySet[Membership]:
+    """Members of an open wave that have no job yet."""
+    has_job = Job.objects.filter(rollout_id=wave.rollout_id, device_id=OuterRef("device_id"), kind="install")
+    members = Membership.objects.filter(rollout_id=wave.rollout_id, wave=wave.n).exclude(arm=Arm.SKIPPED)
+    return members.filter(~Exists(has_job))
+
+
+def ensure_jobs(wave: Wave, rollout: Rollout, *, now: datetime) -> int:
+    """Make jobs for up to BATCH members of an open wave that have none; returns how many.
+
+    A device that runs the candidate already, or is quarantined or retired by now, gets a job that says so and
+    counts as neither success nor failure.
+    """
+    if not missing_count(wave):
+        return 0
+    members = list(missing_jobs(wave).order_by("arm", "stratum", "rank").select_related("device")[:BATCH])
+    if not members:
+        return 0
+    ids = [member.device_id for member in members]
+    attempts = next_attempts(ids, rollout.slot)
+    runs = dict(
+        DeviceSlot.objects.filter(device_id__in=ids, slot=rollout.slot).values_list("device_id", "run")
+    )
+    jobs = []
+    for member in members:
+        job = Job(
+            rollout=rollout,
+            wave=wave,
+            device_id=member.device_id,
+            slot=rollout.slot,
+            attempt=attempts[member.device_id],
+            target=rollout.manifest_id,
+            created_at=now,
+            state_at=now,
+        )
+        if member.device.retired_at is not None:
+            job.state, job.finished_at = JobState.REMOVED, now
+        elif runs.get(member.device_id) == rollout.manifest.id16:
+            job.state, job.code, job.finished_at = JobState.SKIPPED, "already_installed", now
+        elif member.device.quarantined_at is not None:
+            job.state, job.code, job.finished_at = JobState.SKIPPED, "quarantined", now
+        jobs.append(job)
+    # a device whose older job is still live keeps it (one live job per slot) and is looked at again next time
+    Job.objects.bulk_create(jobs, ignore_conflicts=True)
+    return len(jobs)
+
+
+def next_attempts(device_ids: Sequence[str], slot: int) -> dict[str, int]:
+    """The attempt number to use next per device. Raises ValueError when a device used up all 65,535."""
+    used = (
+        Job.objects.filter(device_id__in=device_ids, slot=slot)
+        .values("device_id")
+        .annotate(last=Max("attempt"))
+    )
+    last = {row["device_id"]: row["last"] for row in used}
+    attempts = {name: last.get(name, 0) + 1 for name in device_ids}
+    if max(attempts.values(), default=0) > MAX_ATTEMPT:
+        raise ValueError("a device has no attempt number left for this slot")
+    return attempts
+
+
+def is_staged(rollout: Rollout) -> bool:
+    """True when the broker holds every chunk, read back and verified."""
+    return Staging.objects.filter(manifest_id=rollout.manifest_id, state=StagingState.STAGED).exists()
+
+
+def in_flight(rollout: Rollout) -> int:
+    """Install jobs between offer and end, withdrawals included: what the cap counts."""
+    return install_jobs(rollout).filter(state__in=JOB_IN_FLIGHT).count()
+
+
+def make_offers(rollout: Rollout, plan: Plan, cap: int, *, now: datetime) -> int:
+    """Offer the manifest to queued devices that are online, up to the cap; returns how many.
+
+    A deferred device has given its place in the cap back and goes on by itself; while more than the cap are
+    under way because of that, nothing new is offered.
+    """
+    free = min(OFFERS_PER_STEP, cap - in_flight(rollout))
+    if free <= 0 or not is_staged(rollout):
+        return 0
+    queued = install_jobs(rollout).filter(
+        state=JobState.QUEUED,
+        device__presence=Presence.ONLINE,
+        device__quarantined_at=None,
+        device__retired_at=None,
+    )
+    # in the order of the draw, so that who goes first says nothing about the device
+    drawn = Membership.objects.filter(rollout=rollout, device_id=OuterRef("device_id")).values("h")
+    queued = queued.annotate(h=Subquery(drawn)).order_by("wave__n", "h", "device_id")
+    return offer(list(queued[:free]), plan, now=now)
+
+
+def offer(jobs: Sequence[Job], plan: Plan, *, now: datetime) -> int:
+    """Put the jobs' targets into the desired documents and move the jobs; returns how many were told."""
+    counters = delivery.offer(jobs, now=now, deadline=now + timedelta(seconds=plan.offer_ttl_s))
+    return _told(
+        jobs, counters, JobState.OFFERED, actor=TICK, now=now, offered_at=now, code="", detail=0, have=0
+    )
+
+
+def withdraw(rollout: Rollout, *, actor: Actor, now: datetime, reason: str = "") -> int:
+    """Take back up to BATCH offers whose trial has not begun; returns how many. Trials end by themselves."""
+    jobs = list(install_jobs(rollout).filter(state__in=JOB_WITHDRAWABLE).order_by("device_id")[:BATCH])
+    counters = delivery.withdraw(jobs, now=now) if jobs else {}
+    return _told(jobs, counters, JobState.CANCELLING, actor=actor, now=now, reason=reason)
+
+
+def cancel_queued(rollout: Rollout, *, actor: Actor, now: datetime, to: JobState, code: str = "") -> int:
+    """End up to BATCH jobs that were never offered, or whose offer was taken back; returns how many."""
+    jobs = list(install_jobs(rollout).filter(state=JobState.QUEUED).order_by("device_id")[:BATCH])
+    return len(move_jobs(jobs, to, actor=actor, now=now, code=code))
+
+
+def remove_retired(rollout: Rollout, *, now: datetime) -> int:
+    """End up to BATCH live jobs of devices that were retired; they leave the denominator."""
+    jobs = Job.objects.filter(rollout=rollout, device__retired_at__isnull=False).exclude(
+        state__in=JOB_TERMINAL
+    )
+    return len(move_jobs(list(jobs.order_by("device_id")[:BATCH]), JobState.REMOVED, actor=TICK, now=now))
+
+
+def reassert(rollout: Rollout, *, now: datetime) -> int:
+    """Name the candidate again for devices whose withdrawal came after their trial had begun.
+
+    They run it and are counted as exposed; without this their newest document would send them back. This
+    makes no new exposure. Returns how many.
+    """
+    raced = install_jobs(rollout).filter(code=WITHDRAWN, state__in=(JobState.TRIAL, JobState.CONFIRMED))
+    jobs = list(raced.order_by("device_id")[:BATCH])
+    counters = delivery.offer(jobs, now=now) if jobs else {}
+    done = 0
+    for job in jobs:
+        if job.pk not in counters:
+            continue
+        same = Job.objects.filter(pk=job.pk, state=job.state, counter=job.counter)
+        if same.update(counter=counters[job.pk], code=""):
+            done += 1
+            audit.record(
+                actor=TICK,
+                verb="job.reassert",
+                subject_kind="job",
+                subject_id=str(job.pk),
+                at=now,
+                after={"device": job.device_id, "state": str(job.state)},
+            )
+    return done
+
+
+def clear_offers(rollout: Rollout, *, now: datetime) -> int:
+    """Take the candidate out of the documents of devices that did not take it: none may install it later.
+
+    For ended attempts whose device was told to run the candidate and neither runs it nor was told otherwise
+    since. Returns how many documents changed.
+    """
+    ended = (JobState.TIMED_OUT, JobState.FAILED, JobState.REJECTED, JobState.SELF_REVERTED)
+    told = DesiredState.objects.annotate(
+        target=KT(f"entries__{rollout.slot}__1"), attempt=KT(f"entries__{rollout.slot}__4")
+    ).filter(
+        device_id=OuterRef("device_id"),
+        target=OuterRef("target"),
+        attempt=Cast(OuterRef("attempt"), TextField()),
+    )
+    jobs = install_jobs(rollout).filter(Exists(told), state__in=ended)
+    batch = list(jobs.order_by("device_id")[:BATCH])
+    return len(delivery.withdraw(batch, now=now)) if batch else 0
+
+
+def retry_due(rollout: Rollout, *, now: datetime) -> int:
+    """Queue a new attempt for up to BATCH jobs whose back-off is over; returns how many.
+
+    The same frozen membership, a new row, a higher attempt number: a device tries a failed manifest again
+    only for a higher one.
+    """
+    due = list(
+        install_jobs(rollout).filter(retry_at__lte=now, device__retired_at=None).order_by("device_id")[:BATCH]
+    )
+    attempts = next_attempts([job.device_id for job in due], rollout.slot) if due else {}
+    made = 0
+    for job in due:
+        mine = Job.objects.filter(pk=job.pk, state=job.state, retry_at=job.retry_at)
+        if not mine.update(retry_at=None):
+            continue
+        new = Job.objects.create(
+            rollout=rollout,
+            wave_id=job.wave_id,
+            device_id=job.device_id,
+            slot=job.slot,
+            attempt=attempts[job.device_id],
+            target=job.target,
+            created_at=now,
+            state_at=now,
+        )
+        made += 1
+        audit.record(
+            actor=TICK,
+            verb="job.retry",
+            subject_kind="job",
+            subject_id=str(new.pk),
+            at=now,
+            before={"job": str(job.pk), "state": str(job.state), "code": job.code},
+            after={"device": new.device_id, "attempt": new.attempt},
+        )
+    return made
+
+
+def _told(
+    jobs: Sequence[Job],
+    counters: Mapping[UUID, int],
+    to: JobState,
+    *,
+    actor: Actor,
+    now: datetime,
+    reason: str = "",
+    **fields: Any,
+) -> int:
+    """Move the jobs whose document was written. The device may report meanwhile: then look once more.
+
+    One whose trial began before its withdrawal was written is marked, not moved: its document names the old
+    model.
+    """
+    moved = 0
+    # in key order, as gateways do: two transactions then never wait for each other in a circle
+    for job in sorted(jobs, key=lambda job: job.device_id):
+        if job.pk not in counters:
+            continue
+        for _ in range(_TRIES):
+            if to not in JOB_EDGES[job.state]:
+                break
+            if move_job(job, to, actor=actor, now=now, reason=reason, counter=counters[job.pk], **fields):
+                moved += 1
+                break
+            job.refresh_from_db()
+        else:
+            job.refresh_from_db()
+        if to == JobState.CANCELLING and job.state in (JobState.TRIAL, JobState.CONFIRMED):
+            Job.objects.filter(pk=job.pk, state=job.state).update(code=WITHDRAWN)
+    return moved

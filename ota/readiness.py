@@ -1,0 +1,126 @@
+"""Preflight of a rollout: who it reaches, how waves fall, what they can show, why it may not start."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from fleet.accounts.audit import Actor
+from ota.assignment import Sizes, is_gated, sizes
+from ota.choices import RolloutState
+from ota.models import Rollout
+from ota.plan import Plan, PlanError, least_detectable
+from ota.targeting import Census, Target, census
+from ota.transitions import move_rollout
+
+NO_GATES = "No quality gate: only install failures can halt this rollout."
+
+
+def preview(rollout: Rollout) -> dict[str, Any]:
+    """What the stored plan means for the fleet as it is now; the start compares with it.
+
+    {"eligible": n, "baselines": n (of them with a model to compare with), "skipped": {reason: n},
+     "classes": {name: {"targeted": n, "eligible": n, "verdict"?, "code"?, "text"?, "acknowledged"?}},
+     "is_gated": bool, "control": n, "waves": [{"n", "size", "is_gated", "pairs"}, ...],
+     "detectable": {"pairs", "drop": 0..1 | None, "least_pairs", "power", "pair_sd"} | None,
+     "notes": [sentence, ...], "reasons": [{"code", "field", "text", "fix"}, ...]}
+    reasons: why preflight fails; empty when the rollout may start. Raises nothing for a plan that cannot run.
+    """
+    plan = Plan.parse(rollout.plan)
+    found = census(rollout)
+    reasons = _verdict_reasons(rollout, found)
+    placed: Sizes | None = None
+    try:
+        Target.parse(rollout.target).check()
+        placed = sizes(found.strata, plan)
+        _check_gates(plan, found, placed)
+    except PlanError as problem:
+        reasons.append(_reason(problem.code, problem.text, problem.fix, field=problem.field))
+    gated = placed.pairs[:-1] if placed and plan.is_gated else ()
+    pairs = min(gated, default=0)  # what every gated wave can show
+    detectable = least_detectable(plan, pairs)
+    return {
+        "eligible": found.eligible,
+        "baselines": found.baselines,
+        "skipped": dict(sorted(found.skipped.items())),
+        "classes": dict(sorted(found.classes.items())),
+        "is_gated": plan.is_gated,
+        "control": placed.control if placed else 0,
+        "waves": _waves(plan, placed) if placed else [],
+        "detectable": detectable.to_json() if detectable else None,
+        "notes": _notes(plan, found, detectable.drop if detectable else None, pairs),
+        "reasons": reasons,
+    }
+
+
+def finish_preflight(rollout: Rollout, *, actor: Actor, now: datetime) -> bool:
+    """Decide a rollout in state `preflight`: `ready`, or `preflight_failed` with reasons in its summary."""
+    summary = preview(rollout)
+    to = RolloutState.PREFLIGHT_FAILED if summary["reasons"] else RolloutState.READY
+    reason = "; ".join(f"{item['code']}: {item['text']}" for item in summary["reasons"])
+    return move_rollout(rollout, to, actor=actor, now=now, reason=reason[:2000], summary=summary)
+
+
+def _waves(plan: Plan, placed: Sizes) -> list[dict[str, Any]]:
+    return [
+        {"n": n, "size": size, "is_gated": is_gated(plan, n), "pairs": pairs}
+        for n, (size, pairs) in enumerate(zip(placed.waves, placed.pairs, strict=True), start=1)
+    ]
+
+
+def _verdict_reasons(rollout: Rollout, found: Census) -> list[dict[str, str]]:
+    reasons = []
+    if rollout.manifest.revoked_at is not None:
+        reasons.append(_reason("key_revoked", "the manifest has been revoked", "release the version again"))
+    if rollout.slot != rollout.manifest.slot:
+        text = f"the manifest is signed for slot {rollout.manifest.slot}, not {rollout.slot}"
+        reasons.append(_reason("io_contract", text, field="slot"))
+    for name, entry in found.classes.items():
+        verdict = entry.get("verdict")
+        if verdict == "refuse":
+            code, text = entry["code"] or "incompatible", entry["text"]
+            fix = "leave the class out of the target, or upload a version that fits"
+            reasons.append(_reason(code, f"{name}: {text}", fix, field="target.classes"))
+        elif verdict == "unproven" and not entry["acknowledged"]:
+            fix = "acknowledge it on the version page with a reason, or leave the class out"
+            reasons.append(_reason("unproven", f"{name}: {entry['text']}", fix, field="target.classes"))
+    return reasons
+
+
+def _check_gates(plan: Plan, found: Census, placed: Sizes) -> None:
+    if not plan.is_gated:
+        return
+    if not found.baselines:
+        raise PlanError(
+            "no_baseline",
+            "metrics",
+            "no device of the target runs a model yet: there is nothing to compare the candidate with",
+            "use a plan without metrics and control for a first rollout",
+        )
+    for n, pairs in enumerate(placed.pairs, start=1):
+        if is_gated(plan, n) and pairs < plan.min_pairs:
+            raise PlanError(
+                "gate_unreachable",
+                f"waves[{n - 1}]",
+                f"wave {n} has {placed.waves[n - 1]} devices and control {placed.control}: "
+                f"{pairs} pairs, but the plan needs {plan.min_pairs}",
+                f"give wave {n} and control at least {plan.min_pairs} devices each, or lower min_pairs",
+            )
+
+
+def _notes(plan: Plan, found: Census, drop: float | None, pairs: int) -> list[str]:
+    notes = []
+    if not plan.is_gated:
+        notes.append(NO_GATES if found.baselines else f"First model on these devices. {NO_GATES}")
+    elif drop is not None:
+        notes.append(
+            f"{pairs} pairs show a drop of {drop * 100:.1f} points in 4 of 5 rollouts "
+            f"(expected pair spread {plan.pair_sd:g})."
+        )
+    else:
+        notes.append(f"{pairs} pairs are too few to show even a drop of 50 points reliably.")
+    return notes
+
+
+def _reason(code: str, text: str, fix: str = "", *, field: str = "") -> dict[str, str]:
+    return {"code": code, "field": field, "text": text, "fix": fix}

@@ -1,0 +1,347 @@
+"""The verbs of a rollout, for REST, console and commands alike. States and edges: `ota.choices`, `ota.verbs`.
+
+A verb that the state does not allow raises IllegalTransition with what is allowed. What follows from a verb
+over time is the tick's work (`ota.ticking`); what devices answer is `ota.reports`'.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+
+from fleet.accounts import audit
+from fleet.accounts.audit import Actor
+from ota import evidence
+from ota import rollback as taking_back
+from ota.choices import JOB_WITHDRAWABLE, JobState, RolloutState, WaveState
+from ota.errors import OtaError
+from ota.explain import explain
+from ota.frozen import difference, freeze
+from ota.live import state
+from ota.models import Manifest, Rollout, Wave
+from ota.offers import install_jobs, withdraw
+from ota.plan import Plan, PlanError
+from ota.readiness import finish_preflight, preview
+from ota.targeting import Target, members
+from ota.ticking import due, tick
+from ota.transitions import IllegalTransition, move_rollout, move_wave
+from ota.verbs import allowed, verbs
+from ota.waves import current
+
+__all__ = [
+    "IllegalTransition",
+    "PlanError",
+    "RolloutError",
+    "abort",
+    "allowed",
+    "cancel",
+    "create",
+    "due",
+    "edit",
+    "explain",
+    "override",
+    "pause",
+    "preview",
+    "resume",
+    "rollback",
+    "run_preflight",
+    "start",
+    "state",
+    "tick",
+]
+
+
+class RolloutError(OtaError):
+    """A verb cannot be done. Codes: `validation`, `target_changed`, `evidence_not_current`."""
+
+
+def create(
+    name: str,
+    manifest: Manifest,
+    *,
+    plan: Plan | Mapping[str, Any],
+    actor: Actor,
+    now: datetime,
+    slot: int | None = None,
+    target: Mapping[str, Any] | None = None,
+) -> Rollout:
+    """Store a draft. slot: None = the manifest's. target: `{"classes": [...], "devices": [...]}`, None = all.
+
+    Raises PlanError naming the field that is wrong, RolloutError `validation` for the name; then nothing is
+    stored.
+    """
+    parsed = plan if isinstance(plan, Plan) else Plan.parse(plan)
+    aim = Target.parse(target or {})
+    aim.check()
+    with transaction.atomic():
+        rollout = Rollout.objects.create(
+            name=_name(name),
+            manifest=manifest,
+            slot=manifest.slot if slot is None else slot,
+            target=aim.to_json(),
+            plan=parsed.to_json(),
+            salt=secrets.token_bytes(16),
+            created_by=actor.name,
+            created_at=now,
+        )
+        _audit(rollout, "rollout.create", actor, now, after={"name": name, "manifest": manifest.mid})
+    return rollout
+
+
+def edit(
+    rollout: Rollout,
+    *,
+    actor: Actor,
+    now: datetime,
+    name: str | None = None,
+    plan: Plan | Mapping[str, Any] | None = None,
+    target: Mapping[str, Any] | None = None,
+) -> Rollout:
+    """Change a rollout that has not started; it goes back to `draft`. Raises as `create`."""
+    values: dict[str, Any] = {}
+    if name is not None:
+        values["name"] = _name(name)
+    if plan is not None:
+        values["plan"] = (plan if isinstance(plan, Plan) else Plan.parse(plan)).to_json()
+    if target is not None:
+        aim = Target.parse(target)
+        aim.check()
+        values["target"] = aim.to_json()
+    with transaction.atomic():
+        fresh = _permitted(rollout, "edit")
+        if fresh.state == RolloutState.DRAFT:
+            if not Rollout.objects.filter(pk=fresh.pk, state=fresh.state, rev=fresh.rev).update(
+                rev=fresh.rev + 1, **values
+            ):
+                raise _refused(rollout, "edit")
+            _audit(fresh, "rollout.edit", actor, now, after={"changed": sorted(values)})
+        elif not move_rollout(fresh, RolloutState.DRAFT, actor=actor, now=now, summary={}, **values):
+            raise _refused(rollout, "edit")
+    return _refreshed(rollout)
+
+
+def run_preflight(rollout: Rollout, *, actor: Actor, now: datetime) -> Rollout:
+    """Check a draft against the fleet: `ready`, or `preflight_failed` with the reasons in `rollout.summary`.
+
+    A call that was killed in between is finished by the next tick.
+    """
+    fresh = _do(rollout, "preflight", RolloutState.PREFLIGHT, actor=actor, now=now)
+    finish_preflight(fresh, actor=actor, now=now)
+    return _refreshed(rollout)
+
+
+def start(rollout: Rollout, *, actor: Actor, now: datetime) -> Rollout:
+    """Freeze who is in which wave and let the rollout run.
+
+    Raises RolloutError `target_changed` when the eligible set differs from the previewed one by more than 5 %
+    or by a class; the rollout is a draft again then. Raises PlanError when nobody is eligible any more.
+    """
+    _permitted(rollout, "start")
+    with transaction.atomic():
+        fresh = _permitted(rollout, "start")
+        everyone = list(members(fresh))
+        changed = difference(fresh, everyone)
+        if not changed:
+            # the move comes first: it locks the row, so that two starts cannot both freeze a set
+            _move(fresh, "start", RolloutState.RUNNING, actor=actor, now=now, started_at=now)
+            summary = freeze(fresh, everyone, now=now)
+            Rollout.objects.filter(pk=fresh.pk).update(summary=fresh.summary | summary)
+    if changed:
+        _move(fresh, "start", RolloutState.DRAFT, actor=actor, now=now, reason=f"target_changed: {changed}")
+        _refreshed(rollout)
+        raise RolloutError(
+            "target_changed", f"the fleet changed since preflight: {changed}", "run preflight again"
+        )
+    return _refreshed(rollout)
+
+
+def pause(
+    rollout: Rollout, *, actor: Actor, now: datetime, reason: str = "", finish_in_flight: bool = False
+) -> Rollout:
+    """Make no more offers. Offers whose trial has not begun are withdrawn, or may finish; trials end."""
+    with transaction.atomic():
+        fresh = _do(rollout, "pause", RolloutState.PAUSED, actor=actor, now=now, reason=reason)
+        if not finish_in_flight:
+            withdraw(fresh, actor=actor, now=now, reason="paused")
+    return _refreshed(rollout)
+
+
+def resume(
+    rollout: Rollout,
+    *,
+    actor: Actor,
+    now: datetime,
+    ack_evidence: UUID | str | None = None,
+    reason: str = "",
+) -> Rollout:
+    """Go on after a pause; after a halt only with the evidence that halted it, and a reason.
+
+    After a halt the failed wave opens again, its counters and processes start anew with half of their alpha.
+    Raises RolloutError `evidence_not_current` when `ack_evidence` is not the evidence, `validation` without a
+    reason.
+    """
+    with transaction.atomic():
+        fresh = _permitted(rollout, "resume")
+        was_halted = fresh.state == RolloutState.HALTED
+        if was_halted:
+            _check_acknowledged(fresh, ack_evidence, reason)
+        why = f"evidence {ack_evidence} acknowledged: {reason}" if was_halted else reason
+        _move(fresh, "resume", RolloutState.RUNNING, actor=actor, now=now, reason=why)
+        wave = current(fresh)
+        if was_halted and wave is not None and wave.state == WaveState.FAILED:
+            move_wave(
+                wave,
+                WaveState.OPEN,
+                actor=actor,
+                now=now,
+                reason=why,
+                opened_at=now,
+                soaking_at=None,
+                finished_at=None,
+                verdict="",
+                reasons=[],
+                restarts=wave.restarts + 1,
+                restarted_at=now,
+            )
+    return _refreshed(rollout)
+
+
+def override(
+    rollout: Rollout, *, actor: Actor, now: datetime, ack_evidence: UUID | str | None, reason: str
+) -> Rollout:
+    """Let a failed or inconclusive wave count as passed, in red for good. Raises as `resume` after a halt."""
+    with transaction.atomic():
+        fresh = _permitted(rollout, "override")
+        wave = current(fresh)
+        if wave is None or wave.state not in (WaveState.FAILED, WaveState.INCONCLUSIVE):
+            raise _refused(rollout, "override")
+        _check_acknowledged(fresh, ack_evidence, reason, wave)
+        why = f"evidence {ack_evidence} overridden: {reason}"
+        if fresh.state == RolloutState.HALTED:
+            _move(fresh, "override", RolloutState.RUNNING, actor=actor, now=now, reason=why)
+        if not move_wave(wave, WaveState.OVERRIDDEN, actor=actor, now=now, reason=why):
+            raise _refused(rollout, "override")
+    return _refreshed(rollout)
+
+
+def abort(
+    rollout: Rollout, *, actor: Actor, now: datetime, reason: str = "", dry_run: bool = False
+) -> Rollout | dict[str, Any]:
+    """Stop and keep: nothing new is offered, what has begun ends, confirmed devices keep the candidate.
+
+    dry_run: only count: {"dry_run": true, "keep": n, "withdrawn": n, "in_trial": n, "cancelled": n}.
+    """
+    if dry_run:
+        return _abort_counts(_permitted(rollout, "abort"))
+    with transaction.atomic():
+        fresh = _do(rollout, "abort", RolloutState.ABORTING, actor=actor, now=now, reason=reason)
+        withdraw(fresh, actor=actor, now=now, reason="aborting")
+    return _refreshed(rollout)
+
+
+def rollback(
+    rollout: Rollout, *, actor: Actor, now: datetime, reason: str = "", dry_run: bool = False
+) -> Rollout | dict[str, Any]:
+    """Take the candidate back from every exposed device, from its other bank. dry_run as `ota.rollback`."""
+    if dry_run:
+        return taking_back.dry_run(_permitted(rollout, "rollback"))
+    with transaction.atomic():
+        to = RolloutState.ROLLING_BACK
+        fresh = _do(rollout, "rollback", to, actor=actor, now=now, reason=reason, rollback_started_at=now)
+        withdraw(fresh, actor=actor, now=now, reason="rolling back")
+    return _refreshed(rollout)
+
+
+def cancel(rollout: Rollout, *, actor: Actor, now: datetime, reason: str = "") -> Rollout:
+    """Give up a rollout that has not started."""
+    _do(rollout, "cancel", RolloutState.CANCELLED, actor=actor, now=now, reason=reason)
+    return _refreshed(rollout)
+
+
+def _do(
+    rollout: Rollout,
+    verb: str,
+    to: RolloutState,
+    *,
+    actor: Actor,
+    now: datetime,
+    reason: str = "",
+    **fields: Any,
+) -> Rollout:
+    fresh = _permitted(rollout, verb)
+    _move(fresh, verb, to, actor=actor, now=now, reason=reason, **fields)
+    return fresh
+
+
+def _move(
+    rollout: Rollout,
+    verb: str,
+    to: RolloutState,
+    *,
+    actor: Actor,
+    now: datetime,
+    reason: str = "",
+    **fields: Any,
+) -> None:
+    if not move_rollout(rollout, to, actor=actor, now=now, reason=reason, **fields):
+        raise _refused(rollout, verb)
+
+
+def _permitted(rollout: Rollout, verb: str) -> Rollout:
+    """The rollout as it is now. Raises IllegalTransition when its state does not allow the verb."""
+    fresh = Rollout.objects.select_related("manifest__version").get(pk=rollout.pk)
+    if verb not in verbs(fresh):
+        raise IllegalTransition(fresh.state, verbs(fresh), asked=verb)
+    return fresh
+
+
+def _refused(rollout: Rollout, verb: str) -> IllegalTransition:
+    fresh = Rollout.objects.get(pk=rollout.pk)
+    return IllegalTransition(fresh.state, verbs(fresh), asked=verb)
+
+
+def _refreshed(rollout: Rollout) -> Rollout:
+    rollout.refresh_from_db()
+    return rollout
+
+
+def _name(name: str) -> str:
+    name = name.strip()
+    if not 0 < len(name) <= 80:
+        raise RolloutError("validation", f"a name has 1 to 80 characters, this has {len(name)}")
+    return name
+
+
+def _audit(rollout: Rollout, verb: str, actor: Actor, now: datetime, *, after: dict[str, Any]) -> None:
+    audit.record(
+        actor=actor, verb=verb, subject_kind="rollout", subject_id=str(rollout.pk), at=now, after=after
+    )
+
+
+def _check_acknowledged(
+    rollout: Rollout, given: UUID | str | None, reason: str, wave: Wave | None = None
+) -> None:
+    newest = rollout.halted_on_id
+    if rollout.state != RolloutState.HALTED and wave is not None:
+        row = evidence.newest(wave)
+        newest = row.pk if row else None
+    if newest is None or str(given) != str(newest):
+        raise RolloutError("evidence_not_current", f"acknowledge the evidence it rests on: {newest}")
+    if not reason.strip():
+        raise RolloutError("validation", "going on against evidence needs a reason")
+
+
+def _abort_counts(rollout: Rollout) -> dict[str, Any]:
+    jobs = install_jobs(rollout)
+    return {
+        "dry_run": True,
+        "keep": jobs.filter(state=JobState.CONFIRMED).count(),
+        "withdrawn": jobs.filter(state__in=JOB_WITHDRAWABLE).count(),
+        "in_trial": jobs.filter(state=JobState.TRIAL).count(),
+        "cancelled": jobs.filter(state=JobState.QUEUED).count(),
+    }

@@ -1,0 +1,154 @@
+"""The tick: what a worker does for a rollout, once a second or so, and again after a kill anywhere.
+
+One worker at a time holds a rollout's lease; its fence number is in every transaction it makes, so a worker
+that was paused for longer than its lease changes nothing any more. Each step is its own transaction, holds
+the rollout's row while it runs, and does at most one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import structlog
+from django.db import transaction
+from django.db.models import F, Q
+
+from fleet.accounts.audit import TICK, Actor
+from ota import evidence, readiness, rollback, waves
+from ota.choices import JOB_TERMINAL, JobState, RolloutState
+from ota.models import Rollout
+from ota.offers import (
+    cancel_queued,
+    clear_offers,
+    install_jobs,
+    make_offers,
+    reassert,
+    remove_retired,
+    retry_due,
+    withdraw,
+)
+from ota.plan import Plan
+from ota.timers import expire
+from ota.transitions import move_rollout
+
+log = structlog.get_logger(__name__)
+
+LEASE: Final = timedelta(seconds=10)
+POLICY: Final = Actor("gate", "on_fail")
+R = RolloutState
+ACTIVE: Final = frozenset(
+    {R.PREFLIGHT, R.RUNNING, R.PAUSED, R.HALTED, R.ABORTING, R.ROLLING_BACK, R.ROLLBACK_INCOMPLETE}
+)
+_KEEPING = frozenset({R.RUNNING, R.PAUSED, R.HALTED, R.ABORTING})
+
+Step = Callable[[Rollout, Plan, datetime], object]
+
+
+class LeaseLost(Exception):
+    """Another worker took the rollout over; nothing of this transaction happens."""
+
+
+def due() -> list[UUID]:
+    """Rollouts that need ticks, oldest first."""
+    return list(Rollout.objects.filter(state__in=ACTIVE).order_by("created_at").values_list("pk", flat=True))
+
+
+def tick(rollout_id: UUID | str, now: datetime) -> bool:
+    """Do one round of steps for a rollout. False when another worker holds it or it needs none.
+
+    Idempotent and safe to kill: each step's transaction happens whole or not at all, and the next tick goes
+    on.
+    """
+    fence = _take(rollout_id, now)
+    if fence is None:
+        return False
+    try:
+        for states, step in _STEPS:
+            _run(rollout_id, fence, states, step, now)
+    except LeaseLost:
+        log.warning("lease_lost", rollout=str(rollout_id), fence=fence)
+        return False
+    finally:
+        Rollout.objects.filter(pk=rollout_id, fence=fence).update(lease_until=None)
+    return True
+
+
+def _take(rollout_id: UUID | str, now: datetime) -> int | None:
+    """The fence number of a new lease; None when it is held or the rollout needs no tick."""
+    free = Q(lease_until=None) | Q(lease_until__lte=now)
+    found = Rollout.objects.filter(free, pk=rollout_id, state__in=ACTIVE)
+    with transaction.atomic():
+        if not found.update(fence=F("fence") + 1, lease_until=now + LEASE):
+            return None
+        return Rollout.objects.values_list("fence", flat=True).get(pk=rollout_id)
+
+
+def _run(
+    rollout_id: UUID | str, fence: int, states: frozenset[RolloutState], step: Step, now: datetime
+) -> None:
+    with transaction.atomic():
+        # The UPDATE locks the row until commit: verbs wait, and what we read next stays true.
+        if not Rollout.objects.filter(pk=rollout_id, fence=fence).update(lease_until=now + LEASE):
+            raise LeaseLost
+        rollout = Rollout.objects.select_related("manifest__version").get(pk=rollout_id)
+        if rollout.state in states:
+            step(rollout, Plan.parse(rollout.plan), now)
+
+
+def _preflight(rollout: Rollout, plan: Plan, now: datetime) -> None:
+    readiness.finish_preflight(rollout, actor=TICK, now=now)
+
+
+def _expire(rollout: Rollout, plan: Plan, now: datetime) -> None:
+    remove_retired(rollout, now=now)
+    expire(rollout, plan, now=now)
+
+
+def _reassert(rollout: Rollout, plan: Plan, now: datetime) -> None:
+    reassert(rollout, now=now)
+
+
+def _retry(rollout: Rollout, plan: Plan, now: datetime) -> None:
+    retry_due(rollout, now=now)
+
+
+def _offer(rollout: Rollout, plan: Plan, now: datetime) -> None:
+    make_offers(rollout, plan, plan.cap(is_proven=waves.is_proven(rollout)), now=now)
+
+
+def _policy(rollout: Rollout, plan: Plan, now: datetime) -> None:
+    """Proof over many devices rolls back by itself if the plan says so; one device's word waits."""
+    withdraw(rollout, actor=POLICY, now=now, reason="halted")
+    row = rollout.halted_on
+    if plan.on_fail == "rollback" and row is not None and evidence.is_automatic(row):
+        rollback.begin(rollout, actor=POLICY, now=now, reason=rollout.reason)
+
+
+def _abort(rollout: Rollout, plan: Plan, now: datetime) -> None:
+    """Stop and keep: withdraw what has not begun, let trials end, keep what is confirmed."""
+    waves.close(rollout, now=now)
+    cancel_queued(rollout, actor=TICK, now=now, to=JobState.CANCELLED)
+    withdraw(rollout, actor=TICK, now=now)
+    clear_offers(rollout, now=now)
+    if not install_jobs(rollout).exclude(state__in=JOB_TERMINAL).exists():
+        move_rollout(rollout, R.ABORTED, actor=TICK, now=now, reason=rollout.reason)
+
+
+_STEPS: tuple[tuple[frozenset[RolloutState], Step], ...] = (
+    (frozenset({R.PREFLIGHT}), _preflight),
+    (ACTIVE, _expire),
+    (_KEEPING, _reassert),
+    (frozenset({R.RUNNING}), _retry),
+    (frozenset({R.RUNNING}), lambda rollout, plan, now: waves.advance(rollout, plan, now=now)),
+    (frozenset({R.PAUSED}), lambda rollout, plan, now: waves.watch(rollout, plan, now=now)),
+    (frozenset({R.RUNNING}), _offer),
+    (frozenset({R.HALTED}), _policy),
+    (frozenset({R.ABORTING}), _abort),
+    (
+        frozenset({R.ROLLING_BACK, R.ROLLBACK_INCOMPLETE}),
+        lambda rollout, plan, now: rollback.take_back(rollout, plan, now=now),
+    ),
+)

@@ -1,0 +1,199 @@
+"""The only way a rollout, a wave or a job changes state: one conditional UPDATE plus its audit row.
+
+A transition names the state it starts from, so of two workers, two reports or a person and a worker exactly
+one wins; the other reads the row count 0 and looks again. What is not an edge in `ota.choices` cannot be
+made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models import F
+
+from fleet.accounts.audit import Actor, record
+from fleet.accounts.models import AuditEvent
+from ota.choices import (
+    JOB_EDGES,
+    JOB_TERMINAL,
+    ROLLOUT_EDGES,
+    ROLLOUT_TERMINAL,
+    WAVE_EDGES,
+    WAVE_TERMINAL,
+    WaveState,
+)
+from ota.errors import OtaError
+from ota.models import Job, Rollout, Wave
+
+BATCH = 5_000
+"""Most rows one transaction changes."""
+
+
+class IllegalTransition(OtaError):
+    """What was asked for is not possible in this state (HTTP 409 `illegal_transition`).
+
+    state: where the object is now. allowed: what could be asked for instead, verbs or states.
+    """
+
+    def __init__(self, state: str, allowed: Iterable[str], *, asked: str = "") -> None:
+        self.state = str(state)
+        self.allowed = sorted(str(name) for name in allowed)
+        options = ", ".join(self.allowed) or "nothing"
+        what = f"{asked} is not possible" if asked else "that is not possible"
+        super().__init__("illegal_transition", f"{what} in state {self.state}; allowed: {options}")
+
+
+def move_rollout(
+    rollout: Rollout, to: str, *, actor: Actor, now: datetime, reason: str = "", **fields: Any
+) -> bool:
+    """Move a rollout to another state. True for the one caller whose UPDATE found it as `rollout` shows it.
+
+    reason: why, kept on the row too; "" clears it. fields: further columns to set in the same UPDATE. On
+    success `rollout` is brought up to date. False: another worker or person was faster; re-read. Raises
+    IllegalTransition when there is no such edge.
+    """
+    _check(rollout.state, to, ROLLOUT_EDGES)
+    values: dict[str, Any] = {"state": to, "reason": reason, **fields}
+    if to in ROLLOUT_TERMINAL:
+        values.setdefault("finished_at", now)
+    with transaction.atomic():
+        found = Rollout.objects.filter(pk=rollout.pk, state=rollout.state, rev=rollout.rev)
+        if found.update(rev=F("rev") + 1, **values) != 1:
+            return False
+        _record(actor, "rollout", str(rollout.pk), rollout.state, to, now, reason)
+    rollout.rev += 1
+    return _apply(rollout, values)
+
+
+def move_wave(wave: Wave, to: str, *, actor: Actor, now: datetime, reason: str = "", **fields: Any) -> bool:
+    """Move a wave to another state; rules and result as `move_rollout`."""
+    _check(wave.state, to, WAVE_EDGES)
+    values: dict[str, Any] = {"state": to, **fields}
+    if to in WAVE_TERMINAL or to == WaveState.FAILED:
+        values.setdefault("finished_at", now)
+    with transaction.atomic():
+        if Wave.objects.filter(pk=wave.pk, state=wave.state).update(**values) != 1:
+            return False
+        _record(actor, "wave", f"{wave.rollout_id}/{wave.n}", wave.state, to, now, reason)
+    return _apply(wave, values)
+
+
+def move_job(job: Job, to: str, *, actor: Actor, now: datetime, reason: str = "", **fields: Any) -> bool:
+    """Move one job to another state; rules and result as `move_rollout`.
+
+    The UPDATE also names the job's counter, so a report that was judged against an older offer finds nothing.
+    """
+    _check(job.state, to, JOB_EDGES)
+    values = _job_values(to, now, fields)
+    with transaction.atomic():
+        found = Job.objects.filter(pk=job.pk, state=job.state, counter=job.counter)
+        if found.update(**values) != 1:
+            return False
+        _record(actor, "job", str(job.pk), job.state, to, now, reason, _about(job, values))
+    return _apply(job, values)
+
+
+def move_jobs(
+    jobs: Sequence[Job], to: str, *, actor: Actor, now: datetime, reason: str = "", **fields: Any
+) -> list[Job]:
+    """Move many jobs (at most BATCH) in one transaction; returned are those that were still as shown.
+
+    Each is one conditional UPDATE of its own state and counter, and each leaves its audit row.
+    """
+    if len(jobs) > BATCH:
+        raise ValueError(f"{len(jobs)} jobs in one transaction, at most {BATCH}")
+    for job in jobs:
+        _check(job.state, to, JOB_EDGES)
+    if not jobs:
+        return []
+    values = _job_values(to, now, fields)
+    with transaction.atomic():
+        won = _update_returning(jobs, values)
+        moved = [job for job in jobs if job.pk in won]
+        AuditEvent.objects.bulk_create(
+            [
+                AuditEvent(
+                    at=now,
+                    actor_kind=actor.kind,
+                    actor=actor.name,
+                    verb=f"job.{to}",
+                    subject_kind="job",
+                    subject_id=str(job.pk),
+                    before={"state": str(job.state)},
+                    after={"state": str(to), **_about(job, values)},
+                    reason=reason,
+                    request_id=actor.request_id,
+                    source_ip=actor.source_ip,
+                )
+                for job in moved
+            ]
+        )
+    for job in moved:
+        _apply(job, values)
+    return moved
+
+
+def _check(state: str, to: str, edges: Mapping[str, frozenset[str]]) -> None:
+    if to not in edges[state]:
+        raise IllegalTransition(state, edges[state], asked=str(to))
+
+
+def _job_values(to: str, now: datetime, fields: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {"state": str(to), "state_at": now, **fields}
+    values.setdefault("finished_at", now if to in JOB_TERMINAL else None)
+    return values
+
+
+def _about(job: Job, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"device": job.device_id, "attempt": job.attempt, "code": values.get("code", job.code)}
+
+
+def _update_returning(jobs: Sequence[Job], values: Mapping[str, Any]) -> set[Any]:
+    """Ids of the jobs whose state and counter were still as shown, after setting `values` on them."""
+    columns = [field for field in Job._meta.concrete_fields if field.name in values]
+    assignments = ", ".join(f'"{field.column}" = %s' for field in columns)
+    prepared = [field.get_db_prep_save(values[field.name], connection) for field in columns]
+    sql = (
+        f'UPDATE "{Job._meta.db_table}" AS j SET {assignments} '  # noqa: S608 - names from the model only
+        "FROM unnest(%s::uuid[], %s::text[], %s::bigint[]) AS seen(id, state, counter) "
+        "WHERE j.id = seen.id AND j.state = seen.state AND j.counter = seen.counter RETURNING j.id"
+    )
+    seen: list[Any] = [
+        [job.pk for job in jobs],
+        [str(job.state) for job in jobs],
+        [job.counter for job in jobs],
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [*prepared, *seen])
+        return {row[0] for row in cursor.fetchall()}
+
+
+def _record(
+    actor: Actor,
+    kind: str,
+    subject: str,
+    before: str,
+    to: str,
+    now: datetime,
+    reason: str,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    record(
+        actor=actor,
+        verb=f"{kind}.{to}",
+        subject_kind=kind,
+        subject_id=subject,
+        at=now,
+        before={"state": str(before)},
+        after={"state": str(to), **(more or {})},
+        reason=reason,
+    )
+
+
+def _apply(row: Rollout | Wave | Job, values: Mapping[str, Any]) -> bool:
+    for name, value in values.items():
+        setattr(row, name, value)
+    return True

@@ -1,0 +1,50 @@
+"""Which verbs a rollout's state and a person's role allow: one table for REST, console and verbs."""
+
+from __future__ import annotations
+
+from fleet.accounts.models import Role
+from ota.choices import RolloutState as R
+from ota.choices import WaveState
+from ota.models import Rollout
+
+VERBS: dict[str, tuple[str, ...]] = {
+    R.DRAFT: ("edit", "preflight", "cancel"),
+    R.PREFLIGHT: ("cancel",),
+    R.PREFLIGHT_FAILED: ("edit", "cancel"),
+    R.READY: ("start", "edit", "cancel"),
+    R.RUNNING: ("pause", "abort", "rollback"),
+    R.PAUSED: ("resume", "abort", "rollback"),
+    R.HALTED: ("resume", "override", "abort", "rollback"),
+    R.ABORTING: (),
+    R.ABORTED: (),
+    R.ROLLING_BACK: (),
+    R.ROLLED_BACK: (),
+    R.ROLLBACK_INCOMPLETE: (),
+    R.COMPLETED: (),
+    R.CANCELLED: (),
+}
+_EVIDENCE = frozenset({"override"})
+
+
+def verbs(rollout: Rollout) -> list[str]:
+    """What this rollout's state allows, whoever asks. `override` needs a wave without a PASS."""
+    names = list(VERBS[rollout.state])
+    if rollout.state == R.RUNNING and rollout.waves.filter(state=WaveState.INCONCLUSIVE).exists():
+        names.append("override")
+    return names
+
+
+def allowed(rollout: Rollout, role: str = Role.ADMIN) -> list[str]:
+    """What a person of this role may ask for now. Stopping is cheap, going on against evidence is not.
+
+    viewer: nothing. operator: all but override and resume after a halt. approver: only those two. admin: all.
+    """
+    names = verbs(rollout)
+    against = [
+        name for name in names if name in _EVIDENCE or (name == "resume" and rollout.state == R.HALTED)
+    ]
+    if role == Role.ADMIN:
+        return names
+    if role == Role.OPERATOR:
+        return [name for name in names if name not in against]
+    return against if role == Role.APPROVER else []
