@@ -1,0 +1,45 @@
+"""The REST API, version 1: one router per noun."""
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.urls import re_path
+from django.views.decorators.csrf import csrf_exempt
+from ninja import NinjaAPI
+
+from fleet.api import errors
+from fleet.api.guard import guarded
+from fleet.api.routes import accounts, devices, models, previews, rollouts, telemetry
+
+
+class Api(NinjaAPI):
+    """An API in which unknown paths, wrong methods and oversized bodies answer with problem documents too."""
+
+    def _get_urls(self) -> list[Any]:
+        patterns = super()._get_urls()
+        for pattern in patterns:
+            pattern.callback = guarded(pattern.callback)  # type: ignore[arg-type]
+        return [*patterns, re_path(r"^.*$", unknown_path)]
+
+
+@csrf_exempt
+def unknown_path(request: HttpRequest) -> HttpResponse:
+    """404 for a path that nobody serves."""
+    return errors.problem(
+        request, 404, "not_found", "there is nothing at this path; openapi.json lists what is"
+    )
+
+
+api = Api(
+    title="TinyFleet",
+    version="1",
+    urls_namespace="api",
+    description="Fleet OTA model updates and telemetry. Errors are problem documents with a stable `code`.",
+)
+errors.install(api)
+api.add_router("", devices.router)
+api.add_router("/models", models.router)
+api.add_router("/rollouts", rollouts.router)
+api.add_router("", previews.router)
+api.add_router("", telemetry.router)
+api.add_router("", accounts.router)

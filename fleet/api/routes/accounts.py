@@ -1,0 +1,78 @@
+"""Tokens and the audit trail."""
+
+from datetime import timedelta
+from typing import Any
+
+from django.http import Http404, HttpRequest
+from django.utils import timezone
+from ninja import Router, Status
+from pydantic import Field
+
+from fleet.accounts import tokens
+from fleet.accounts.models import ApiToken, AuditEvent
+from fleet.accounts.scopes import ALL_SCOPES
+from fleet.api.auth import Scope, actor, require
+from fleet.api.paging import page
+from fleet.api.render import audit_json, token_json
+from fleet.api.routes.devices import Strict
+
+router = Router(tags=["accounts"])
+
+
+class TokenBody(Strict):
+    """A new token of the caller's own account."""
+
+    name: str = Field(min_length=1, max_length=64)
+    scopes: list[str] = Field(min_length=1, max_length=32)
+    days: int = Field(90, ge=1, le=366)
+
+
+@router.get("/tokens", auth=Scope("users:admin"), response=dict[str, Any])
+def list_tokens(request: HttpRequest, limit: int = 50, cursor: str = "") -> Any:
+    """Tokens of everyone, without secrets."""
+    rows = ApiToken.objects.select_related("owner")
+    return page(rows, key="id", limit=limit, cursor=cursor, filters={}, render=token_json, is_descending=True)
+
+
+@router.post("/tokens", auth=Scope("users:admin"), response={201: dict[str, Any]})
+def issue_token(request: HttpRequest, body: TokenBody) -> Any:
+    """Make a token that can do no more than the asking one; its text is in this answer and nowhere else."""
+    for scope in body.scopes:
+        if scope in ALL_SCOPES:
+            require(request, scope)
+    made, text = tokens.issue(
+        request.auth.owner,  # type: ignore[attr-defined]
+        body.name,
+        body.scopes,
+        actor=actor(request),
+        now=timezone.now(),
+        ttl=timedelta(days=body.days),
+    )
+    return Status(201, {**token_json(made), "token": text})
+
+
+@router.delete("/tokens/{public_id}", auth=Scope("users:admin"), response={204: None})
+def revoke_token(request: HttpRequest, public_id: str) -> Any:
+    """End a token for good."""
+    found = ApiToken.objects.filter(public_id=public_id).first()
+    if found is None:
+        raise Http404(f"no token {public_id}")
+    tokens.revoke(found, actor=actor(request), now=timezone.now())
+    return Status(204, None)
+
+
+@router.get("/audit", auth=Scope("audit:read"), response=dict[str, Any])
+def list_audit(
+    request: HttpRequest,
+    limit: int = 50,
+    cursor: str = "",
+    verb: str = "",
+    subject_kind: str = "",
+    subject_id: str = "",
+) -> Any:
+    """Who did what to which object, newest first."""
+    asked = {"verb": verb, "subject_kind": subject_kind, "subject_id": subject_id}
+    rows = AuditEvent.objects.filter(**{key: value for key, value in asked.items() if value})
+    return page(
+        rows, key="id", limit=limit, cursor=cursor, filters=asked, render=audit_json, is_descending=True
+    )

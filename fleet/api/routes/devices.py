@@ -1,0 +1,190 @@
+"""Devices, device classes and enrolment."""
+
+from datetime import datetime
+from typing import Any
+
+from django.http import Http404, HttpRequest
+from django.utils import timezone
+from ninja import Router, Schema, Status
+from ninja.params.functions import Query
+from pydantic import ConfigDict, Field
+
+from fleet.api.auth import Scope, actor
+from fleet.api.errors import ApiProblem
+from fleet.api.paging import page
+from fleet.api.render import device_class_json, device_json, event_json
+from fleet.devices import enrolment
+from fleet.devices.models import Device, DeviceClass, DeviceEvent
+from fleet.telemetry import queries
+from ota import delivery, inventory, keys
+
+router = Router(tags=["devices"])
+
+
+class Strict(Schema):
+    """A body in which an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class EnrolBody(Strict):
+    """What a device says when it claims its identity (SPEC.md section 10)."""
+
+    token: str = Field(min_length=1, max_length=128)
+    device_id: str = Field(max_length=32)
+    device_class: str = Field(alias="class", max_length=32)
+    chip: str = Field(max_length=16)
+    firmware: str = Field(max_length=24)
+
+
+class ConfigValues(Strict):
+    """Device configuration; ranges of SPEC.md section 6. null goes back to the device's own default."""
+
+    heartbeat_s: int | None = Field(None, ge=1, le=86_400)
+    window_s: int | None = Field(None, ge=1, le=3_600)
+    period_ms: int | None = Field(None, ge=10, le=3_600_000)
+    anomaly_threshold: int | None = Field(None, ge=0, lt=2**31)
+
+
+class ConfigBody(Strict):
+    """Which devices get which configuration; null or absent lists mean all devices."""
+
+    classes: list[str] | None = Field(None, max_length=100)
+    devices: list[str] | None = Field(None, max_length=10_000)
+    config: ConfigValues
+
+
+CONFIG_KEYS = {"heartbeat_s": 1, "window_s": 2, "period_ms": 3, "anomaly_threshold": 4}
+
+
+@router.post("/enrol", auth=None, response={201: dict[str, Any]})
+def enrol(request: HttpRequest, body: EnrolBody) -> Any:
+    """A device exchanges its one-time token for broker secret, MAC key and trust anchor."""
+    asked = enrolment.EnrolmentRequest.parse(body.dict(by_alias=True))
+    return Status(201, enrolment.enrol(asked, anchor=keys.root_anchor(), now=timezone.now()))
+
+
+@router.get("/devices", auth=Scope("devices:read"), response=dict[str, Any])
+def list_devices(
+    request: HttpRequest,
+    limit: int = 50,
+    cursor: str = "",
+    search: str = Query("", max_length=32),
+    device_class: str = Query("", alias="class", max_length=32),
+    presence: str = Query("", max_length=16),
+    total: bool = False,
+) -> Any:
+    """Devices with their slots as last reported."""
+    rows = Device.objects.prefetch_related("slots")
+    filters = {"search": search, "class": device_class, "presence": presence}
+    if search:
+        rows = rows.filter(id__contains=search)
+    if device_class:
+        rows = rows.filter(device_class_id=device_class)
+    if presence:
+        rows = rows.filter(presence=presence)
+    answer = page(
+        rows,
+        key="id",
+        limit=limit,
+        cursor=cursor,
+        filters=filters,
+        render=lambda row: row,
+        total=total,
+    )
+    names = inventory.names([slot for row in answer["items"] for slot in row.slots.all()])
+    answer["items"] = [device_json(row, names) for row in answer["items"]]
+    return answer
+
+
+@router.get("/devices/{device_id}", auth=Scope("devices:read"), response=dict[str, Any])
+def get_device(request: HttpRequest, device_id: str) -> Any:
+    """One device."""
+    row = _device(device_id)
+    return device_json(row, inventory.names(list(row.slots.all())))
+
+
+@router.get("/devices/{device_id}/events", auth=Scope("devices:read"), response=dict[str, Any])
+def device_events(request: HttpRequest, device_id: str, limit: int = 50, cursor: str = "") -> Any:
+    """What the device said and did, newest first."""
+    row = _device(device_id)
+    return page(
+        DeviceEvent.objects.filter(device=row),
+        key="id",
+        limit=limit,
+        cursor=cursor,
+        filters={"device": device_id},
+        render=event_json,
+        is_descending=True,
+    )
+
+
+@router.get("/devices/{device_id}/telemetry", auth=Scope("telemetry:read"), response=dict[str, Any])
+def device_telemetry(
+    request: HttpRequest,
+    device_id: str,
+    start: datetime = Query(alias="from"),
+    end: datetime = Query(alias="to"),
+) -> Any:
+    """Telemetry windows of one device, oldest first."""
+    _device(device_id)
+    return {"items": queries.device_series(device_id, start, end)}
+
+
+@router.get("/devices/{device_id}/telemetry/last", auth=Scope("telemetry:read"), response=dict[str, Any])
+def device_last(request: HttpRequest, device_id: str) -> Any:
+    """The newest telemetry window of one device."""
+    _device(device_id)
+    return {"last": queries.last_values([device_id]).get(device_id)}
+
+
+@router.post("/devices:config", auth=Scope("devices:write"), response=dict[str, Any])
+def set_config(request: HttpRequest, body: ConfigBody) -> Any:
+    """Change signed configuration of some or all devices; the signed documents follow at once."""
+    values = {CONFIG_KEYS[name]: value for name, value in body.config.dict(exclude_unset=True).items()}
+    if not values:
+        raise ApiProblem("validation", "config names no value to change")
+    rows = Device.objects.filter(retired_at=None)
+    if body.devices is not None:
+        rows = rows.filter(id__in=body.devices)
+        found = set(rows.values_list("id", flat=True))
+        if unknown := sorted(set(body.devices) - found):
+            raise ApiProblem("unknown_device", f"no device {unknown[0]}", unknown=unknown[:20])
+    if body.classes is not None:
+        known = set(DeviceClass.objects.filter(name__in=body.classes).values_list("name", flat=True))
+        if unknown := sorted(set(body.classes) - known):
+            raise ApiProblem("unknown_class", f"no device class {unknown[0]}", unknown=unknown)
+        rows = rows.filter(device_class_id__in=body.classes)
+    ids = list(rows.values_list("id", flat=True))
+    if ids:
+        delivery.set_config(ids, values, actor=actor(request), now=timezone.now())
+    return {"devices": len(ids)}
+
+
+@router.get("/device-classes", auth=Scope("devices:read"), response=dict[str, Any])
+def list_classes(request: HttpRequest, limit: int = 50, cursor: str = "") -> Any:
+    """Device classes."""
+    return page(
+        DeviceClass.objects.all(),
+        key="name",
+        limit=limit,
+        cursor=cursor,
+        filters={},
+        render=device_class_json,
+    )
+
+
+@router.get("/device-classes/{name}", auth=Scope("devices:read"), response=dict[str, Any])
+def get_class(request: HttpRequest, name: str) -> Any:
+    """One device class."""
+    found = DeviceClass.objects.filter(name=name).first()
+    if found is None:
+        raise Http404(f"no device class {name}")
+    return device_class_json(found)
+
+
+def _device(device_id: str) -> Device:
+    found = Device.objects.prefetch_related("slots").filter(id=device_id).first()
+    if found is None:
+        raise Http404(f"no device {device_id}")
+    return found

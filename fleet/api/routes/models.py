@@ -1,0 +1,212 @@
+"""Models, versions, their verdicts and manifests."""
+
+import json
+from typing import Any
+
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils import timezone
+from ninja import Router, Status
+from ninja.files import UploadedFile
+from ninja.params.functions import File, Form
+from pydantic import Field, ValidationError
+
+from fleet.api.auth import Scope, actor
+from fleet.api.errors import ApiProblem, field_errors
+from fleet.api.paging import page
+from fleet.api.render import manifest_json, model_json, version_json
+from fleet.api.routes.devices import Strict
+from ota import registry, releases, verdicts
+from ota.models import MLModel, ModelVersion
+
+router = Router(tags=["models"])
+
+
+class ModelBody(Strict):
+    """A new model line."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")
+    description: str = Field("", max_length=256)
+
+
+class VersionMeta(Strict):
+    """What a person says about an upload. declared_accuracy: share of the evaluation set, 0..1."""
+
+    version: str = Field(pattern=r"^[!-~]{1,24}$")
+    declared_accuracy: float | None = Field(None, ge=0, le=1)
+    parent: str | None = Field(None, max_length=24)
+    notes: str = Field("", max_length=4000)
+    hints: dict[str, Any] = Field(default_factory=dict)
+
+
+class AcknowledgeBody(Strict):
+    """Accepting what preflight could not prove for a class."""
+
+    device_class: str = Field(alias="class", max_length=32)
+    reason: str = Field(min_length=3, max_length=500)
+
+
+class ReleaseBody(Strict):
+    """Signing. floor: security floor; absent keeps it at 0."""
+
+    slot: int = Field(0, ge=0, le=3)
+    floor: int = Field(0, ge=0, lt=2**32)
+
+
+class ReasonBody(Strict):
+    """Why."""
+
+    reason: str = Field(min_length=3, max_length=500)
+
+
+@router.get("", auth=Scope("models:read"), response=dict[str, Any])
+def list_models(request: HttpRequest, limit: int = 50, cursor: str = "") -> Any:
+    """Model lines."""
+    return page(MLModel.objects.all(), key="name", limit=limit, cursor=cursor, filters={}, render=model_json)
+
+
+@router.post("", auth=Scope("models:write"), response={201: dict[str, Any]})
+def create_model(request: HttpRequest, body: ModelBody) -> Any:
+    """Make a model line."""
+    made = registry.create_model(body.name, body.description, actor=actor(request), now=timezone.now())
+    return Status(201, model_json(made))
+
+
+@router.get("/{model}", auth=Scope("models:read"), response=dict[str, Any])
+def get_model(request: HttpRequest, model: str) -> Any:
+    """One model line."""
+    return model_json(_model(model))
+
+
+@router.get("/{model}/versions", auth=Scope("models:read"), response=dict[str, Any])
+def list_versions(request: HttpRequest, model: str, limit: int = 50, cursor: str = "") -> Any:
+    """Versions of a model, newest first."""
+    rows = ModelVersion.objects.filter(model=_model(model)).select_related("artifact", "parent")
+    return page(
+        rows,
+        key="id",
+        limit=limit,
+        cursor=cursor,
+        filters={"model": model},
+        render=lambda row: version_json(row, is_full=False),
+        is_descending=True,
+    )
+
+
+@router.post("/{model}/versions", auth=Scope("models:write"), response={202: dict[str, Any]})
+def upload_version(
+    request: HttpRequest,
+    response: HttpResponse,
+    model: str,
+    file: UploadedFile = File(...),
+    evaluation: UploadedFile | None = File(None),
+    meta: str = Form(..., max_length=16_384),
+) -> Any:
+    """Upload a .tflite. It becomes a row at once; inspector, probe and preflight run next: poll the
+    version for their verdict.
+    """
+    line = _model(model)
+    said = _meta(meta)
+    parent = _version(line.name, said.parent) if said.parent else None
+    made = registry.upload(
+        line.name,
+        said.version,
+        _bounded(file, settings.MODEL_UPLOAD_BYTES),
+        evaluation=_bounded(evaluation, settings.EVALUATION_UPLOAD_BYTES) if evaluation else None,
+        declared_accuracy=said.declared_accuracy,
+        hints=said.hints,
+        parent=parent,
+        notes=said.notes,
+        actor=actor(request),
+        now=timezone.now(),
+    )
+    response["Location"] = _address(made)
+    return Status(202, version_json(made))
+
+
+@router.get("/{model}/versions/{version}", auth=Scope("models:read"), response=dict[str, Any])
+def get_version(request: HttpRequest, model: str, version: str) -> Any:
+    """One version with everything known about it."""
+    return version_json(_version(model, version))
+
+
+@router.post(
+    "/{model}/versions/{version}/preflight", auth=Scope("models:write"), response={202: dict[str, Any]}
+)
+def preflight(request: HttpRequest, response: HttpResponse, model: str, version: str) -> Any:
+    """Inspect, probe and preflight again, e.g. after a device class changed."""
+    row = _version(model, version)
+    verdicts.request_inspection(row, actor=actor(request), now=timezone.now())
+    response["Location"] = _address(row)
+    return Status(202, version_json(_version(model, version)))
+
+
+@router.post("/{model}/versions/{version}/acknowledge", auth=Scope("models:write"), response=dict[str, Any])
+def acknowledge(request: HttpRequest, model: str, version: str, body: AcknowledgeBody) -> Any:
+    """Accept `unproven` for one class, with a reason that the audit trail keeps."""
+    registry.acknowledge(
+        _version(model, version),
+        body.device_class,
+        reason=body.reason,
+        actor=actor(request),
+        now=timezone.now(),
+    )
+    return version_json(_version(model, version))
+
+
+@router.post("/{model}/versions/{version}/release", auth=Scope("models:sign"), response={201: dict[str, Any]})
+def release(request: HttpRequest, model: str, version: str, body: ReleaseBody) -> Any:
+    """Sign the manifest with the release key and stage its chunks."""
+    made = releases.release(
+        _version(model, version), slot=body.slot, floor=body.floor, actor=actor(request), now=timezone.now()
+    )
+    return Status(201, manifest_json(made))
+
+
+@router.post("/{model}/versions/{version}/yank", auth=Scope("models:sign"), response=dict[str, Any])
+def yank(request: HttpRequest, model: str, version: str, body: ReasonBody) -> Any:
+    """Take a version out of the choice for new rollouts."""
+    registry.yank(_version(model, version), reason=body.reason, actor=actor(request), now=timezone.now())
+    return version_json(_version(model, version))
+
+
+def _model(name: str) -> MLModel:
+    found = MLModel.objects.filter(name=name).first()
+    if found is None:
+        raise Http404(f"no model {name}")
+    return found
+
+
+def _version(model: str, version: str) -> ModelVersion:
+    rows = ModelVersion.objects.select_related("artifact", "parent", "model")
+    found = rows.filter(model_id=model, version=version).first()
+    if found is None:
+        raise Http404(f"no version {version} of {model}")
+    return found
+
+
+def _address(row: ModelVersion) -> str:
+    """Where a version's verdict will be."""
+    return reverse("api:get_version", args=(row.model_id, row.version))
+
+
+def _meta(text: str) -> VersionMeta:
+    try:
+        return VersionMeta.model_validate(json.loads(text))
+    except ValidationError as error:
+        found = [item | {"pointer": f"/meta{item['pointer']}"} for item in field_errors(error.errors())]
+        raise ApiProblem(
+            "validation", f"{found[0]['pointer']}: {found[0]['message']}", errors=found
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ApiProblem("malformed_json", "meta is not JSON") from error
+
+
+def _bounded(file: UploadedFile, limit: int) -> bytes:
+    size = file.size or 0
+    if size > limit:
+        raise ApiProblem(
+            "too_large", f"{file.name} is {size:,} bytes, at most {limit:,} are accepted", limit=limit
+        )
+    return bytes(file.read(limit + 1))

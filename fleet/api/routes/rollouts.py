@@ -1,0 +1,269 @@
+"""Rollouts: plan, verbs, live state, evidence."""
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from django.db.models import Q
+from django.http import Http404, HttpRequest
+from django.utils import timezone
+from ninja import Router
+from pydantic import Field
+
+from fleet.accounts.models import AuditEvent
+from fleet.api.auth import Scope, actor, require, role
+from fleet.api.errors import ApiProblem
+from fleet.api.idempotency import idempotent
+from fleet.api.paging import page
+from fleet.api.render import audit_json, stamp
+from fleet.api.routes.devices import Strict
+from ota import rollouts
+from ota.choices import RolloutState
+from ota.models import Evidence, Job, Manifest, ModelVersion, Rollout
+
+router = Router(tags=["rollouts"])
+
+
+class Target(Strict):
+    """Which devices; empty lists mean all."""
+
+    classes: list[str] = Field(default_factory=list, max_length=100)
+    devices: list[str] = Field(default_factory=list, max_length=10_000)
+
+
+class RolloutBody(Strict):
+    """A new rollout. The newest manifest of the version in that slot is what it rolls out."""
+
+    name: str = Field(min_length=1, max_length=80)
+    model: str = Field(max_length=32)
+    version: str = Field(max_length=24)
+    slot: int = Field(0, ge=0, le=3)
+    target: Target = Field(default_factory=Target)
+    plan: dict[str, Any]
+
+
+class VerbBody(Strict):
+    """Body of a verb. ack_evidence: the evidence id that resume after a halt acknowledges."""
+
+    reason: str = Field("", max_length=500)
+    dry_run: bool = False
+    ack_evidence: uuid.UUID | None = None
+
+
+def manifest_of(model: str, version: str, slot: int) -> Manifest:
+    """Newest live manifest of a version in a slot. Problem `not_found` for an unknown version,
+    `preflight_required` when it was not released.
+    """
+    rows = Manifest.objects.filter(
+        version__model_id=model, version__version=version, slot=slot, revoked_at=None
+    )
+    found = rows.order_by("-seq").first()
+    if found is None:
+        if not ModelVersion.objects.filter(model_id=model, version=version).exists():
+            raise ApiProblem("not_found", f"no version {version} of {model}")
+        raise ApiProblem(
+            "preflight_required", f"{model} {version} is not released for slot {slot}: release it first"
+        )
+    return found
+
+
+@router.get("", auth=Scope("rollouts:read"), response=dict[str, Any])
+def list_rollouts(request: HttpRequest, limit: int = 50, cursor: str = "", state: str = "") -> Any:
+    """Rollouts, newest first."""
+    rows = Rollout.objects.select_related("manifest__version")
+    if state:
+        rows = rows.filter(state=state)
+    return page(
+        rows,
+        key="id",
+        limit=limit,
+        cursor=cursor,
+        filters={"state": state},
+        is_descending=True,
+        render=lambda row: {
+            "id": str(row.id),
+            "name": row.name,
+            "kind": row.kind,
+            "state": row.state,
+            "model": row.manifest.version.model_id,
+            "version": row.manifest.version.version,
+            "created_at": stamp(row.created_at),
+            "created_by": row.created_by,
+            "finished_at": stamp(row.finished_at),
+        },
+    )
+
+
+@router.post("", auth=Scope("rollouts:write"), response={201: dict[str, Any]})
+@idempotent(is_required=False)
+def create(request: HttpRequest, body: RolloutBody) -> Any:
+    """Make a draft."""
+    made = rollouts.create(
+        body.name,
+        manifest_of(body.model, body.version, body.slot),
+        slot=body.slot,
+        target=body.target.dict(),
+        plan=body.plan,
+        actor=actor(request),
+        now=timezone.now(),
+    )
+    return 201, _state(request, made)
+
+
+@router.get("/{rollout_id}", auth=Scope("rollouts:read"), response=dict[str, Any])
+def get_rollout(request: HttpRequest, rollout_id: uuid.UUID) -> Any:
+    """Live state: sentence, waves, gates, failures, allowed verbs."""
+    return _state(request, _rollout(rollout_id))
+
+
+def _verb(
+    name: str,
+    run: Callable[[HttpRequest, Rollout, VerbBody], Any],
+    scopes: tuple[str, ...] = ("rollouts:write",),
+) -> None:
+    @router.post(
+        f"/{{rollout_id}}/{name}",
+        auth=Scope(*scopes),
+        response=dict[str, Any],
+        operation_id=f"rollout_{name}",
+        summary=f"{name.capitalize()} a rollout",
+    )
+    @idempotent(is_required=name in {"start", "resume", "abort", "rollback"})
+    def endpoint(request: HttpRequest, rollout_id: uuid.UUID, body: VerbBody) -> Any:
+        rollout = _rollout(rollout_id)
+        answer = run(request, rollout, body)
+        return answer if isinstance(answer, dict) else _state(request, _rollout(rollout_id))
+
+
+_verb("preflight", lambda r, x, b: rollouts.run_preflight(x, actor=actor(r), now=timezone.now()))
+_verb("start", lambda r, x, b: rollouts.start(x, actor=actor(r), now=timezone.now()))
+_verb("pause", lambda r, x, b: rollouts.pause(x, reason=b.reason, actor=actor(r), now=timezone.now()))
+_verb("resume", lambda r, x, b: _resume(r, x, b), ("rollouts:write", "rollouts:approve"))
+_verb(
+    "abort",
+    lambda r, x, b: rollouts.abort(x, reason=b.reason, dry_run=b.dry_run, actor=actor(r), now=timezone.now()),
+)
+_verb(
+    "rollback",
+    lambda r, x, b: rollouts.rollback(
+        x, reason=b.reason, dry_run=b.dry_run, actor=actor(r), now=timezone.now()
+    ),
+)
+_verb("cancel", lambda r, x, b: rollouts.cancel(x, reason=b.reason, actor=actor(r), now=timezone.now()))
+
+
+@router.get("/{rollout_id}/jobs", auth=Scope("rollouts:read"), response=dict[str, Any])
+def list_jobs(
+    request: HttpRequest,
+    rollout_id: uuid.UUID,
+    limit: int = 50,
+    cursor: str = "",
+    state: str = "",
+    code: str = "",
+) -> Any:
+    """Device jobs of a rollout."""
+    rows = Job.objects.filter(rollout=_rollout(rollout_id)).select_related("wave")
+    if state:
+        rows = rows.filter(state=state)
+    if code:
+        rows = rows.filter(code=code)
+    return page(
+        rows,
+        key="id",
+        limit=limit,
+        cursor=cursor,
+        filters={"rollout": str(rollout_id), "state": state, "code": code},
+        render=lambda job: {
+            "id": str(job.id),
+            "device": job.device_id,
+            "wave": job.wave.n,
+            "kind": job.kind,
+            "attempt": job.attempt,
+            "state": job.state,
+            "code": job.code,
+            "have": job.have,
+            "total": job.total,
+            "offered_at": stamp(job.offered_at),
+            "exposed_at": stamp(job.exposed_at),
+            "confirmed_at": stamp(job.confirmed_at),
+            "finished_at": stamp(job.finished_at),
+        },
+    )
+
+
+@router.get("/{rollout_id}/events", auth=Scope("rollouts:read"), response=dict[str, Any])
+def list_events(request: HttpRequest, rollout_id: uuid.UUID, limit: int = 50, cursor: str = "") -> Any:
+    """The audit trail of the rollout and its waves, newest first."""
+    row = _rollout(rollout_id)
+    own = Q(subject_kind="rollout", subject_id=str(row.id))
+    return page(
+        AuditEvent.objects.filter(own | Q(subject_kind="wave", subject_id__startswith=f"{row.id}/")),
+        key="id",
+        limit=limit,
+        cursor=cursor,
+        filters={"rollout": str(rollout_id)},
+        render=audit_json,
+        is_descending=True,
+    )
+
+
+@router.get("/{rollout_id}/gate", auth=Scope("rollouts:read"), response=dict[str, Any])
+def list_evidence(request: HttpRequest, rollout_id: uuid.UUID, limit: int = 50, cursor: str = "") -> Any:
+    """Verdicts so far, newest first."""
+    return page(
+        Evidence.objects.filter(rollout=_rollout(rollout_id)).select_related("wave"),
+        key="id",
+        limit=limit,
+        cursor=cursor,
+        filters={"rollout": str(rollout_id)},
+        render=_evidence,
+        is_descending=True,
+    )
+
+
+@router.get("/{rollout_id}/gate/{evidence_id}", auth=Scope("rollouts:read"), response=dict[str, Any])
+def get_evidence(request: HttpRequest, rollout_id: uuid.UUID, evidence_id: uuid.UUID) -> Any:
+    """One verdict with everything it rested on."""
+    row = Evidence.objects.select_related("wave").filter(rollout_id=rollout_id, id=evidence_id).first()
+    if row is None:
+        raise Http404(f"no evidence {evidence_id} of this rollout")
+    return {**_evidence(row), "inputs": row.inputs}
+
+
+@router.get("/{rollout_id}/explain/{device_id}", auth=Scope("rollouts:read"), response=dict[str, Any])
+def explain(request: HttpRequest, rollout_id: uuid.UUID, device_id: str) -> Any:
+    """Why this device is where it is in this rollout, and what happens next."""
+    found = rollouts.explain(_rollout(rollout_id), device_id, now=timezone.now())
+    if found is None:
+        raise Http404(f"no device {device_id}")
+    return found
+
+
+def _resume(request: HttpRequest, rollout: Rollout, body: VerbBody) -> Any:
+    require(request, "rollouts:approve" if rollout.state == RolloutState.HALTED else "rollouts:write")
+    return rollouts.resume(
+        rollout, reason=body.reason, ack_evidence=body.ack_evidence, actor=actor(request), now=timezone.now()
+    )
+
+
+def _evidence(row: Evidence) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "wave": row.wave.n,
+        "at": stamp(row.at),
+        "verdict": row.verdict,
+        "rows": row.rows,
+        "inputs_sha256": row.inputs_sha256,
+        "code_version": row.code_version,
+    }
+
+
+def _rollout(rollout_id: uuid.UUID) -> Rollout:
+    found = Rollout.objects.select_related("manifest__version").filter(id=rollout_id).first()
+    if found is None:
+        raise Http404(f"no rollout {rollout_id}")
+    return found
+
+
+def _state(request: HttpRequest, rollout: Rollout) -> dict[str, Any]:
+    return rollouts.state(rollout, role=role(request), now=timezone.now())

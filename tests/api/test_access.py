@@ -1,0 +1,122 @@
+"""Every operation of the API x {no token, wrong scope, viewer, operator, approver, admin}."""
+
+import json
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from fleet.accounts.models import Role
+from fleet.accounts.scopes import ALL_SCOPES, ROLE_SCOPES
+from fleet.api.routes import api
+from tests.api.conftest import Caller
+
+pytestmark = pytest.mark.django_db
+ID = "00000000-0000-7000-8000-000000000000"
+
+SCOPES: dict[str, tuple[str, ...]] = {
+    "POST /enrol": (),
+    "GET /devices": ("devices:read",),
+    "GET /devices/{device_id}": ("devices:read",),
+    "GET /devices/{device_id}/events": ("devices:read",),
+    "GET /devices/{device_id}/telemetry": ("telemetry:read",),
+    "GET /devices/{device_id}/telemetry/last": ("telemetry:read",),
+    "POST /devices:config": ("devices:write",),
+    "GET /device-classes": ("devices:read",),
+    "GET /device-classes/{name}": ("devices:read",),
+    "GET /models": ("models:read",),
+    "POST /models": ("models:write",),
+    "GET /models/{model}": ("models:read",),
+    "GET /models/{model}/versions": ("models:read",),
+    "POST /models/{model}/versions": ("models:write",),
+    "GET /models/{model}/versions/{version}": ("models:read",),
+    "POST /models/{model}/versions/{version}/acknowledge": ("models:write",),
+    "POST /models/{model}/versions/{version}/preflight": ("models:write",),
+    "POST /models/{model}/versions/{version}/release": ("models:sign",),
+    "POST /models/{model}/versions/{version}/yank": ("models:sign",),
+    "GET /rollouts": ("rollouts:read",),
+    "POST /rollouts": ("rollouts:write",),
+    "POST /rollouts:preview": ("rollouts:read",),
+    "GET /rollouts/{rollout_id}": ("rollouts:read",),
+    "POST /rollouts/{rollout_id}/preflight": ("rollouts:write",),
+    "POST /rollouts/{rollout_id}/start": ("rollouts:write",),
+    "POST /rollouts/{rollout_id}/pause": ("rollouts:write",),
+    "POST /rollouts/{rollout_id}/resume": ("rollouts:write", "rollouts:approve"),
+    "POST /rollouts/{rollout_id}/abort": ("rollouts:write",),
+    "POST /rollouts/{rollout_id}/rollback": ("rollouts:write",),
+    "POST /rollouts/{rollout_id}/cancel": ("rollouts:write",),
+    "GET /rollouts/{rollout_id}/jobs": ("rollouts:read",),
+    "GET /rollouts/{rollout_id}/events": ("rollouts:read",),
+    "GET /rollouts/{rollout_id}/gate": ("rollouts:read",),
+    "GET /rollouts/{rollout_id}/gate/{evidence_id}": ("rollouts:read",),
+    "GET /rollouts/{rollout_id}/explain/{device_id}": ("rollouts:read",),
+    "POST /telemetry:query": ("telemetry:read",),
+    "GET /telemetry/metrics": ("telemetry:read",),
+    "GET /tokens": ("users:admin",),
+    "POST /tokens": ("users:admin",),
+    "DELETE /tokens/{public_id}": ("users:admin",),
+    "GET /audit": ("audit:read",),
+}
+"""Operation -> scopes of which one lets a caller in; () needs no token."""
+
+
+def operations() -> list[str]:
+    paths = api.get_openapi_schema()["paths"]
+    return [f"{method.upper()} {path.removeprefix('/api/v1')}" for path in paths for method in paths[path]]
+
+
+def ask(call: Caller, operation: str, **headers: str) -> Any:
+    method, path = operation.split()
+    for name in ("rollout_id", "evidence_id"):
+        path = path.replace(f"{{{name}}}", ID)
+    for name in ("device_id", "name", "model", "version", "public_id"):
+        path = path.replace(f"{{{name}}}", "none")
+    body: Any = {} if method == "POST" and not path.endswith("/versions") else None
+    return call(method, path, body, IDEMPOTENCY_KEY="k", **headers)
+
+
+def test_the_table_names_every_operation_and_no_other() -> None:
+    assert sorted(operations()) == sorted(SCOPES)
+
+
+def test_the_document_says_which_operations_need_a_token() -> None:
+    paths = json.loads(json.dumps(api.get_openapi_schema()))["paths"]
+    for operation, scopes in SCOPES.items():
+        method, path = operation.split()
+        assert bool(paths[f"/api/v1{path}"][method.lower()].get("security")) == bool(scopes), operation
+
+
+def test_nobody_gets_in_without_a_token(client: Client, call: Caller) -> None:
+    for operation, scopes in SCOPES.items():
+        answer = ask(call, operation, AUTHORIZATION="")
+        assert (answer.status_code == 401) == bool(scopes), (operation, answer.json())
+        assert answer.json()["code"] == ("token_missing" if scopes else "validation")
+
+
+@pytest.mark.parametrize("role", [str(role) for role in Role])
+def test_a_role_reaches_exactly_what_its_scopes_name(call: Caller, role: str) -> None:
+    caller = call.as_role(role)
+    for operation, scopes in SCOPES.items():
+        answer = ask(caller, operation)
+        may = not scopes or bool(ROLE_SCOPES[role] & set(scopes))
+        assert (answer.status_code != 403) == may, (operation, answer.json())
+        if not may:
+            assert (answer.json()["code"], answer.json()["scope"]) == ("scope_missing", scopes[0])
+
+
+def test_a_token_with_every_scope_but_the_right_one_is_refused(call: Caller) -> None:
+    for scopes in set(SCOPES.values()) - {()}:
+        caller = call.as_role("admin", ALL_SCOPES - set(scopes))
+        for operation in (name for name, needed in SCOPES.items() if needed == scopes):
+            assert ask(caller, operation).status_code == 403, operation
+
+
+def test_a_token_loses_what_its_owner_loses(call: Caller) -> None:
+    owner = call.token.owner
+    owner.role = "viewer"
+    owner.save()
+    assert ask(call, "GET /devices").status_code == 200
+    assert ask(call, "GET /tokens").json()["code"] == "scope_missing"
+    owner.is_active = False
+    owner.save()
+    assert ask(call, "GET /devices").json()["code"] == "token_invalid"
