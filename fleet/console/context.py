@@ -1,0 +1,45 @@
+"""What every console page needs: navigation, theme, what the person may do."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from django.conf import settings
+from django.http import HttpRequest
+
+from fleet.accounts.models import User
+from fleet.accounts.scopes import scopes_of
+
+
+@dataclass(frozen=True)
+class Section:
+    """An entry of the rail. prefix: first part of the paths that belong to it."""
+
+    name: str
+    label: str
+    icon: str
+    prefixes: tuple[str, ...]
+
+
+SECTIONS = (
+    Section("overview", "Overview", "overview", ("",)),
+    Section("devices", "Devices", "device", ("devices",)),
+    Section("models", "Models", "model", ("models", "upload")),
+    Section("rollouts", "Rollouts", "rollout", ("rollouts",)),
+    Section("telemetry", "Telemetry", "telemetry", ("telemetry",)),
+)
+
+
+def frame(request: HttpRequest) -> dict[str, Any]:
+    """Theme from its cookie (`light`, `dark`, or `` for the system's), sections, and the person's scopes."""
+    theme = request.COOKIES.get("theme", "")
+    first = request.path.strip("/").partition("/")[0]
+    user = getattr(request, "user", None)
+    is_known = user is not None and user.is_authenticated
+    return {
+        "theme": theme if theme in {"light", "dark"} else "",
+        "sections": SECTIONS,
+        "section": next((item.name for item in SECTIONS if first in item.prefixes), ""),
+        "scopes": scopes_of(cast(User, user)) if is_known else frozenset(),
+        "is_production": settings.PRODUCTION,
+        "request_id": getattr(request, "request_id", ""),
+    }

@@ -1,0 +1,1 @@
+"""Management commands: the stack (`dev`), the check of an installation (`doctor`) and the walk (`demo`)."""

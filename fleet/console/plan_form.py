@@ -1,0 +1,337 @@
+"""The rollout form: what, who, waves, gates and timers on one page, read into a plan that the backend
+parses.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from django import forms
+
+from fleet.devices.models import DeviceClass
+from ota.choices import VersionState
+from ota.models import Manifest, Rollout
+from ota.plan import METRICS, Plan, PlanError, Size
+
+_UNITS: Final = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|min|m|h|d)?\s*")
+METRIC_CHOICES: Final = (
+    ("accuracy", "Accuracy, from proxy labels"),
+    ("anomaly", "Windows without anomaly"),
+    ("reporting", "Telemetry reported"),
+)
+PRESETS: Final[dict[str, dict[str, Any]]] = {
+    "production": {
+        "waves": "1%, 10%, 50%, 100%",
+        "control": "5%",
+        "metrics": ["accuracy"],
+        "promote_margin": 3,
+        "halt_margin": 0,
+        "accept_proxy": False,
+        "min_pairs": 20,
+        "settle": "10 min",
+        "window": "6 h",
+        "soak": "30 min",
+        "max_soak": "7 d",
+        "trial_deadline": "30 min",
+        "max_in_flight": 20,
+        "on_fail": "rollback",
+        "on_inconclusive": "halt",
+    },
+    "demo": {
+        "waves": "20, 50%, 100%",
+        "control": "20",
+        "metrics": ["accuracy"],
+        "promote_margin": 10,
+        "halt_margin": 0,
+        "accept_proxy": True,
+        "min_pairs": 12,
+        "settle": "3 s",
+        "window": "20 s",
+        "soak": "23 s",
+        "max_soak": "2 min",
+        "trial_deadline": "2 min",
+        "max_in_flight": 200,
+        "on_fail": "rollback",
+        "on_inconclusive": "halt",
+    },
+    "first": {
+        "waves": "100%",
+        "control": "0",
+        "metrics": [],
+        "promote_margin": 3,
+        "halt_margin": 0,
+        "accept_proxy": False,
+        "min_pairs": 20,
+        "settle": "10 min",
+        "window": "6 h",
+        "soak": "5 s",
+        "max_soak": "10 min",
+        "trial_deadline": "5 min",
+        "max_in_flight": 200,
+        "on_fail": "halt",
+        "on_inconclusive": "halt",
+    },
+}
+PRESET_LABELS: Final = (
+    ("production", "Production", "hours of soak, tight margins, for hundreds of devices"),
+    ("demo", "Demonstration", "seconds instead of hours, 20 against 20 devices"),
+    ("first", "First model", "nothing to compare with yet: one wave, install failures only"),
+)
+
+
+class DurationField(forms.CharField):
+    """Seconds from `90 s`, `10 min`, `1 h 30 min`, `7 d`; a bare number is seconds."""
+
+    def clean(self, value: Any) -> Any:
+        """Seconds as a float. Raises ValidationError for anything else."""
+        text = super().clean(value).strip().lower()
+        at, seconds = 0, 0.0
+        while at < len(text):
+            found = _PART.match(text, at)
+            if not found:
+                raise forms.ValidationError("Write a time as 90 s, 10 min, 6 h or 7 d.")
+            seconds += float(found[1]) * _UNITS[found[2] or "s"]
+            at = found.end()
+        return int(seconds) if seconds == int(seconds) else seconds
+
+
+class SizesField(forms.CharField):
+    """Numbers of devices: `20`, `50%`; several with commas where `many`."""
+
+    def __init__(self, *, many: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.many = many
+
+    def clean(self, value: Any) -> Any:
+        """A list of {"count"} and {"percent"}, or one of them. Raises ValidationError."""
+        parts = [part.strip() for part in super().clean(value).split(",") if part.strip()]
+        sizes: list[dict[str, float]] = []
+        for part in parts:
+            number = part.removesuffix("%").strip()
+            try:
+                sizes.append({"percent": float(number)} if part.endswith("%") else {"count": int(number)})
+            except ValueError:
+                raise forms.ValidationError(
+                    f"{part[:20]!r} is neither a count like 20 nor a share like 50%."
+                ) from None
+        if not sizes or (not self.many and len(sizes) > 1):
+            raise forms.ValidationError("Write a count like 20 or a share like 50%.")
+        return sizes if self.many else sizes[0]
+
+
+class ManifestField(forms.ModelChoiceField):  # type: ignore[type-arg]
+    """A choice of signed manifests, named by what people know."""
+
+    def label_from_instance(self, obj: Any) -> str:
+        """`activity 2.0.0 (sequence 4, staged)`."""
+        return f"{obj.version} (sequence {obj.seq}, {obj.version.get_state_display().lower()})"
+
+
+def _text(**attrs: str) -> forms.TextInput:
+    return forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", **attrs})
+
+
+class RolloutForm(forms.Form):
+    """Everything a plan needs; what it means for the fleet is the preview's to say."""
+
+    name = forms.CharField(label="Name", max_length=80, widget=_text())
+    manifest = ManifestField(
+        label="Version",
+        queryset=Manifest.objects.none(),
+        empty_label="Choose a signed version",
+        help_text="Signed versions; chunks of one that is still staging follow by themselves.",
+    )
+    classes = forms.ModelMultipleChoiceField(
+        label="Device classes",
+        queryset=DeviceClass.objects.all(),
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="None chosen means all.",
+    )
+    devices = forms.CharField(
+        label="Only these devices",
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 2, "spellcheck": "false"}),
+        help_text="Ids, separated by spaces, commas or lines. Empty means every device of the classes.",
+    )
+    waves = SizesField(
+        label="Waves",
+        many=True,
+        widget=_text(),
+        help_text="Growing sizes, e.g. <code>20, 50%, 100%</code>. The last one takes in everybody.",
+    )
+    control = SizesField(
+        label="Control cohort",
+        many=False,
+        widget=_text(),
+        help_text="Devices that keep their model until the last wave, for comparison.",
+    )
+    max_in_flight = forms.IntegerField(
+        label="At most under way",
+        widget=_text(inputmode="numeric"),
+        help_text="Devices at once, until a wave passed.",
+    )
+    metrics = forms.MultipleChoiceField(
+        label="Compare with the control cohort",
+        choices=METRIC_CHOICES,
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="None chosen: only install failures can halt.",
+    )
+    accept_proxy = forms.BooleanField(
+        label="Proxy labels may pass a gate",
+        required=False,
+        help_text="Labels known on the device are a biased signal, marked as proxy everywhere.",
+    )
+    promote_margin = forms.FloatField(
+        label="Promote margin, points",
+        widget=_text(inputmode="decimal"),
+        help_text="To pass, the candidate must be proven less than this much worse.",
+    )
+    halt_margin = forms.FloatField(
+        label="Halt margin, points",
+        widget=_text(inputmode="decimal"),
+        help_text="A proven harm above this halts.",
+    )
+    min_pairs = forms.IntegerField(
+        label="Least pairs",
+        widget=_text(inputmode="numeric"),
+        help_text="Pairs that must have been compared.",
+    )
+    settle = DurationField(
+        label="Settle", widget=_text(), help_text="After a device confirmed, before it is measured."
+    )
+    window = DurationField(label="Measure for", widget=_text(), help_text="Each pair, over the same time.")
+    soak = DurationField(label="Soak at least", widget=_text(), help_text="Least time a wave is observed.")
+    max_soak = DurationField(
+        label="Soak at most", widget=_text(), help_text="After it the wave is inconclusive."
+    )
+    trial_deadline = DurationField(
+        label="Trial deadline", widget=_text(), help_text="A silent trial times out."
+    )
+    on_fail = forms.ChoiceField(
+        label="When a gate fails",
+        choices=(("rollback", "Take it back from every device"), ("halt", "Halt and wait for a person")),
+    )
+    on_inconclusive = forms.ChoiceField(
+        label="When nothing is proven in time",
+        choices=(("halt", "Halt"), ("manual", "Keep soaking, a person decides")),
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        offered = (VersionState.SIGNED, VersionState.STAGING, VersionState.STAGED)
+        rows = Manifest.objects.filter(revoked_at=None, version__state__in=offered).select_related("version")
+        choice = self.fields["manifest"]
+        assert isinstance(choice, ManifestField)
+        choice.queryset = rows.defer("message", "leaves", "blob").order_by("-created_at")
+
+    def target(self) -> dict[str, list[str]]:
+        """As `ota.targeting.Target` reads it."""
+        said = self.cleaned_data
+        names = re.split(r"[\s,;]+", said["devices"].strip())
+        return {"classes": [row.pk for row in said["classes"]], "devices": [name for name in names if name]}
+
+    def plan(self) -> Plan | None:
+        """The plan, or None after putting the refusal beside its field."""
+        try:
+            return Plan.parse(self._plan_json())
+        except PlanError as error:
+            self.add_error(
+                field_of(error.field), f"{error.code}: {error.text}" + (f". {error.fix}" if error.fix else "")
+            )
+            return None
+
+    def _plan_json(self) -> dict[str, Any]:
+        said = self.cleaned_data
+        chosen = said["metrics"]
+        metrics = [
+            {
+                "metric": name,
+                "kind": METRICS[name][0],
+                "promote_margin": said["promote_margin"] / 100,
+                "halt_margin": said["halt_margin"] / 100,
+                "weight": 1 / len(chosen),
+            }
+            for name in chosen
+        ]
+        return {
+            "waves": said["waves"],
+            "control": said["control"],
+            "metrics": metrics,
+            "accept_proxy": said["accept_proxy"],
+            "max_in_flight": said["max_in_flight"],
+            "min_pairs": said["min_pairs"],
+            "settle_s": said["settle"],
+            "window_s": said["window"],
+            "soak_s": said["soak"],
+            "max_soak_s": said["max_soak"],
+            "trial_deadline_s": said["trial_deadline"],
+            "on_fail": said["on_fail"],
+            "on_inconclusive": said["on_inconclusive"],
+        }
+
+
+def field_of(name: str) -> str | None:
+    """Form field that a plan's field is on; None puts the refusal above the form."""
+    base = name.partition("[")[0].partition(".")[0]
+    if "margin" in name:
+        return "halt_margin" if "halt" in name else "promote_margin"
+    if base == "target":
+        return "devices" if "devices" in name else "classes"
+    base = base.removesuffix("_s")
+    return base if base in RolloutForm.base_fields else None
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Initial values of a preset; production for a name that is none."""
+    return dict(PRESETS.get(name, PRESETS["production"]))
+
+
+def initial_of(row: Rollout) -> dict[str, Any]:
+    """The form as it would have been filled to give this rollout."""
+    plan = Plan.parse(row.plan)
+    first = plan.metrics[0] if plan.metrics else None
+    return {
+        "name": row.name,
+        "manifest": row.manifest_id,
+        "classes": row.target.get("classes", []),
+        "devices": " ".join(row.target.get("devices", [])),
+        "waves": ", ".join(_size_text(size) for size in plan.waves),
+        "control": _size_text(plan.control),
+        "max_in_flight": plan.max_in_flight,
+        "metrics": [metric.metric for metric in plan.metrics],
+        "accept_proxy": plan.accept_proxy,
+        "promote_margin": _plain(first.promote_margin * 100 if first else 3.0),
+        "halt_margin": _plain(first.halt_margin * 100 if first else 0.0),
+        "min_pairs": plan.min_pairs,
+        "settle": duration_text(plan.settle_s),
+        "window": duration_text(plan.window_s),
+        "soak": duration_text(plan.soak_s),
+        "max_soak": duration_text(plan.max_soak_s),
+        "trial_deadline": duration_text(plan.trial_deadline_s),
+        "on_fail": plan.on_fail,
+        "on_inconclusive": plan.on_inconclusive,
+    }
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds as DurationField reads them back unchanged."""
+    left, words = seconds, []
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if left >= size:
+            words.append(f"{int(left // size)} {unit}")
+            left %= size
+    if left or not words:
+        words.append(f"{_plain(left)} s")
+    return " ".join(words)
+
+
+def _size_text(size: Size) -> str:
+    return str(size.count) if size.count is not None else f"{_plain(size.percent or 0.0)}%"
+
+
+def _plain(value: float) -> str:
+    return f"{round(value, 6):g}"

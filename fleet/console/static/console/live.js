@@ -1,0 +1,134 @@
+// Live parts of the console. Every page works without this file: it refreshes fragments, never owns state.
+(() => {
+  "use strict";
+  let paused = false;
+  const lastGood = new WeakMap();
+
+  const regions = () => [...document.querySelectorAll("[data-poll-s]")];
+  const marker = document.getElementById("freshness");
+  const toggle = document.getElementById("pause-updates");
+
+  function tell(state, words) {
+    if (!marker) return;
+    marker.hidden = false;
+    marker.dataset.live = state;
+    marker.querySelector(".words").textContent = words;
+  }
+
+  // A region with the focus or a selection inside is left alone: nothing is swapped under the reader.
+  function isBusy(region) {
+    const selection = document.getSelection();
+    return (region.contains(document.activeElement) && document.activeElement !== region)
+      || (selection && !selection.isCollapsed && region.contains(selection.anchorNode));
+  }
+
+  function tick() {
+    const all = regions();
+    if (!all.length) {
+      if (marker && !marker.hidden) tell("ended", "final");
+      if (toggle) toggle.hidden = true;
+      return;
+    }
+    if (paused || document.hidden) return;
+    for (const region of all) {
+      const every = Number(region.dataset.pollS) * 1000;
+      const last = Number(region.dataset.asked || 0);
+      if (Date.now() - last < every) continue;
+      if (isBusy(region)) { tell("waiting", "newer data waits until you leave this part"); continue; }
+      region.dataset.asked = String(Date.now());
+      htmx.trigger(region, "refresh");
+    }
+  }
+
+  document.body.addEventListener("htmx:afterRequest", (event) => {
+    const region = event.target.closest ? event.target.closest("[data-poll-s]") : null;
+    if (!region && !(event.detail.xhr && event.detail.xhr.status === 200)) return;
+    const status = event.detail.xhr ? event.detail.xhr.status : 0;
+    const now = new Date().toISOString().slice(11, 19);
+    if (status === 200 || status === 204) {
+      lastGood.set(document.body, Date.now());
+      document.querySelectorAll(".is-old").forEach((old) => old.classList.remove("is-old"));
+      tell("live", `live, ${now} UTC`);
+    } else if (status === 401) {
+      tell("waiting", "signed out: open the login in a new tab, this page stays");
+    } else if (region) {
+      region.classList.add("is-old");
+      tell("waiting", "not reachable, shown is what was last known");
+    }
+  });
+
+  // The sentence is announced when it changed, at most every ten seconds.
+  let announced = "";
+  let announcedAt = 0;
+  document.body.addEventListener("htmx:afterSwap", () => {
+    relative();
+    const voice = document.getElementById("announcer");
+    const sentence = document.querySelector("[data-sentence]");
+    if (!voice || !sentence) return;
+    const text = sentence.textContent.trim();
+    if (text !== announced && Date.now() - announcedAt > 10000) {
+      announced = text;
+      announcedAt = Date.now();
+      voice.textContent = text;
+    }
+    const controls = document.getElementById("controls");
+    if (controls && sentence.dataset.allowed !== controls.dataset.allowed) {
+      htmx.trigger(controls, "renew");
+    }
+  });
+
+  if (toggle) {
+    toggle.hidden = !regions().length;
+    toggle.addEventListener("click", () => {
+      paused = !paused;
+      toggle.setAttribute("aria-pressed", String(paused));
+      toggle.textContent = paused ? "Resume updates" : "Pause updates";
+      if (paused) tell("waiting", "updates paused"); else tick();
+    });
+  }
+
+  // Relative times go on without the server.
+  function words(seconds) {
+    const away = Math.abs(seconds);
+    if (away < 5) return "just now";
+    if (away >= 30 * 86400) return "";
+    const unit = away < 60 ? ["s", 1] : away < 3600 ? ["min", 60] : away < 86400 ? ["h", 3600] : ["d", 86400];
+    const text = `${Math.floor(away / unit[1])} ${unit[0]}`;
+    return seconds > 0 ? `${text} ago` : `in ${text}`;
+  }
+  function relative() {
+    for (const time of document.querySelectorAll("time[data-relative]")) {
+      const text = words((Date.now() - Date.parse(time.dateTime)) / 1000);
+      if (text && time.textContent !== text) time.textContent = text;
+    }
+  }
+
+  for (const button of document.querySelectorAll("[data-copy]")) {
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      const from = document.getElementById(button.dataset.copy);
+      await navigator.clipboard.writeText(from.textContent.trim());
+      const before = button.textContent;
+      button.textContent = "Copied";
+      setTimeout(() => { button.textContent = before; }, 1500);
+    });
+  }
+
+  // One click, one action: a form that was sent is not sent twice.
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (form.method !== "post" || form.hasAttribute("hx-post")) return;
+    if (form.dataset.sent) { event.preventDefault(); return; }
+    form.dataset.sent = "1";
+    window.addEventListener("pageshow", () => { delete form.dataset.sent; }, { once: true });
+  });
+
+  const firstError = document.querySelector("[aria-invalid='true']");
+  if (firstError) firstError.focus();
+
+  setInterval(tick, 500);
+  setInterval(relative, 5000);
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) { relative(); tick(); } });
+  for (const region of regions()) region.dataset.asked = String(Date.now());
+  if (regions().length) tell("live", "live");
+})();

@@ -1,0 +1,341 @@
+"""Tags and filters of the console's templates: states, times, numbers, icons."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from django import template
+from django.templatetags.static import static
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from fleet.devices.models import Presence
+from fleet.mqtt.codec.names import UpdateState
+from ota.choices import (
+    TONES,
+    JobState,
+    RolloutState,
+    StagingState,
+    Tone,
+    Verdict,
+    VerdictKind,
+    VersionState,
+    WaveState,
+)
+
+register = template.Library()
+Missing = Literal[""] | None  # a template gives "" for a field that is not there
+
+TONE_ICONS: Final = {
+    Tone.NEUTRAL: "ring",
+    Tone.ACTIVE: "half",
+    Tone.GOOD: "check",
+    Tone.ATTENTION: "triangle",
+    Tone.BAD: "cross",
+}
+_OF_DEVICES: Final[dict[str, dict[str, Tone]]] = {
+    "presence": {
+        Presence.NEVER_SEEN: Tone.NEUTRAL,
+        Presence.ONLINE: Tone.GOOD,
+        Presence.OFFLINE: Tone.ATTENTION,
+    },
+    "slot": {
+        UpdateState.IDLE.label: Tone.NEUTRAL,
+        UpdateState.OFFERED.label: Tone.ACTIVE,
+        UpdateState.MANIFEST_OK.label: Tone.ACTIVE,
+        UpdateState.DOWNLOADING.label: Tone.ACTIVE,
+        UpdateState.DOWNLOADED.label: Tone.ACTIVE,
+        UpdateState.VERIFIED.label: Tone.ACTIVE,
+        UpdateState.TRIAL.label: Tone.ACTIVE,
+        UpdateState.CONFIRMED.label: Tone.GOOD,
+        UpdateState.REVERTED.label: Tone.BAD,
+        UpdateState.REFUSED.label: Tone.BAD,
+        UpdateState.DEFERRED.label: Tone.ATTENTION,
+    },
+}
+ALL_TONES: Final = {**TONES, **_OF_DEVICES}
+_CHOICES: Final[dict[str, Any]] = {
+    "rollout": RolloutState,
+    "wave": WaveState,
+    "job": JobState,
+    "version": VersionState,
+    "staging": StagingState,
+    "verdict": VerdictKind,
+    "gate": Verdict,
+    "presence": Presence,
+}
+
+
+def label_of(kind: str, value: str) -> str:
+    """The word people read for a state."""
+    found = dict(_CHOICES[kind].choices) if kind in _CHOICES else {}
+    return str(found.get(value, "")) or value.replace("_", " ").capitalize()
+
+
+def tone_of(kind: str, value: str) -> str:
+    """Tone of a state; neutral for one this version does not know."""
+    return str(ALL_TONES.get(kind, {}).get(value, Tone.NEUTRAL))
+
+
+_TONE_ORDER: Final = {Tone.GOOD: 0, Tone.BAD: 1, Tone.ATTENTION: 2, Tone.ACTIVE: 3, Tone.NEUTRAL: 4}
+
+
+def by_tone(tone: str) -> int:
+    """Sort key of a bar's parts: good first, then bad, then under way, so that a bar fills from the left."""
+    return _TONE_ORDER[Tone(tone)]
+
+
+@register.simple_tag
+def icon(name: str, extra: str = "") -> SafeString:
+    """An icon of the sprite, decoration only: the word stands beside it."""
+    return format_html(
+        '<svg class="icon {}" aria-hidden="true" focusable="false"><use href="{}#{}"></use></svg>',
+        extra,
+        static("console/icons.svg"),
+        name,
+    )
+
+
+@register.simple_tag
+def state(kind: str, value: str, word: str = "") -> SafeString:
+    """Icon and word of a state, in its tone."""
+    tone = tone_of(kind, value)
+    return format_html(
+        '<span class="state tone-{}" data-state="{}">{}{}</span>',
+        tone,
+        value,
+        icon(TONE_ICONS[Tone(tone)]),
+        word or label_of(kind, value),
+    )
+
+
+@register.filter
+def state_label(value: str, kind: str) -> str:
+    """The word of a state alone."""
+    return label_of(kind, value)
+
+
+@register.filter
+def state_tone(value: str, kind: str) -> str:
+    """The tone of a state alone."""
+    return tone_of(kind, value)
+
+
+@register.simple_tag
+def when(at: datetime | str | None, empty: str = "never") -> SafeString | str:
+    """Relative time, with the absolute one on hover and for machines."""
+    if isinstance(at, str):
+        at = datetime.fromisoformat(at) if at else None
+    if at is None:
+        return empty
+    return format_html(
+        '<time datetime="{}" title="{}" data-relative>{}</time>',
+        at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        at.strftime("%Y-%m-%d %H:%M:%S UTC"),
+        relative(at, timezone.now()),
+    )
+
+
+def relative(at: datetime, now: datetime) -> str:
+    """`just now`, `40 s ago`, `in 3 min`, `5 h ago`, `2 d ago`; a date once it is a month away."""
+    seconds = (now - at).total_seconds()
+    away = abs(seconds)
+    if away < 5:
+        return "just now"
+    if away >= 30 * 86_400:
+        return at.strftime("%Y-%m-%d")
+    for unit, size, most in (
+        ("s", 1, 60),
+        ("min", 60, 3600),
+        ("h", 3600, 86_400),
+        ("d", 86_400, 30 * 86_400),
+    ):
+        if away < most:
+            words = f"{int(away // size)} {unit}"
+            break
+    return f"{words} ago" if seconds > 0 else f"in {words}"
+
+
+@register.filter
+def clock(at: datetime | str | None) -> str:
+    """HH:MM:SS, UTC."""
+    if isinstance(at, str):
+        at = datetime.fromisoformat(at) if at else None
+    return at.strftime("%H:%M:%S") if at else "—"
+
+
+@register.filter
+def num(value: float | Missing) -> str:
+    """A whole number with thin thousands, or a dash for None."""
+    return "—" if value is None or value == "" else f"{value:,.0f}".replace(",", "\u202f")
+
+
+@register.filter
+def size(value: int | Missing) -> str:
+    """Bytes in the unit people read, with the binary prefix it is."""
+    if value is None or value == "":
+        return "—"
+    if value < 1024:
+        return f"{value} B"
+    if value < 1024 * 1024:
+        return f"{value / 1024:.1f} KiB"
+    return f"{value / 1024 / 1024:.2f} MiB"
+
+
+@register.filter
+def percent(value: float | Missing, digits: int = 1) -> str:
+    """A share in [0, 1] as a percentage, or a dash for None."""
+    return "—" if value is None or value == "" else f"{value * 100:.{digits}f} %"
+
+
+@register.filter
+def ms(value: float | Missing) -> str:
+    """Microseconds as milliseconds with a sensible number of digits."""
+    if value is None or value == "":
+        return "—"
+    return (
+        f"{value:.0f} µs"
+        if value < 1000
+        else f"{value / 1000:.1f} ms"
+        if value < 100_000
+        else f"{value / 1000:.0f} ms"
+    )
+
+
+@register.filter
+def duration(value: float | Missing) -> str:
+    """Seconds as `45 s`, `10 min`, `1 h 30 min`, `7 d`."""
+    if value is None or value == "":
+        return "—"
+    left = round(value)
+    words = []
+    for unit, seconds in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        if left >= seconds:
+            words.append(f"{left // seconds} {unit}")
+            left %= seconds
+    return " ".join(words[:2]) or "0 s"
+
+
+@register.filter
+def short(value: str, length: int = 16) -> str:
+    """The first characters of a digest."""
+    return str(value)[:length]
+
+
+@register.filter
+def get(mapping: dict[str, Any] | None, key: Any) -> Any:
+    """A value of a dictionary by a key that is itself a variable."""
+    return (mapping or {}).get(key)
+
+
+@register.filter
+def spaced(value: str) -> str:
+    """A code or verb as words."""
+    return str(value).replace("_", " ")
+
+
+@register.filter
+def shape(value: list[int]) -> str:
+    """A tensor shape: 1 × 64 × 6."""
+    return " × ".join(str(item) for item in value) or "scalar"
+
+
+@register.filter
+def points(value: float | Missing) -> str:
+    """A share in [0, 1] as percentage points without needless zeros."""
+    return "—" if value is None or value == "" else f"{value * 100:.1f}".removesuffix(".0")
+
+
+@register.simple_tag
+def plan_size(value: dict[str, float]) -> str:
+    """A number of devices of a plan: `20 devices` or `50 %`."""
+    if "count" in value:
+        return f"{value['count']:.0f} devices"
+    return f"{value.get('percent', 0):g} %"
+
+
+@register.simple_tag
+def gate_value(value: float | Missing, kind: str) -> str:
+    """A gate's figure: an e-value for quality gates, a share for the others."""
+    if value is None or value == "":
+        return "—"
+    if kind == "quality":
+        return f"E = {value:.3g}" if value < 1e6 else f"E = {value:.1e}"
+    return percent(value)
+
+
+@register.simple_tag
+def gate_interval(value: list[float | None] | None, kind: str) -> str:
+    """A gate's interval; a side that does not exist is not bounded yet."""
+    if not value or len(value) != 2:
+        return "—"
+    low, high = value
+    if kind == "quality":
+        if low is None and high is None:
+            return "not bounded yet"
+        sides = ["…" if side is None else f"{side * 100:+.1f}" for side in (low, high)]
+        return f"{sides[0]} to {sides[1]} points"
+    return f"{percent(low)} to {percent(high)}"
+
+
+_VERB_WORDS: Final = {
+    "rollout.create": "Rollout drafted",
+    "rollout.edit": "Rollout changed",
+    "version.upload": "Version uploaded",
+    "version.inspect": "Inspection asked for",
+    "version.refused": "Version refused",
+    "version.unproven": "Version unproven",
+    "version.fits": "Version fits",
+    "version.yank": "Version yanked",
+    "model.create": "Model line made",
+    "verdict.acknowledge": "Unproven verdict acknowledged",
+    "version.release": "Version signed",
+    "user.create": "User added",
+    "device.enrol": "Device enrolled",
+    "token.issue": "API token issued",
+    "token.revoke": "API token revoked",
+    "device.quarantine": "Device quarantined",
+    "enrolment_token.create": "Enrolment tickets made",
+    "config.set": "Device configuration changed",
+    "keys.init": "Signing keys made",
+    "class.create": "Device class made",
+    "manifest.staged": "Manifest staged",
+}
+
+
+@register.filter
+def verb_words(verb: str) -> str:
+    """An audit verb as people say it; a state of a rollout, wave or job by its label."""
+    if verb in _VERB_WORDS:
+        return _VERB_WORDS[verb]
+    kind, _, what = verb.partition(".")
+    if kind in _CHOICES and what in dict(_CHOICES[kind].choices):
+        return f"{kind.capitalize()} {label_of(kind, what).lower()}"
+    return verb.replace(".", " ").replace("_", " ").capitalize()
+
+
+@register.filter
+def event_words(event: Any) -> str:
+    """An audit event of a rollout or one of its waves, as people say it."""
+    if event.subject_kind == "wave":
+        state = event.verb.partition(".")[2]
+        return f"Wave {event.subject_id.rpartition('/')[2]} {label_of('wave', state).lower()}"
+    return verb_words(event.verb)
+
+
+_SKIPPED: Final = {
+    "already_installed": "run it already",
+    "other_rollout": "held by another rollout",
+    "quarantined": "quarantined",
+    "target_class": "of a class the manifest does not list",
+    "not_preflighted": "of a class that changed since preflight",
+    "unproven": "of a class it is unproven for",
+}
+
+
+@register.filter
+def skip_words(reason: str) -> str:
+    """Why devices are not part of a rollout, after a number."""
+    return _SKIPPED.get(reason, reason.replace("_", " "))

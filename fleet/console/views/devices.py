@@ -1,0 +1,154 @@
+"""The device list and the page of one device."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from fleet.console import charts
+from fleet.console.access import page
+from fleet.console.banks import draw
+from fleet.console.paging import page_of
+from fleet.console.templatetags.console import tone_of
+from fleet.devices.models import Device, DeviceClass, DeviceEvent, Presence
+from fleet.telemetry import queries
+from ota import inventory, rollouts
+from ota.choices import ROLLOUT_LIVE
+from ota.models import DesiredState, Job, Membership
+
+CHART_SPANS = {"15min": timedelta(minutes=15), "1h": timedelta(hours=1), "24h": timedelta(hours=24)}
+TIMELINE = 60
+
+
+@require_safe
+@page("devices:read")
+def device_list(request: HttpRequest) -> HttpResponse:
+    """Devices with what they run; GET parameters q, class, presence and run filter."""
+    asked = {name: request.GET.get(name, "").strip()[:64] for name in ("q", "class", "presence", "run")}
+    rows = _filtered(Device.objects.filter(retired_at=None), asked)
+    found = page_of(request, rows.prefetch_related("slots"))
+    names = inventory.names([slot for row in found.rows for slot in row.slots.all()])
+    last = queries.last_values([row.pk for row in found.rows])
+    context = {
+        "page": found,
+        "items": [_item(row, names, last.get(row.pk)) for row in found.rows],
+        "asked": asked,
+        "is_filtered": any(asked.values()),
+        "all": Device.objects.filter(retired_at=None).count() if any(asked.values()) else found.total,
+        "classes": DeviceClass.objects.all(),
+        "presences": Presence.choices,
+    }
+    return render(request, "console/devices.html", context)
+
+
+def _filtered(rows: QuerySet[Device], asked: dict[str, str]) -> QuerySet[Device]:
+    if asked["q"]:
+        rows = rows.filter(pk__contains=asked["q"])
+    if asked["class"]:
+        rows = rows.filter(device_class=asked["class"])
+    if asked["presence"]:
+        rows = rows.filter(presence=asked["presence"])
+    if asked["run"] == "none":
+        return rows.exclude(pk__in=Device.objects.filter(slots__slot=0, slots__run__gt="").values("pk"))
+    if asked["run"]:
+        rows = rows.filter(slots__slot=0, slots__run=asked["run"])
+    return rows
+
+
+def _item(row: Device, names: dict[str, inventory.Name], last: dict[str, Any] | None) -> dict[str, Any]:
+    slot = next((slot for slot in row.slots.all() if slot.slot == 0), None)
+    name = names.get(slot.run) if slot else None
+    target = names.get(slot.target) if slot and slot.target and slot.target != slot.run else None
+    return {"device": row, "slot": slot, "name": name, "target": target, "last": last}
+
+
+@require_safe
+@page("devices:read")
+def device(request: HttpRequest, device_id: str) -> HttpResponse:
+    """One device: what it runs, why, what it did, how it does."""
+    row = Device.objects.select_related("device_class").prefetch_related("slots").filter(pk=device_id).first()
+    if row is None:
+        raise Http404(f"no device {device_id}")
+    now = timezone.now()
+    span = request.GET.get("span", "")
+    span = span if span in CHART_SPANS else "1h"
+    slots = list(row.slots.all())
+    names = inventory.names(slots)
+    windows = queries.device_series(row.pk, now - CHART_SPANS[span], now)
+    desired = DesiredState.objects.filter(device=row).first()
+    context = {
+        "device": row,
+        "banks": [draw(slot, names) for slot in slots],
+        "why": _why(row, now),
+        "timeline": _timeline(row),
+        "last": queries.last_values([row.pk]).get(row.pk),
+        "desired": desired,
+        "span": span,
+        "spans": [("15min", "15 min"), ("1h", "1 h"), ("24h", "24 h")],
+        "accuracy": _chart(windows, "accuracy", now - CHART_SPANS[span], now),
+        "latency": _chart(windows, "latency_mean_us", now - CHART_SPANS[span], now),
+        "windows": windows[-50:],
+    }
+    return render(request, "console/device.html", context)
+
+
+def _why(row: Device, now: Any) -> dict[str, Any] | None:
+    """The newest rollout that has this device, and what it says about it; live rollouts first."""
+    mine = Membership.objects.filter(device=row).select_related("rollout__manifest__version")
+    member = (
+        mine.filter(rollout__state__in=ROLLOUT_LIVE).order_by("-rollout__created_at").first()
+        or mine.order_by("-rollout__created_at").first()
+    )
+    if member is None:
+        return None
+    said = rollouts.explain(member.rollout, row.pk, now=now)
+    return {"rollout": member.rollout, **said} if said else None
+
+
+def _timeline(row: Device) -> list[dict[str, Any]]:
+    """What the device said and what was asked of it, newest first."""
+    found: list[dict[str, Any]] = []
+    for event in DeviceEvent.objects.filter(device=row)[:TIMELINE]:
+        tone = "bad" if event.code else "neutral"
+        found.append({"at": event.at, "text": event.text, "tone": tone, "icon": "chip", "sub": "", "url": ""})
+    jobs = Job.objects.filter(device=row).select_related("rollout__manifest__version").order_by("-created_at")
+    for job in jobs[:20]:
+        version = job.rollout.manifest.version
+        what = "Revert from" if job.kind == "revert" else "Install of"
+        progress = f", {job.have} of {job.total} chunks" if job.total and not job.finished_at else ""
+        found.append(
+            {
+                "at": job.state_at or job.created_at,
+                "text": f"{what} {version}, attempt {job.attempt}: {job.get_state_display().lower()}"
+                + (f" ({job.code})" if job.code else "")
+                + progress,
+                "tone": tone_of("job", job.state),
+                "icon": "rollout",
+                "sub": job.rollout.name,
+                "url": reverse("console:rollout", args=[job.rollout_id]),
+            }
+        )
+    return sorted(found, key=lambda item: item["at"], reverse=True)[:TIMELINE]
+
+
+def _chart(windows: list[dict[str, Any]], field: str, start: Any, end: Any) -> charts.Chart:
+    """Windows by the version that was running, so that a change of model is seen."""
+    series: dict[str, list[charts.Sample]] = {}
+    for window in windows:
+        label = f"{window['model']} {window['version']}"
+        value = window[field] if window["inferences"] or field == "accuracy" else None
+        series.setdefault(label, []).append(charts.Sample(window["at"], value))
+    if field == "accuracy":
+        title = "Proxy accuracy of each telemetry window"
+        return charts.time_chart(
+            title, series, start=start, end=end, unit="ratio", height=190, floor=0.0, ceiling=1.0
+        )
+    title = "Mean latency of an inference in each telemetry window"
+    return charts.time_chart(title, series, start=start, end=end, unit="us", height=190, floor=0.0)

@@ -1,0 +1,192 @@
+"""The rollout form: presets, a preview of what the plan means for the fleet, and the draft it becomes."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django.contrib import messages
+from django.core.cache import cache
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods
+from redis.exceptions import RedisError
+
+from fleet.console.access import actor, page, refused, role
+from fleet.console.plan_form import PRESET_LABELS, PRESETS, RolloutForm, field_of, initial_of, preset
+from fleet.console.views.live import rollout_or_404
+from fleet.devices.models import DeviceSlot
+from fleet.ids import uuid7
+from ota import rollouts
+from ota.choices import RolloutState, VersionState
+from ota.errors import OtaError
+from ota.models import Manifest, Rollout
+from ota.plan import Plan, PlanError
+from ota.transitions import IllegalTransition
+
+ONCE_S = 3600
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page("rollouts:write")
+def new(request: HttpRequest) -> HttpResponse:
+    """GET: the form. POST `do`: a preset refills the plan, `preview` shows what it means, else the draft
+    is made.
+    """
+    if request.method != "POST":
+        return _page(request, RolloutForm(initial=_initial(request)))
+    do = request.POST.get("do", "")
+    if do.startswith("preset-") and do.removeprefix("preset-") in PRESETS:
+        return _page(request, RolloutForm(initial=_refilled(request, do.removeprefix("preset-"))))
+    form = RolloutForm(request.POST)
+    plan = form.plan() if form.is_valid() else None
+    if plan is None:
+        return _page(request, form, status=200 if _is_part(request) else 422)
+    if do == "preview":
+        return _page(request, form, preview=_preview(form, plan))
+    return _create(request, form, plan)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page("rollouts:write")
+def edit(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
+    """The same form for a rollout that has not started; saving checks it again. The version stays."""
+    row = rollout_or_404(rollout_id)
+    if "edit" not in (allowed := rollouts.allowed(row, role(request))):
+        return refused(request, IllegalTransition(row.state, allowed, asked="edit"))
+    if request.method != "POST":
+        return _page(request, RolloutForm(initial=initial_of(row)), row=row)
+    do = request.POST.get("do", "")
+    if do.startswith("preset-") and do.removeprefix("preset-") in PRESETS:
+        return _page(request, RolloutForm(initial=_refilled(request, do.removeprefix("preset-"))), row=row)
+    form = RolloutForm({**request.POST.dict(), **_lists(request), "manifest": row.manifest_id})
+    plan = form.plan() if form.is_valid() else None
+    if plan is None:
+        return _page(request, form, row=row, status=200 if _is_part(request) else 422)
+    if do == "preview":
+        return _page(request, form, preview=_preview(form, plan), row=row)
+    said, now = form.cleaned_data, timezone.now()
+    try:
+        rollouts.edit(row, name=said["name"], plan=plan, target=form.target(), actor=actor(request), now=now)
+        rollouts.run_preflight(row, actor=actor(request), now=now)
+    except PlanError as error:
+        form.add_error(field_of(error.field), f"{error.code}: {error.text}")
+        return _page(request, form, row=row, status=422)
+    return _to(str(row.pk))
+
+
+def _lists(request: HttpRequest) -> dict[str, list[str]]:
+    return {name: request.POST.getlist(name) for name in ("classes", "metrics")}
+
+
+def _is_part(request: HttpRequest) -> bool:
+    """True when only the preview is asked for, by script."""
+    return bool(request.headers.get("HX-Request")) and request.POST.get("do") == "preview"
+
+
+def _create(request: HttpRequest, form: RolloutForm, plan: Plan) -> HttpResponse:
+    """Store the draft and run its preflight; the same form sent twice makes one rollout."""
+    if (made := _made_before(request)) is not None:
+        return _to(made)
+    said = form.cleaned_data
+    try:
+        row = rollouts.create(
+            said["name"],
+            said["manifest"],
+            slot=said["manifest"].slot,
+            target=form.target(),
+            plan=plan,
+            actor=actor(request),
+            now=timezone.now(),
+        )
+    except OtaError as error:
+        form.add_error(field_of(getattr(error, "field", "")), f"{error.code}: {error.text}")
+        return _page(request, form, status=422)
+    _remember(request, str(row.pk))
+    rollouts.run_preflight(row, actor=actor(request), now=timezone.now())
+    if row.state == RolloutState.READY:
+        messages.success(request, "Preflight passed. This is what will run: read it, then start.")
+    return _to(str(row.pk))
+
+
+def _to(rollout_id: str) -> HttpResponse:
+    answer = HttpResponseRedirect(reverse("console:rollout", args=[rollout_id]))
+    answer.status_code = 303
+    return answer
+
+
+def _once(request: HttpRequest) -> str:
+    return f"console:once:{request.user.pk}:{request.POST.get('once', '')[:36]}"
+
+
+def _made_before(request: HttpRequest) -> str | None:
+    try:
+        return cache.get(_once(request)) if request.POST.get("once") else None
+    except RedisError:
+        return None
+
+
+def _remember(request: HttpRequest, rollout_id: str) -> None:
+    try:
+        cache.set(_once(request), rollout_id, ONCE_S)
+    except RedisError:
+        return  # without Redis a double click makes a second draft, which nobody starts
+
+
+def _preview(form: RolloutForm, plan: Plan) -> dict[str, Any]:
+    """What the plan means for the fleet as it is now, from a rollout that is not stored."""
+    said = form.cleaned_data
+    draft = Rollout(
+        name=said["name"],
+        manifest=said["manifest"],
+        slot=said["manifest"].slot,
+        target=form.target(),
+        plan=plan.to_json(),
+        salt=b"preview",
+    )
+    try:
+        return rollouts.preview(draft)
+    except PlanError as error:
+        return {"reasons": [{"code": error.code, "field": error.field, "text": error.text, "fix": error.fix}]}
+
+
+def _initial(request: HttpRequest) -> dict[str, Any]:
+    """The version named by `model` and `version`, or the newest; a first model when no device runs one
+    yet.
+    """
+    chosen = Manifest.objects.filter(revoked_at=None).exclude(version__state=VersionState.YANKED)
+    chosen = chosen.select_related("version").defer("message", "leaves", "blob").order_by("-created_at")
+    name, version = request.GET.get("model", "")[:32], request.GET.get("version", "")[:24]
+    row = chosen.filter(version__model_id=name, version__version=version).first() if name else chosen.first()
+    has_runs = DeviceSlot.objects.filter(slot=0).exclude(run="").exists()
+    found = preset(request.GET.get("preset", "") or ("production" if has_runs else "first"))
+    found |= {"manifest": row.pk if row else None, "name": str(row.version) if row else ""}
+    return found
+
+
+def _refilled(request: HttpRequest, name: str) -> dict[str, Any]:
+    """A preset's plan; what, who and name stay as they were typed."""
+    kept = {key: request.POST.get(key, "") for key in ("name", "manifest", "devices")}
+    return {**preset(name), **kept, "classes": request.POST.getlist("classes")}
+
+
+def _page(
+    request: HttpRequest,
+    form: RolloutForm,
+    *,
+    preview: dict[str, Any] | None = None,
+    row: Rollout | None = None,
+    status: int = 200,
+) -> HttpResponse:
+    context = {
+        "form": form,
+        "presets": PRESET_LABELS,
+        "preview": preview,
+        "once": request.POST.get("once") or str(uuid7()),
+        "rollout": row,
+        "has_choice": row is not None or form.fields["manifest"].queryset.exists(),  # type: ignore[attr-defined]
+    }
+    template = "console/plan_preview.html" if _is_part(request) else "console/plan.html"
+    return render(request, template, context, status=status)

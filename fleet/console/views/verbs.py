@@ -1,0 +1,142 @@
+"""Verbs of a rollout: a page that says what would happen, and the POST that does it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods
+
+from fleet.console.access import actor, page, refused, role
+from fleet.console.forms import ReasonForm
+from fleet.console.views.live import BUTTONS, rollout_or_404
+from ota import rollouts
+from ota.choices import RolloutState
+from ota.errors import OtaError
+from ota.models import Evidence, Rollout
+from ota.transitions import IllegalTransition
+
+Act = Callable[[HttpRequest, Rollout, str], Any]
+
+
+def _given(request: HttpRequest) -> str | None:
+    return request.POST.get("evidence") or None
+
+
+_ACTS: dict[str, Act] = {
+    "preflight": lambda r, x, why: rollouts.run_preflight(x, actor=actor(r), now=timezone.now()),
+    "start": lambda r, x, why: rollouts.start(x, actor=actor(r), now=timezone.now()),
+    "pause": lambda r, x, why: rollouts.pause(x, reason=why, actor=actor(r), now=timezone.now()),
+    "resume": lambda r, x, why: rollouts.resume(
+        x, reason=why, ack_evidence=_given(r), actor=actor(r), now=timezone.now()
+    ),
+    "override": lambda r, x, why: rollouts.override(
+        x, reason=why, ack_evidence=_given(r), actor=actor(r), now=timezone.now()
+    ),
+    "abort": lambda r, x, why: rollouts.abort(x, reason=why, actor=actor(r), now=timezone.now()),
+    "rollback": lambda r, x, why: rollouts.rollback(x, reason=why, actor=actor(r), now=timezone.now()),
+    "cancel": lambda r, x, why: rollouts.cancel(x, reason=why, actor=actor(r), now=timezone.now()),
+}
+_DONE = {
+    "preflight": "Preflight is done.",
+    "start": "Started. The first wave is offered now.",
+    "pause": "Paused: no more offers.",
+    "resume": "Going on.",
+    "override": "The wave counts as passed. It stays marked as overridden.",
+    "abort": "Stopping. Devices that confirmed keep the candidate.",
+    "rollback": "Taking it back.",
+    "cancel": "Cancelled.",
+}
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page("rollouts:write", "rollouts:approve")
+def confirm(request: HttpRequest, rollout_id: uuid.UUID, verb: str) -> HttpResponse:
+    """GET: what the verb would do. POST: do it, then back to the live page; 409 when the state forbids it."""
+    if verb not in _ACTS:
+        raise Http404(f"no verb {verb}")
+    row = rollout_or_404(rollout_id)
+    back = reverse("console:rollout", args=[row.pk])
+    allowed = rollouts.allowed(row, role(request))
+    if verb not in allowed:
+        return refused(request, IllegalTransition(row.state, allowed, asked=verb), back=back)
+    needs = verb == "override" or (verb == "resume" and row.state == RolloutState.HALTED)
+    is_post = request.method == "POST"
+    form = ReasonForm(request.POST if is_post else None, is_required=needs)
+    if not is_post or not form.is_valid():
+        return _page(request, row, verb, form, needs, status=422 if is_post else 200)
+    if (moved := _moved(request, row, verb)) is not None:
+        return _page(request, row, verb, form, needs, moved=moved, status=409)
+    try:
+        _ACTS[verb](request, row, form.cleaned_data["reason"])
+    except OtaError as error:
+        return refused(request, error, back=back)
+    messages.success(request, _DONE[verb])
+    answer = HttpResponseRedirect(back)
+    answer.status_code = 303
+    return answer
+
+
+def _dry_run(row: Rollout, verb: str, request: HttpRequest) -> dict[str, Any] | None:
+    """What abort and roll back would touch, in device counts."""
+    if verb == "rollback":
+        found = rollouts.rollback(row, dry_run=True, actor=actor(request), now=timezone.now())
+    elif verb == "abort":
+        found = rollouts.abort(row, dry_run=True, actor=actor(request), now=timezone.now())
+    else:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _moved(request: HttpRequest, row: Rollout, verb: str) -> dict[str, Any] | None:
+    """The counts of now when they are not those the person was shown, else None."""
+    shown = request.POST.get("shown", "")
+    if not shown:
+        return None
+    found = _dry_run(row, verb, request)
+    return found if found is not None and _print(found) != shown else None
+
+
+def _print(dry: dict[str, Any]) -> str:
+    """Counts as one string; what is in flight moves all the time and changes nothing about the decision."""
+    return ",".join(
+        f"{name}={dry[name]}" for name in sorted(dry) if name not in ("in_flight", "in_trial", "withdrawn")
+    )
+
+
+def _page(
+    request: HttpRequest,
+    row: Rollout,
+    verb: str,
+    form: ReasonForm,
+    needs: bool,
+    *,
+    moved: dict[str, Any] | None = None,
+    status: int = 200,
+) -> HttpResponse:
+    dry = moved or _dry_run(row, verb, request)
+    label, icon, css = BUTTONS[verb]
+    evidence = row.halted_on if row.state == RolloutState.HALTED else None
+    if verb == "override" and evidence is None:
+        evidence = Evidence.objects.filter(rollout=row).order_by("-at", "-id").first()
+    context = {
+        "rollout": row,
+        "verb": verb,
+        "label": label,
+        "icon": icon,
+        "css": css,
+        "form": form,
+        "needs_reason": needs,
+        "dry": dry,
+        "shown": _print(dry) if dry else "",
+        "has_moved": moved is not None,
+        "evidence": evidence,
+        "is_against": needs,
+    }
+    return render(request, "console/confirm.html", context, status=status)

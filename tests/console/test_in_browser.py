@@ -1,0 +1,222 @@
+"""The console in a real Chromium: what script adds, and that nothing needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from ota.models import Job, Rollout
+from tests.console import pages, rows
+
+pytestmark = pytest.mark.browser
+WIDTHS = (1360, 360, 320)
+WEIGHT_BYTES = 150_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests. Playwright's loop runs in this thread, so the ORM has to be told it may."""
+    with pytest.MonkeyPatch.context() as patch, pages.chromium() as running:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+        yield running
+
+
+@pytest.fixture
+def site(browser: Browser, live_server: Any, present: datetime, make_user: Callable[..., Any]) -> rows.Filled:
+    """A filled database behind a web server."""
+    make_user("admin")
+    return rows.fill(present)
+
+
+@pytest.fixture
+def page(browser: Browser, live_server: Any, site: rows.Filled) -> Iterator[Page]:
+    """A page of a signed-in administrator; anything a page must not do fails the test."""
+    context = browser.new_context(viewport=pages.DESKTOP)
+    watch = pages.Watch(context, live_server.url)
+    found = context.new_page()
+    pages.sign_in(found, live_server.url, "admin", "pass-admin-word")
+    yield found
+    context.close()
+    assert watch.found == []
+
+
+def paths(site: rows.Filled) -> list[str]:
+    running = f"/rollouts/{site.rollouts['running'].pk}"
+    return [
+        "/",
+        "/devices",
+        "/devices/dev-033",
+        "/models",
+        "/models/activity",
+        "/models/activity/2.0.0",
+        "/models/activity/0.9.0",
+        "/upload",
+        "/rollouts",
+        "/rollouts/new",
+        running,
+        f"{running}/rollback",
+        f"{running}/jobs",
+        f"/rollouts/{site.rollouts['halted'].pk}",
+        "/telemetry?range=6h",
+        "/nothing",
+    ]
+
+
+_NAMELESS = """() => [...document.querySelectorAll(
+    'a[href], button, input:not([type=hidden]), select, textarea')]
+  .filter(e => !(e.textContent.trim() || e.getAttribute('aria-label') || (e.labels && e.labels.length)
+    || e.querySelector('img[alt]:not([alt=""])')))
+  .map(e => e.outerHTML.slice(0, 120))"""
+_TWICE = """() => { const ids = [...document.querySelectorAll('[id]')].map(e => e.id);
+  return ids.filter((id, i) => ids.indexOf(id) !== i); }"""
+_SMALL = """() => [...document.querySelectorAll('button, .button, nav a, input:not([type=hidden]), select')]
+  .filter(e => e.checkVisibility() && !e.closest('label'))
+  .filter(e => { const r = e.getBoundingClientRect(); return r.width > 0 && (r.width < 24 || r.height < 24)
+    && !['checkbox', 'radio'].includes(e.type) && !e.closest('.actions.small'); })
+  .map(e => e.outerHTML.slice(0, 120))"""
+
+
+def test_every_page_fits_every_width_and_names_every_control(
+    page: Page, live_server: Any, site: rows.Filled, tmp_path: Path
+) -> None:
+    for path in paths(site):
+        page.goto(live_server.url + path)
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 800})
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= width, f"{path} is {wide} px wide at {width}"
+        assert page.evaluate(_NAMELESS) == [], path
+        assert page.evaluate(_TWICE) == [], path
+        assert page.evaluate(_SMALL) == [], path
+        assert page.locator("h1").count() == 1, path
+        assert page.locator("main").count() == 1, path
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_both_themes_follow_the_system(
+    browser: Browser, live_server: Any, site: rows.Filled, scheme: Any
+) -> None:
+    context = browser.new_context(color_scheme=scheme)
+    found = context.new_page()
+    pages.sign_in(found, live_server.url, "admin", "pass-admin-word")
+    colour = found.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    dark = sum(int(part) for part in colour.strip("rgb()").split(",")[:3]) < 380
+    assert dark == (scheme == "dark")
+    other = "light" if scheme == "dark" else "dark"
+    found.get_by_role("button", name=other.capitalize(), exact=True).click()
+    expect(found.locator("html")).to_have_attribute("data-theme", other)
+    assert found.evaluate("getComputedStyle(document.documentElement).backgroundColor") != colour
+    context.close()
+
+
+def test_a_first_load_weighs_little(browser: Browser, live_server: Any, site: rows.Filled) -> None:
+    context = browser.new_context()
+    found, total = context.new_page(), []
+    pages.sign_in(found, live_server.url, "admin", "pass-admin-word")
+    context.clear_cookies(name="none")
+    found.on("response", lambda answer: total.append(len(answer.body())))
+    found.goto(f"{live_server.url}/rollouts/{site.rollouts['running'].pk}", wait_until="networkidle")
+    assert 0 < sum(total) < WEIGHT_BYTES, f"{sum(total):,} bytes"
+    context.close()
+
+
+def test_the_skip_link_comes_first_and_leads_to_the_content(page: Page, live_server: Any) -> None:
+    page.goto(live_server.url + "/devices")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.querySelector('main').contains(document.activeElement)")
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid", "the focus is visible"
+
+
+def test_the_preview_comes_without_leaving_the_form(page: Page, live_server: Any, site: rows.Filled) -> None:
+    Job.objects.filter(rollout=site.rollouts["running"]).delete()
+    Rollout.objects.filter(pk=site.rollouts["running"].pk).delete()
+    page.goto(f"{live_server.url}/rollouts/new?model=activity&version=3.0.0&preset=demo")
+    page.fill("#id_name", "typed before")
+    pages.at(page, "preview").click()
+    expect(pages.at(page, "eligible")).to_have_text("80")
+    expect(pages.at(page, "detectable")).to_contain_text("points")
+    assert page.input_value("#id_name") == "typed before"
+    page.fill("#id_waves", "nonsense")
+    pages.at(page, "preview").click()
+    expect(pages.at(page, "plan-preview")).to_contain_text("neither a count")
+    assert page.input_value("#id_waves") == "nonsense"
+
+
+def test_the_live_page_follows_reports_and_offers_what_became_possible(
+    page: Page, live_server: Any, site: rows.Filled, present: datetime
+) -> None:
+    row = site.rollouts["running"]
+    page.goto(f"{live_server.url}/rollouts/{row.pk}")
+    expect(pages.at(page, "sentence")).to_contain_text("9 of 20 confirmed")
+    Job.objects.filter(rollout=row, state="trial").update(state="confirmed")
+    expect(pages.at(page, "sentence")).to_contain_text("12 of 20 confirmed", timeout=8000)
+    expect(page.locator("#freshness")).to_contain_text("live")
+    Rollout.objects.filter(pk=row.pk).update(state="paused", reason="by hand")
+    expect(pages.at(page, "verb-resume")).to_be_visible(timeout=8000)
+    expect(pages.at(page, "verb-pause")).to_have_count(0)
+    Rollout.objects.filter(pk=row.pk).update(state="aborted", finished_at=present)
+    pages.wait_for_state(page, "aborted", timeout_s=8)
+    expect(page.locator("#freshness")).to_contain_text("final")
+
+
+def test_nothing_is_swapped_under_the_focus(page: Page, live_server: Any, site: rows.Filled) -> None:
+    row = site.rollouts["running"]
+    page.goto(f"{live_server.url}/rollouts/{row.pk}")
+    link = page.locator('[data-test="failures"] a').first
+    link.focus()
+    Job.objects.filter(rollout=row, state="trial").update(state="confirmed")
+    expect(page.locator("#freshness")).to_contain_text("newer data waits", timeout=8000)
+    assert link.evaluate("e => e === document.activeElement")
+    expect(pages.at(page, "sentence")).to_contain_text("9 of 20 confirmed")
+    page.locator("h1").click()
+    page.evaluate("document.activeElement.blur()")
+    expect(pages.at(page, "sentence")).to_contain_text("12 of 20 confirmed", timeout=8000)
+
+
+def test_updates_can_be_paused(page: Page, live_server: Any, site: rows.Filled) -> None:
+    row = site.rollouts["running"]
+    page.goto(f"{live_server.url}/rollouts/{row.pk}")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/live" in request.url else None)
+    page.get_by_role("button", name="Pause updates").click()
+    asked.clear()
+    Job.objects.filter(rollout=row, state="trial").update(state="confirmed")
+    expect(page.locator("#freshness")).to_contain_text("paused")
+    page.wait_for_timeout(3000)  # longer than a poll: nothing may be asked in it
+    assert asked == []
+    page.get_by_role("button", name="Resume updates").click()
+    expect(pages.at(page, "sentence")).to_contain_text("12 of 20 confirmed", timeout=8000)
+
+
+def test_a_lost_session_leaves_the_page_and_says_so(page: Page, live_server: Any, site: rows.Filled) -> None:
+    page.goto(f"{live_server.url}/rollouts/{site.rollouts['running'].pk}")
+    page.context.clear_cookies(name="sessionid")
+    expect(page.locator("#freshness")).to_contain_text("signed out", timeout=8000)
+    expect(pages.at(page, "sentence")).to_be_visible()
+
+
+def test_everything_works_without_script(browser: Browser, live_server: Any, site: rows.Filled) -> None:
+    context = browser.new_context(java_script_enabled=False, viewport=pages.PHONE)
+    found, row = context.new_page(), site.rollouts["running"]
+    pages.sign_in(found, live_server.url, "admin", "pass-admin-word")
+    pages.at(found, "nav-rollouts").click()
+    found.get_by_role("link", name=row.name).first.click()
+    pages.do(found, "pause", "by hand")
+    assert pages.at(found, "rollout-live").get_attribute("data-state") == "paused"
+    pages.do(found, "abort", "enough")
+    assert pages.at(found, "rollout-live").get_attribute("data-state") in ("aborting", "aborted")
+    found.goto(f"{live_server.url}/rollouts/new?preset=demo")
+    found.fill("#id_name", "without script")
+    pages.at(found, "preview").click()
+    assert pages.at(found, "plan-preview").get_attribute("data-ready") == "true"
+    assert found.input_value("#id_name") == "without script"
+    context.close()
