@@ -1,0 +1,57 @@
+"""The demo's rollout plans: honest settings of their own, small enough for minutes instead of days.
+
+A production plan soaks for hours with hundreds of devices. These cohorts are 20 against 20 and their
+windows seconds, so the least effect
+they can show is large; the summary prints it beside the result.
+"""
+
+from typing import Any
+
+CONTROL = 20
+FIRST_WAVE = 20
+SETTLE_S = 3
+WINDOW_S = 16
+# spread of a pair's difference with about 50 inferences a window, for the printed least effect
+PAIR_SD = 0.15
+
+# What devices are told: a telemetry window every 2 s, an inference every 300 ms, a full report every 10 s.
+DEVICE_CONFIG = {"window_s": 2, "period_ms": 300, "heartbeat_s": 10}
+
+
+def everyone() -> dict[str, Any]:
+    """A first installation: no model to compare with, so one wave and hard gates only."""
+    return {
+        "waves": [{"percent": 100}],
+        "control": {"count": 0},
+        "metrics": [],
+        "max_in_flight": 200,
+        "soak_s": 1,
+        "max_soak_s": 600,
+        "trial_deadline_s": 600,
+        "on_fail": "halt",
+    }
+
+
+def gated(devices: int) -> dict[str, Any]:
+    """A first wave, half, all, against a control cohort, on proxy accuracy.
+
+    Half is at least a second wave as large as the first: a smaller one could not pass its gate.
+    """
+    half = max(2 * FIRST_WAVE, devices // 2)
+    return {
+        "waves": [{"count": FIRST_WAVE}, {"count": half}, {"percent": 100}],
+        "control": {"count": CONTROL},
+        "metrics": [
+            {"metric": "accuracy", "kind": "proxy", "promote_margin": 0.10, "halt_margin": 0.0, "weight": 1.0}
+        ],
+        "accept_proxy": True,
+        "min_pairs": 12,
+        "pair_sd": PAIR_SD,
+        "settle_s": SETTLE_S,
+        "window_s": WINDOW_S,
+        "soak_s": SETTLE_S + WINDOW_S,
+        "max_soak_s": 600,
+        "trial_deadline_s": 600,
+        "max_in_flight": 200,
+        "on_fail": "rollback",
+    }
