@@ -147,14 +147,15 @@ def field_subject(device_index: int) -> int:
     return FIELD_SUBJECTS[device_index % len(FIELD_SUBJECTS)]
 
 
-def stream(recording: Recording, *, seed: int, share: float = 0.6, run: int = 5) -> Iterator[tuple[F32, int]]:
+def stream(recording: Recording, *, seed: int, share: float = 0.6, run: int = 1) -> Iterator[tuple[F32, int]]:
     """Replay a person without end as (window float32 (100, 6), label), differently for every seed.
 
     A seed keeps its own contiguous `share` of every series, so two devices that wear the same person see
     different stretches of it, yet every exercise. They come in runs of up to `run` consecutive windows of one
-    exercise, in an order drawn anew on each pass: a person who changes exercise every few seconds. The same
-    seed gives the same endless sequence. share is in (0, 1], run >= 1; windows are views, not to be written
-    to.
+    exercise, in an order drawn anew on each pass. Runs of one let seconds of replay stand for hours of wear:
+    neighbouring windows are right or wrong together, and with runs of five a 16 s comparison holds ten
+    independent outcomes, too few for the demo's gate (`tests/bench/demo_gate.py`). The same seed gives the
+    same endless sequence. share is in (0, 1], run >= 1; windows are views, not to be written to.
     """
     if not 0.0 < share <= 1.0 or run < 1:
         raise ValueError(f"share {share} must be in (0, 1] and run {run} at least 1")

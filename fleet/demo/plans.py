@@ -10,9 +10,10 @@ from typing import Any
 CONTROL = 20
 FIRST_WAVE = 20
 SETTLE_S = 3
-WINDOW_S = 16
-# spread of a pair's difference with about 50 inferences a window, for the printed least effect
-PAIR_SD = 0.15
+WINDOW_S = 20
+HISTORY_S = 20
+# spread of a pair's difference with 66 inferences a window and 66 of history (tests/bench/demo_gate.py)
+PAIR_SD = 0.12
 
 # What devices are told: a telemetry window every 2 s, an inference every 300 ms, a full report every 10 s.
 DEVICE_CONFIG = {"window_s": 2, "period_ms": 300, "heartbeat_s": 10}

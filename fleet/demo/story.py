@@ -273,7 +273,7 @@ def running(setting: Setting) -> Counter[str]:
     return found
 
 
-def history(setting: Setting, *, windows_s: float = 12.0) -> None:
+def history(setting: Setting, *, windows_s: float = plans.HISTORY_S) -> None:
     """Let the fleet collect some history with its present model: the gate compares each device with
     itself.
     """

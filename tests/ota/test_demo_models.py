@@ -104,3 +104,13 @@ def test_no_machine_path_is_in_the_committed_files() -> None:
             assert not [
                 word for word in (b"/tmp/", b"/home/", b"/root/", str(Path.home()).encode()) if word in data
             ]
+
+
+def test_the_demos_gate_decides_as_the_story_tells() -> None:
+    command = [sys.executable, "-m", "tests.bench.demo_gate", "--json", "--repeats", "1000"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-800:]
+    demo = {(row["new"], row["old"]): row for row in json.loads(done.stdout)[:3]}
+    assert demo["activity-v2", "activity-v1"]["passed"] >= 0.999
+    assert demo["activity-v3", "activity-v2"]["halted"] == 1.0
+    assert demo["activity-v1", "activity-v1"]["halted"] <= 0.025
