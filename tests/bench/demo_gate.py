@@ -66,10 +66,9 @@ def simulate(
     kept = []
     for index in range(POOL):
         subject = FIELD_SUBJECTS[index % len(FIELD_SUBJECTS)]
-        rows = Recording(
-            subject, np.arange(len(people[subject].y)), people[subject].y, people[subject].series
-        )  # type: ignore[arg-type]
-        replay = stream(rows, seed=int(rng.integers(1 << 30)), run=run)
+        person = people[subject]
+        numbered = dataclasses.replace(person, x=np.arange(len(person.y), dtype=np.float32))
+        replay = stream(numbered, seed=int(rng.integers(1 << 30)), run=run)
         order = np.array([int(next(replay)[0]) for _ in range(2 * inferences + GAP)])
         history, window = order[:inferences], order[-inferences:]
         before, after = right[old, subject], right[new, subject]
