@@ -53,6 +53,13 @@ has_python_headers() {
 }
 has_chromium() { has_program chromium || has_program chromium-browser || has_program google-chrome; }
 has_dejavu() { [ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ]; }
+has_fuzzer() {
+    printf 'int LLVMFuzzerTestOneInput(const char *p, long n) { return p == 0 && n == 0; }\n' |
+        clang -x c - -fsanitize=fuzzer,address -o /dev/null >/dev/null 2>&1
+}
+has_picolibc() { # the compiler answers with the bare name when it does not find the file
+    [ "$(riscv64-unknown-elf-gcc --print-file-name=picolibc.specs 2>/dev/null)" != picolibc.specs ]
+}
 
 # Debian names a second Python's parts after its version; the distribution's own answers to the plain name too.
 python_package() {
@@ -80,6 +87,12 @@ list_missing() {
         has_chromium || MISSING+=(chromium)
         has_program clang-format || MISSING+=(clang-format)
         has_dejavu || MISSING+=(fonts-dejavu-core)
+        # the firmware's proofs: fuzzers, and the core on the ESP32-C3's instruction set
+        has_program clang || MISSING+=(clang)
+        if ! has_program clang || ! has_fuzzer; then MISSING+=(libclang-rt-dev); fi
+        has_program riscv64-unknown-elf-gcc || MISSING+=(gcc-riscv64-unknown-elf)
+        if ! has_program riscv64-unknown-elf-gcc || ! has_picolibc; then MISSING+=(picolibc-riscv64-unknown-elf); fi
+        has_program qemu-system-riscv32 || MISSING+=(qemu-system-misc)
     fi
 }
 
