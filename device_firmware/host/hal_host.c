@@ -152,7 +152,7 @@ static void hal_log(void *ctx, int level, uint32_t event, uint32_t a, uint32_t b
 /* --- the engine
  * ----------------------------------------------------------------------------------- */
 
-void fh_model_fill(struct fh_model *out, const struct fc_manifest *m) {
+void fh_model_fill(struct fh_model *out, const struct fc_model *m) {
     memset(out, 0, sizeof *out);
     memcpy(out->id, m->id, 32);
     memcpy(out->name, m->name, sizeof out->name);
@@ -195,7 +195,7 @@ static int engine_check(void *ctx, const uint8_t *model, uint32_t n) {
 }
 
 static int engine_load(void *ctx, uint8_t slot, const uint8_t *model, uint32_t n,
-                       const struct fc_manifest *m, struct fc_load_info *info) {
+                       const struct fc_model *m, struct fc_load_info *info) {
     struct fh *h = ctx;
     struct fh_model spec;
     uint32_t cap = 0;
@@ -247,6 +247,21 @@ static int engine_unload(void *ctx, uint8_t slot) {
     return port->engine_unload(port->ctx, slot);
 }
 
+static int engine_probe(void *ctx, uint8_t slot, const uint8_t *model, uint32_t n,
+                        const struct fc_model *m, uint32_t *bytes) {
+    const struct fh_port *port = &((struct fh *)ctx)->port;
+    struct fh_model spec;
+    fh_model_fill(&spec, m);
+    int rc = port->engine_probe(port->ctx, slot, model, n, &spec, bytes);
+    return rc < 0 ? rc : FC_OK;
+}
+
+static int hal_capture(void *ctx, uint8_t slot) {
+    const struct fh_port *port = &((struct fh *)ctx)->port;
+    int rc = port->capture(port->ctx, slot);
+    return rc < 0 ? rc : FC_OK;
+}
+
 /* --- keep
  * ----------------------------------------------------------------------------------------- */
 
@@ -283,6 +298,7 @@ void fh_hal_init(struct fh *h) {
         .invoke = engine_invoke,
         .reset = engine_reset,
         .unload = engine_unload,
+        .probe = h->port.engine_probe ? engine_probe : NULL,
     };
     h->hal = (struct fc_hal){
         .ctx = h,
@@ -310,6 +326,7 @@ void fh_hal_init(struct fh *h) {
         .heap_free = hal_heap_free,
         .rssi = hal_rssi,
         .identify = hal_identify,
+        .capture = h->port.capture ? hal_capture : NULL,
         .reboot = hal_reboot,
         .log = hal_log,
         .engine = &h->engine,
