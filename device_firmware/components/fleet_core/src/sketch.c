@@ -14,7 +14,6 @@
 
 void fc_sketch_open(struct fc_sketch *s) {
     memset(s, 0, sizeof *s);
-    s->heap_min = UINT32_MAX;
 }
 
 int fc_sketch_full(const struct fc_sketch *s) {
@@ -132,9 +131,10 @@ static void put_scores(struct fc_sketch *s, const struct fc_seen *seen) {
 }
 
 void fc_sketch_put(struct fc_sketch *s, const struct fc_seen *seen, const uint32_t *cuts) {
+    if (!s->n || seen->heap < s->heap_min)
+        s->heap_min = seen->heap;
     s->n++;
     s->us_max = seen->us > s->us_max ? seen->us : s->us_max;
-    s->heap_min = seen->heap < s->heap_min ? seen->heap : s->heap_min;
     put_time(s, fc_time_bin(seen->us), 1);
     if (seen->n_scores)
         put_scores(s, seen);
@@ -186,6 +186,8 @@ static void add(uint32_t *into, const uint32_t *from, uint32_t n) {
 }
 
 void fc_sketch_merge(struct fc_sketch *into, const struct fc_sketch *from) {
+    if (from->n && (!into->n || from->heap_min < into->heap_min))
+        into->heap_min = from->heap_min;
     into->n += from->n;
     into->scored += from->scored;
     into->entropy += from->entropy;
@@ -197,7 +199,6 @@ void fc_sketch_merge(struct fc_sketch *into, const struct fc_sketch *from) {
     into->dropped += from->dropped;
     into->resets += from->resets;
     into->us_max = from->us_max > into->us_max ? from->us_max : into->us_max;
-    into->heap_min = from->heap_min < into->heap_min ? from->heap_min : into->heap_min;
     into->has_cuts |= from->has_cuts;
     if (from->n_classes > into->n_classes)
         into->n_classes = from->n_classes;

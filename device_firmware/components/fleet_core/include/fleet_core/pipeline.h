@@ -71,7 +71,6 @@ float fc_quant_get(const struct fc_quant *q, const uint8_t *raw, uint32_t i);
 
 /* --- decide.c: debounced decisions --------------------------------------------------- */
 
-#define FC_DECIDE_SCORES 192u /* n x classes of the sliding mean */
 #define FC_DECIDE_LAST 64u
 
 struct fc_decide {
@@ -98,7 +97,6 @@ int fc_decide_put(struct fc_decide *d, const uint16_t *scores, uint64_t now_ms);
 /* --- anomaly.c ----------------------------------------------------------------------- */
 
 enum fc_anomaly { FC_ANOMALY_NONE, FC_ANOMALY_REBUILD, FC_ANOMALY_DISTANCE, FC_ANOMALY_MARGIN };
-#define FC_FEATURES_MAX 32u
 
 /* Scores are in 1e-3, at most 2^31 - 1; what is no number is the highest. */
 uint32_t fc_anomaly_margin(uint32_t best, uint32_t second); /* of scores in 1e-4 */
@@ -122,7 +120,7 @@ enum fc_edge fc_alarm_put(struct fc_alarm *a, uint32_t score, uint32_t limit, ui
 /* --- sketch.c: what a quarter of an hour looked like --------------------------------- */
 
 #define FC_SKETCH_CLASSES 64u /* the last one counts all classes from 63 on when there are more */
-#define FC_SKETCH_CHANNELS 12u
+#define FC_SKETCH_CHANNELS FC_CHANNELS_MAX
 #define FC_SKETCH_TIMES 32u /* pairs of the latency histogram */
 #define FC_TIME_BINS 657u
 #define FC_MARGIN_BINS 20u
