@@ -1,7 +1,7 @@
 """Faults a tired person could put into the core, each with the test of the suite that must notice.
 
-A fault is one replaced piece of text in a copy of the core. `killed_by` is `cuts` (the power-cut program,
-single cuts) or `module::function` of a test below `tests/firmware`; one with parameters runs with all its cases.
+A fault is one replaced piece of text in a copy of the core. `killed_by` is `cuts` (the power-cut program with
+single cuts) or `module::function` of a test below `tests/firmware`, run with all its parameters.
 """
 
 from __future__ import annotations

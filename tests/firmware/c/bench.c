@@ -88,8 +88,8 @@ static int on_check(void *ctx, const uint8_t *model, uint32_t n) {
 /* What reaches the engine is the signed model, byte for byte: chunk items follow each other. */
 static void check_model(const struct bench *b, const uint8_t *model, uint32_t n) {
     uint32_t i = 0, at = 0;
-    while (i < b->n_items && !(b->item[i].kind == 1 && strstr(b->item[i].topic, "/0/0") &&
-                               b->item[i].p[0] == model[0]))
+    while (i < b->n_items &&
+           !(b->item[i].n && strstr(b->item[i].topic, "/0/0") && b->item[i].p[0] == model[0]))
         i++;
     for (; i < b->n_items && at < n; at += FC_SECTOR, i++) {
         uint32_t part = n - at < FC_SECTOR ? n - at : FC_SECTOR;
