@@ -15,7 +15,8 @@
 #define IMAGES 5u
 
 static uint8_t *image[IMAGES]; /* flash: blank, with A, with A and B, fetching B, B in its trial */
-static struct fc_core *during; /* a core that fetches B */
+static struct fc_core during;  /* a core that fetches B */
+static struct fc_app during_app[FC_SLOTS];
 static int (*real_verify)(const uint8_t[64], const void *, size_t, const uint8_t[32]);
 
 #define B (&fuzz_bench)
@@ -41,7 +42,6 @@ static void hide_chunks_of_b(uint8_t shown) {
 
 /* Kinds: 1 trust, manifests, leaf lists and A's chunks, 2 run A, 3 run B, 4 B's chunks. */
 void fuzz_devices_open(void) {
-    during = malloc(sizeof *during);
     real_verify = B->h->hal.verify;
     fh_random_seed(B->h, 1);
     keep_image(0);
@@ -54,9 +54,10 @@ void fuzz_devices_open(void) {
     bench_show(B, 3);
     bench_drive(B, 20);
     keep_image(3);
-    if (!during || B->h->core.job.stage != FC_JOB_CHUNKS)
+    if (B->h->core.job.stage != FC_JOB_CHUNKS)
         fail("the device does not fetch B", B->h->core.job.stage, 0);
-    memcpy(during, &B->h->core, sizeof *during);
+    during = B->h->core;
+    memcpy(during_app, B->h->app, sizeof during_app);
     hide_chunks_of_b(1);
     for (uint32_t i = 0; i < 400 && B->h->core.rec.slots[0].phase != FC_PH_TRIAL; i++)
         bench_drive(B, 1);
@@ -77,7 +78,8 @@ static void set_flash(uint32_t i) {
 /* A device that runs A and fetches B, without its link's past. */
 static void rewind_to_fetch(void) {
     set_flash(3);
-    memcpy(&B->h->core, during, sizeof *during);
+    B->h->core = during;
+    memcpy(B->h->app, during_app, sizeof during_app);
     B->h->hal.verify = fuzz_verify;
     B->inbox_n = B->n_tokens = 0;
     B->want_link = 0;
@@ -127,9 +129,14 @@ void fuzz_message(const uint8_t *p, size_t n) {
     check_running();
 }
 
+static const uint8_t *kid_of(enum fc_role role, int i) {
+    static uint8_t digest[32];
+    fc_sha256(&B->h->hal, B->h->core.trust.role[role].key[i], 32, digest);
+    return digest;
+}
+
 /* A payload in a good envelope of its kind, signed for by the lenient port. */
-static size_t wrap(enum fc_kind kind, const uint8_t kid[8], const uint8_t *p, size_t n, uint8_t *to,
-                   size_t cap) {
+static size_t wrap(enum fc_kind kind, const uint8_t *p, size_t n, uint8_t *to, size_t cap) {
     static const char *const names[] = {"manifest", "trust", "desired", "cmd"};
     static const uint8_t sig[64] = FUZZ_SIGNATURE;
     uint8_t header[96];
@@ -146,7 +153,7 @@ static size_t wrap(enum fc_kind kind, const uint8_t kid[8], const uint8_t *p, si
     fc_out_text(&h, type);
     if (!is_sign) {
         fc_out_uint(&h, 4);
-        fc_out_bytes(&h, kid, 8);
+        fc_out_bytes(&h, kid_of(FC_ONLINE, 0), 8);
     }
     fc_out_head(&out, FC_TAG, is_sign ? 98 : 18);
     fc_out_array(&out, 4);
@@ -161,12 +168,11 @@ static size_t wrap(enum fc_kind kind, const uint8_t kid[8], const uint8_t *p, si
     for (int i = 0; i < 2; i++) {
         uint8_t signer[32];
         struct fc_out s = fc_out_to(signer, sizeof signer);
-        const struct fc_trust *t = &B->h->core.trust;
         fc_out_map(&s, 2);
         fc_out_uint(&s, 1);
         fc_out_int(&s, -8);
         fc_out_uint(&s, 4);
-        fc_out_bytes(&s, kind == FC_K_TRUST ? t->roots[i].kid : t->release[0].kid, 8);
+        fc_out_bytes(&s, kid_of(kind == FC_K_TRUST ? FC_ROOT : FC_RELEASE, i), 8);
         fc_out_array(&out, 3);
         fc_out_bytes(&out, signer, s.n);
         fc_out_map(&out, 0);
@@ -184,8 +190,7 @@ void fuzz_signed(const uint8_t *p, size_t n) {
         size_t got = 0;
         enum fc_kind kind = (enum fc_kind)(fuzz_take(&in, 1) % 4u);
         const uint8_t *payload = fuzz_take_bytes(&in, fuzz_take(&in, 2) % 2000u, &got);
-        size_t size =
-            wrap(kind, B->h->core.trust.online[0].kid, payload, got, message, sizeof message);
+        size_t size = wrap(kind, payload, got, message, sizeof message);
         char topic[96] = "f1/trust";
         struct fh_model m;
         uint32_t detail = 0;
@@ -211,6 +216,7 @@ void fuzz_signed(const uint8_t *p, size_t n) {
 void fuzz_leaves(const uint8_t *p, size_t n) {
     struct fuzz_in in = {p, p + n};
     struct fc_manifest m = {0};
+    struct fc_job *job = &B->h->core.job;
     size_t got = 0;
     uint32_t sectors = B->h->nor.capacity[FC_BANK0] / FC_SECTOR;
     rewind_to_fetch();
@@ -222,16 +228,19 @@ void fuzz_leaves(const uint8_t *p, size_t n) {
     uint32_t listed = fuzz_take(&in, 1);
     const uint8_t *list = fuzz_take_bytes(&in, listed, &got);
     fc_sha256(&B->h->hal, list, got, m.leaves_sha256);
-    int rc = fc_bank_put_leaves(&B->h->core, 0, 1, &m, list, got);
+    job->slot = 0;
+    job->bank = 1;
+    job->m = m;
+    int rc = fc_bank_put_leaves(&B->h->core, list, got);
     if ((rc == FC_OK) != (got == 8u * (size_t)m.chunks))
         fail("a leaf list of another length is taken, or a good one is not", rc, (long)got);
     for (uint32_t k = 0; k < 4 && in.p < in.end; k++) {
         uint32_t index = fuzz_take(&in, 2);
         const uint8_t *chunk = fuzz_take_bytes(&in, fuzz_take(&in, 2), &got);
-        rc = fc_bank_put_chunk(&B->h->core, 0, 1, &m, index, chunk, got);
+        rc = fc_bank_put_chunk(&B->h->core, index, chunk, got);
         if (rc == FC_OK && (index >= m.chunks || got != fc_chunk_len(&m, index)))
             fail("a chunk outside the model is stored", (long)index, (long)got);
-        if (rc == FC_OK && fc_bank_has_chunk(&B->h->core, 0, 1, &m, index) != 1)
+        if (rc == FC_OK && fc_bank_has_chunk(&B->h->core, index) != 1)
             fail("a stored chunk is not there", (long)index, 0);
     }
     uint64_t at = B->h->nor.at[FC_BANK0 + 1], size = B->h->nor.capacity[FC_BANK0 + 1];
