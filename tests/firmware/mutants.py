@@ -149,6 +149,13 @@ MUTANTS = (
         "if (0 && memcmp(got, j->m.sha256, 32) != 0)\n        run_broken",
         "test_boot::test_a_flipped_bit_without_a_second_model_is_healed_from_the_broker",
     ),
+    Mutant(
+        "the old model is loaded unseen after an interrupted trial",
+        "trial.c",
+        "s->want_load = j->again ? 2 : 1;",
+        "s->want_load = 1;",
+        "test_boot::test_a_worn_old_model_is_not_loaded_after_the_trial_that_a_power_loss_interrupted",
+    ),
     # --- what may run --------------------------------------------------------------------------
     Mutant(
         "the seq that runs may be offered again with other bytes",

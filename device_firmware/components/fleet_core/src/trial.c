@@ -269,7 +269,7 @@ static int fail_step(struct fc_core *core) {
         j->wait_ms = fc_clock(core) + FC_RETRY_MS;
         return 0;
     }
-    s->want_load = 1;
+    s->want_load = j->again ? 2 : 1; /* this start has not looked at its digest yet */
     fc_event_put(core, FC_EV_REFUSAL, j->slot, ints, 2);
     show(core, FC_ST_REVERTED, -(int)j->fail_code, j->fail_detail);
     fc_job_end(core);
