@@ -1,7 +1,7 @@
 """Faults a tired person could put into the core, each with the test of the suite that must notice.
 
-A fault is one replaced piece of text in a copy of the core. `killed_by` is `cuts` (the power-cut program with
-single cuts) or `module::function` of a test below `tests/firmware`, run with all its parameters.
+A fault is one replaced piece of text in a copy of the core. `killed_by` is `cuts` or `groups` (the power-cut
+programs) or `module::function` of a test below `tests/firmware`, run with all its parameters.
 """
 
 from __future__ import annotations
@@ -95,29 +95,29 @@ MUTANTS = (
     Mutant(
         "seq and floor are forgotten when confirming",
         "trial.c",
-        "    raise_name(r, &j->m);\n",
-        "    memset(r->names, 0, sizeof r->names);\n    raise_name(r, &j->m);\n",
+        "        raise_name(core, r, &core->app[s]->model);",
+        "        memset(r->names, 0, 192), raise_name(core, r, &core->app[s]->model);",
         "cuts",
     ),
     Mutant(
         "the bank changes before the confirming record",
         "trial.c",
         "    rs->phase = FC_PH_TRIAL;\n",
-        "    rs->phase = FC_PH_TRIAL;\n    rs->run_bank = j->bank;\n",
+        "    rs->phase = FC_PH_TRIAL;\n        rs->run_bank = fc_bank_idle(core, s);\n",
         "cuts",
     ),
     Mutant(
         "seq and floor rise before the model is confirmed",
         "trial.c",
-        "r->slots[j->slot].phase = FC_PH_PROBATION;",
-        "r->slots[j->slot].phase = FC_PH_PROBATION, r->names[0].seq = j->m.seq;",
+        "r->slots[s].phase = FC_PH_PROBATION;",
+        "r->slots[s].phase = FC_PH_PROBATION, r->names[0].seq = j->m.seq;",
         "test_records::test_a_candidate_that_fails_raises_neither_seq_nor_floor",
     ),
     Mutant(
         "the trial starts before its record is in flash",
         "trial.c",
-        "    memcpy(rs->other_id, j->m.id, 16);\n    int rc = fc_log_commit(core);",
-        "    memcpy(rs->other_id, j->m.id, 16);\n    core->rec = *r;\n    int rc = FC_OK;",
+        "    if (fc_log_commit(core) == FC_OK)\n        start(core, group, 0);",
+        "    core->rec = *r;\n    start(core, group, 0);",
         "test_trial::test_the_log_says_trial_before_the_engine_sees_a_byte",
     ),
     # --- resets --------------------------------------------------------------------------------
@@ -144,17 +144,24 @@ MUTANTS = (
     ),
     Mutant(
         "the running bank is loaded without a look at its digest",
-        "trial.c",
-        "if (memcmp(got, j->m.sha256, 32) != 0)\n        run_broken",
-        "if (0 && memcmp(got, j->m.sha256, 32) != 0)\n        run_broken",
+        "run.c",
+        "if (memcmp(got, j->m.sha256, 32) == 0) {",
+        "if (memcmp(got, j->m.sha256, 32) <= 999) {",
         "test_boot::test_a_flipped_bit_without_a_second_model_is_healed_from_the_broker",
     ),
     Mutant(
         "the old model is loaded unseen after an interrupted trial",
         "trial.c",
-        "s->want_load = j->again ? 2 : 1;",
-        "s->want_load = 1;",
+        "want_load = j->again ? 2 : 1;",
+        "want_load = 1;",
         "test_boot::test_a_worn_old_model_is_not_loaded_after_the_trial_that_a_power_loss_interrupted",
+    ),
+    Mutant(
+        "one of a group reverts without the others",
+        "trial.c",
+        "        rs->phase = fc_rest_phase(rs);\n        memcpy(rs->failed_id",
+        "        if (s == j->slot)\n            rs->phase = fc_rest_phase(rs);\n        memcpy(rs->failed_id",
+        "groups",
     ),
     # --- what may run --------------------------------------------------------------------------
     Mutant(
@@ -230,8 +237,8 @@ MUTANTS = (
     Mutant(
         "the manifest need not be the one desired",
         "fetch.c",
-        "if (memcmp(digest, j->target.id, 32) != 0)",
-        "if (memcmp(digest, j->target.id, 0) != 0)",
+        "if (memcmp(digest, core->slot[j->slot].target.id, 32) != 0)",
+        "if (memcmp(digest, core->slot[j->slot].target.id, 0) != 0)",
         "test_update::test_a_manifest_of_other_bytes_is_refused_after_three_tries",
     ),
     Mutant(
@@ -244,15 +251,15 @@ MUTANTS = (
     Mutant(
         "a golden mismatch confirms",
         "trial.c",
-        "    if (j->golden.ok != j->golden.n) {\n        fc_trial_fail",
-        "    if (j->golden.ok > j->golden.n) {\n        fc_trial_fail",
+        "    if (g->ok != g->n) {",
+        "    if (g->ok > g->n) {",
         "test_trial::test_a_golden_mismatch_takes_the_old_model_back",
     ),
     Mutant(
         "probation ends without an acknowledged report",
         "trial.c",
-        "if (j->acked && s >= s_needed",
-        "if (s >= s_needed",
+        "int is_enough = j->acked && passed_ms",
+        "int is_enough = passed_ms",
         "test_trial::test_probation_needs_inferences_seconds_and_a_report_over_a_new_connection",
     ),
     # --- untrusted bytes -----------------------------------------------------------------------

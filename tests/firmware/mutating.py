@@ -45,17 +45,21 @@ class Nursery:
         self.core = folder / "fleet_core"
         shutil.copytree(build.CORE_DIR, self.core)
         self.sources = build.core_sources(self.core)
-        program = [C_DIR / f"{name}.c" for name in ("bench", "tears", "cuts")]
+        program = [C_DIR / f"{name}.c" for name in ("bench", "tears", "cuts", "groups")]
         objects = build.compile_objects(folder, [*self.sources, *program], FLAGS, core_dir=self.core)
         count = len(self.sources)
-        self.objects, self.program = objects[:count], objects[count:]
+        self.objects, (*bench, cuts, groups) = objects[:count], objects[count:]
+        self.programs = {"cuts": [*bench, cuts], "groups": [*bench, groups]}
         build.build_module()  # writes the wrapper
         wrapper = build.BUILD_DIR / "host" / f"{build.MODULE_NAME}.c"
         self.wrapper = str(folder / "wrapper.o")
         include = f"-I{sysconfig.get_paths()['include']}"
         flags = ["-O1", "-fPIC", include, *build.includes(self.core)]
         build.run_compiler([build.compiler(), *flags, "-c", str(wrapper), "-o", self.wrapper])
-        self.plan = scenario.cuts(folder / "scenario")
+        self.plans = {
+            "cuts": [str(scenario.cuts(folder / "cuts.scenario"))],
+            "groups": [str(scenario.groups(folder / "groups.scenario"))],
+        }
 
     def mutate(self, mutant: Mutant, folder: Path) -> list[str]:
         """The objects of a core with the fault. Raises AssertionError when its text is no longer there."""
@@ -74,10 +78,11 @@ class Nursery:
     def run(self, objects: Sequence[str], killed_by: str, folder: Path) -> subprocess.CompletedProcess[str]:
         """Link these objects and run the test that shall notice."""
         cc = build.compiler()
-        if killed_by == "cuts":
-            program = folder / "cuts"
-            build.run_compiler([cc, *objects, *self.program, "-lsodium", "-o", str(program)])
-            command = [str(program), str(self.plan), str(folder / "flash.bin"), "single", "16", "0", "1", "1"]
+        if killed_by in self.programs:
+            program = folder / "program"
+            build.run_compiler([cc, *objects, *self.programs[killed_by], "-lsodium", "-o", str(program)])
+            command = [str(program), *self.plans[killed_by], str(folder / "flash.bin")]
+            command += ["single", "16", "0", "1", "1"] if killed_by == "cuts" else []
         else:
             extension = folder / f"{build.MODULE_NAME}{sysconfig.get_config_var('EXT_SUFFIX')}"
             build.run_compiler([cc, "-shared", self.wrapper, *objects, "-lsodium", "-o", str(extension)])
