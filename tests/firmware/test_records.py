@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from device_firmware.host.core import CODES, Area, Phase, State
+from device_firmware.host.core import CODES, Area, Phase, Reset, State
 from fleet.mqtt import topics
 from fleet.mqtt.codec.names import Action, ConfigKey
 from ota.desired import DesiredEntry
@@ -83,3 +83,21 @@ def test_a_flipped_bit_in_a_stored_configuration_is_not_obeyed(rig: Rig) -> None
     rig.port.retained.pop(topics.desired(rig.identity.device_id))
     rig.restart()
     assert rig.core.state().config.heartbeat_s == 300
+
+
+def test_an_entry_that_names_the_candidate_takes_over_its_trial(rig: Rig) -> None:
+    """What `reported` says does not depend on whether the device was reset in between."""
+    rig.install(artifact(1))
+    second = artifact(2)
+    rig.offer(second, attempt=2)
+    assert rig.slot().state == State.TRIAL
+    rig.want(DesiredEntry(Action.RUN, second.id, attempt=3))
+    before = rig.slot()
+    assert (before.state, before.attempt, before.have, before.total) == (State.TRIAL, 3, 5, 5)
+    rig.restart(Reset.SLEEP)
+    after = rig.slot()
+    assert (after.state, after.attempt, after.have, after.total) == (State.TRIAL, 3, 5, 5)
+    rig.want(DesiredEntry(Action.RUN, second.id, attempt=4))
+    rig.core.sample(0, us=1, failed=True)
+    rig.run()
+    assert (rig.slot().state, rig.slot().failed_attempt) == (State.REVERTED, 4)
