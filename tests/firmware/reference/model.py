@@ -44,10 +44,10 @@ class Target:
 
 @dataclass
 class Bank:
-    """What a bank holds: a version's manifest and how many of its two chunks."""
+    """What a bank holds: a version's manifest, and in its two chunks' sectors perhaps another's."""
 
     version: Version | None = None
-    chunks: int = 0
+    sectors: list[Version | None] = field(default_factory=lambda: [None, None])
 
 
 @dataclass
@@ -81,6 +81,7 @@ class Device:
     is_safe: bool = False
     running: Version | None = None
     inferences: int = 0
+    trial_attempt: int = 0
     # --- the world around
     withholds: bool = False
     board: str = ""
@@ -97,7 +98,10 @@ class Device:
         if is_same:
             return
         self.is_given_up = False
-        if self.phase is Phase.TRIAL:
+        if self.phase is Phase.TRIAL and target and target.version == self.idle_bank.version:
+            self.trial_attempt = target.attempt
+            self._show("TRIAL")
+        elif self.phase is Phase.TRIAL:
             self._show("OFFERED" if target else "IDLE")
         elif not is_going_on:
             self.have = 0
@@ -143,7 +147,7 @@ class Device:
             self._confirm()
 
     def on_reset(self, reason: str, *, is_asked_for: bool = False) -> None:
-        """A start after a reset. is_asked_for: a commanded reboot, whose probation goes on."""
+        """A start after a reset. is_asked_for: a commanded reboot; as in sleep, probation goes on."""
         if reason == "EXPECTED" and not is_asked_for:
             reason = "PANIC"
         is_crash, is_power = reason in ("PANIC", "WATCHDOG"), reason in ("POWER", "BROWNOUT")
@@ -153,9 +157,10 @@ class Device:
         self.is_safe, self.is_given_up = self.panics >= PANICS, False
         self.running = None
         self.state, self.code = ("OFFERED", "") if self.target else ("IDLE", "")
-        if not (is_trial and is_asked_for):
+        if not (is_trial and (is_asked_for or reason == "SLEEP")):
             self.inferences = 0
         if is_trial:
+            self._name_trial()
             self.attempts += is_crash
             self.cuts += is_power
             if is_crash and self.attempts >= ATTEMPTS:
@@ -214,13 +219,13 @@ class Device:
             self._switch()
             return
         self.phase, self.other, self.is_usable = Phase.FETCH, version.id[:16], False
-        if self.idle_bank.version != version:
-            self.idle_bank = Bank(version)
+        self.idle_bank.version = version
         self._fetch()
 
     def _fetch(self) -> None:
-        self.idle_bank.chunks = max(self.idle_bank.chunks, 1 if self.withholds else 2)
-        self.have = self.idle_bank.chunks
+        bank = self.idle_bank
+        bank.sectors = [bank.version, bank.sectors[1] if self.withholds else bank.version]
+        self.have = bank.sectors.count(bank.version)
         if self.have < 2:
             self._show("DOWNLOADING")
         else:
@@ -234,7 +239,13 @@ class Device:
             return
         self.phase, self.attempts, self.cuts, self.inferences = Phase.TRIAL, 0, 0, 0
         self.other = self.target.version.id[:16]
+        self._name_trial()
         self._test()
+
+    def _name_trial(self) -> None:
+        """A failure will be that of the attempt that asks for the candidate when its trial starts."""
+        target = self.target
+        self.trial_attempt = target.attempt if target and target.version == self.idle_bank.version else 0
 
     def _test(self) -> None:
         candidate = self.idle_bank.version
@@ -269,8 +280,7 @@ class Device:
         """The record of a failed trial."""
         candidate = self.idle_bank.version
         assert candidate
-        is_asked = self.target is not None and self.target.version == candidate
-        self.failed = (candidate.id[:8], self.target.attempt if self.target and is_asked else 0, code)
+        self.failed = (candidate.id[:8], self.trial_attempt, code)
         self.phase = Phase.CONFIRMED if self.run else Phase.EMPTY
         self.is_usable = False
         self.attempts = self.cuts = 0
