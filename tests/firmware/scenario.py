@@ -66,6 +66,7 @@ def cuts(path: Path) -> Path:
         (5, own, desired(4, DesiredEntry(Action.RUN, model["C"].id, attempt=4))),
         (6, topics.TRUST, rig.signed_trust(rig.trust(version=2))),
         (8, own, desired(5, DesiredEntry(Action.STOP, attempt=5))),
+        (9, own, desired(6, DesiredEntry(Action.RUN, model["A"].id, attempt=6))),
     ]
     items += [(7, cmd, command(number)) for number in range(1, 17)]
     return write(path, items)

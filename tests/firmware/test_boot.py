@@ -220,3 +220,23 @@ def test_the_first_report_after_a_start_tells_the_state_that_was(rig: Rig) -> No
     rig.restart(Reset.PANIC)
     rig.restart(Reset.PANIC)
     assert rig.reports()[0].slots[0].state.name == "REVERTED"
+
+
+def test_a_worn_old_model_is_not_loaded_after_the_trial_that_a_power_loss_interrupted(rig: Rig) -> None:
+    """In a start within a trial the candidate goes first; the old bank is hashed when it is its turn."""
+    first, second = artifact(1), artifact(2)
+    rig.install(first)
+    rig.offer(second, attempt=2)
+    assert rig.slot().phase == Phase.PROBATION
+    rig.core.flip(Area.BANK0, 3 * 4096 + 5, 2)
+    rig.engine.offset = 40
+    rig.engine.loaded.clear()
+    rig.restart(Reset.POWER)
+    assert rig.slot().phase == Phase.CONFIRMED, "the candidate failed"
+    assert 0 not in rig.engine.loaded, "other bytes than the signed ones reached the engine"
+    assert running_id(rig) is None
+    rig.engine.offset = 0
+    rig.want(DesiredEntry(Action.RUN, first.id, attempt=3))
+    rig.advance(5)
+    rig.confirm()
+    assert running_id(rig) == first.id

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.vectors import basics, downlinks, signed, sketches, uplinks
+from tests.vectors import basics, downlinks, primitives, signed, sketches, uplinks
 
 FOLDER = Path(__file__).parent
 
@@ -18,6 +18,7 @@ def documents() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "keys.json", basics.key_table()
     yield "leaves.json", basics.leaves()
     yield "sketches.json", sketches.sketches()
+    yield "primitives.json", primitives.primitives()
     for name, build in (
         ("cbor", basics.cbor),
         ("classes", basics.classes),

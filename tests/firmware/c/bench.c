@@ -85,11 +85,27 @@ static int on_check(void *ctx, const uint8_t *model, uint32_t n) {
     return model && n ? 0 : -10;
 }
 
+/* What reaches the engine is the signed model, byte for byte: chunk items follow each other. */
+static void check_model(const struct bench *b, const uint8_t *model, uint32_t n) {
+    uint32_t i = 0, at = 0;
+    while (i < b->n_items &&
+           !(b->item[i].n && strstr(b->item[i].topic, "/0/0") && b->item[i].p[0] == model[0]))
+        i++;
+    for (; i < b->n_items && at < n; at += FC_SECTOR, i++) {
+        uint32_t part = n - at < FC_SECTOR ? n - at : FC_SECTOR;
+        if (b->item[i].n != part || memcmp(b->item[i].p, model + at, part) != 0)
+            fail("the engine is given other bytes than the signed ones", at, n);
+    }
+    if (at < n)
+        fail("the engine is given a model that nobody staged", at, n);
+}
+
 static int on_load(void *ctx, int slot, const uint8_t *model, uint32_t n,
                    const struct fh_model *spec, uint32_t *arena_used) {
     struct bench *b = ctx;
     if (n != spec->size)
         fail("a model of another size is loaded", n, spec->size);
+    check_model(b, model, n);
     b->loaded = b->loaded_in[slot] = model[0];
     *arena_used = 12000;
     return 0;
