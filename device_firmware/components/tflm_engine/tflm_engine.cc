@@ -243,7 +243,7 @@ int Unload(void *ctx, uint8_t slot) {
     return Restore(e, slot);
 }
 
-int Load(void *ctx, uint8_t slot, const uint8_t *model, uint32_t n, const fc_manifest *m,
+int Load(void *ctx, uint8_t slot, const uint8_t *model, uint32_t n, const fc_model *m,
          fc_load_info *info) {
     auto *e = static_cast<Engine *>(ctx);
     tflm_model_facts facts;

@@ -130,7 +130,7 @@ int main() {
         }
         case 'L': { // slot, variables, inputs, outputs, model -> result, arena used
             const uint32_t slot = Number();
-            fc_manifest m = {};
+            fc_model m = {};
             fc_load_info info = {};
             m.hints.variables = Number();
             m.nin = static_cast<uint8_t>(Tensors(m.in));

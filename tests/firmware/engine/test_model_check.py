@@ -26,7 +26,9 @@ ACTIVITY = ROOT / "deploy" / "models" / "activity-v1.tflite"
 OK, OP_MISSING, SCHEMA = 0, -9, -10
 
 
-def walk(program: Path, models: Sequence[bytes], *, unlinked: Sequence[int] = ()) -> list[tuple[int, int, int]]:
+def walk(
+    program: Path, models: Sequence[bytes], *, unlinked: Sequence[int] = ()
+) -> list[tuple[int, int, int]]:
     """(result, missing operator, variables) of each model."""
     linked = bytes(0 if code in unlinked else 1 for code in range(256))
     frames = b"".join(struct.pack("<I", len(model)) + model for model in models)
@@ -38,7 +40,12 @@ def walk(program: Path, models: Sequence[bytes], *, unlinked: Sequence[int] = ()
 def test_good_models_pass(walk_program: Path) -> None:
     good = [path.read_bytes() for path in DEMO]
     good += [MODELS[name].make() for name in ("op-missing", "arena-hungry", "slow", "hang", "crash-in-use")]
-    good += [streaming(), streaming(names=("a", "b", "c")), loop(turns=2, step=1), without_dense_layers(good[0])]
+    good += [
+        streaming(),
+        streaming(names=("a", "b", "c")),
+        loop(turns=2, step=1),
+        without_dense_layers(good[0]),
+    ]
     results = walk(walk_program, good)
     assert [result for result, _, _ in results] == [OK] * len(good)
     assert [variables for _, _, variables in results[-4:-2]] == [1, 3]
