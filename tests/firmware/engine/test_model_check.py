@@ -17,7 +17,7 @@ from ota.errors import OtaError
 from ota.inspector import inspect
 from tests.firmware.engine.convolution import without_dense_layers
 from tests.firmware.engine.streaming import streaming
-from tests.models.graph import Graph, Op, Type, schema
+from tests.models.graph import Graph, Op, schema
 from tests.models.make_models import MODELS, loop
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -182,7 +182,7 @@ def test_no_mutant_leads_the_walk_out_of_the_file(seed: int, walk_program: Path)
 
 def test_the_servers_inspector_refuses_whatever_the_walk_refuses(walk_program: Path) -> None:
     """Preflight must not release what devices then refuse: `schema` here is `schema` there."""
-    made = mutants(streaming(names=("a", "b")), 400, seed=5) + [*BAD.values()]
+    made = [*mutants(streaming(names=("a", "b")), 400, seed=5), *BAD.values()]
     passed = []
     for (result, _, _), model in zip(walk(walk_program, made), made, strict=True):
         if result == SCHEMA:
