@@ -243,6 +243,7 @@ _CONFIG_RANGES: dict[ConfigKey, tuple[tuple[int, int], ...]] = {
     ConfigKey.PROBATION: ((0, 100_000), (0, 86_400)),
     ConfigKey.SAMPLE_EVERY: ((0, 1_000_000),),
     ConfigKey.CHUNK_RATE: ((0, 6_000),),
+    ConfigKey.SKETCH_S: ((1, 86_400),),
 }
 
 

@@ -15,7 +15,7 @@ from fleet.mqtt.codec.names import is_display_version, is_model_name
 from fleet.mqtt.codec.shape import INT32_MAX, UINT32_MAX, Shape
 from ota.chunking import CHUNK_BYTES, MAX_CHUNKS, Layout
 from ota.documents import DocumentError, document_shape, refusing_as
-from ota.hints import Hints, contradiction, parse_hints
+from ota.hints import Hints, contradiction, misfit, parse_hints
 from ota.tensors import (
     MAX_TENSOR_BYTES,
     Golden,
@@ -199,6 +199,13 @@ def _check_contract(manifest: Manifest) -> None:
                 len(data) for data in vector.outputs
             ] != outputs:
                 raise ManifestError("io_contract", "a golden vector does not fit the tensors")
-    text = contradiction(manifest.hints) if manifest.hints is not None else None
+    if manifest.hints is None:
+        return
+    text = contradiction(manifest.hints) or misfit(
+        manifest.hints,
+        slot=manifest.slot,
+        inputs=[tensor.shape for tensor in manifest.inputs],
+        outputs=[tensor.shape for tensor in manifest.outputs],
+    )
     if text is not None:
         raise ManifestError("io_contract", text)

@@ -31,7 +31,7 @@ SOFTMAX, LOGISTIC = 25, 14
 ANOMALY_KIND: Final = 3
 ANOMALY_THRESHOLD: Final = 800
 """Default of hint 11: a window is anomalous when the two best scores are less than 0.2 apart."""
-_DIGEST_HINTS: Final = (12,)
+_HEX_HINTS: Final = (12, 14, 15)
 _FRONT_END: Final = 7
 
 
@@ -124,17 +124,17 @@ def releasable(version: ModelVersion) -> list[ClassVerdict]:
 
 
 def hints_of(stored: Mapping[str, Any]) -> Hints:
-    """Hints from their stored form (numbers as keys, digests as hex). Raises RegistryError `validation`."""
+    """Hints from their stored form (numbers as keys, bytes as hex). Raises RegistryError `validation`."""
     numbers: dict[int, Any] = {}
     for key, value in stored.items():
         number = int(key)
         try:
-            if number in _DIGEST_HINTS:
+            if number in _HEX_HINTS:
                 value = bytes.fromhex(value)
             elif number == _FRONT_END:
                 value = [value[0], bytes.fromhex(value[1])]
         except (TypeError, ValueError, IndexError, KeyError):
-            raise RegistryError("validation", f"hint {number} holds no digest in hex") from None
+            raise RegistryError("validation", f"hint {number} holds no bytes in hex") from None
         numbers[number] = value
     return parse_hints(numbers, Shape("validation", RegistryError))
 

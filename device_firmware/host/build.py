@@ -40,7 +40,8 @@ STRICT = (
     "-Wvla",
 )
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
-HOST_SOURCES = ("nor.c", "hal_host.c", "fleet_host.c")
+HOST_SOURCES = ("nor.c", "hal_host.c", "fleet_host.c", "stage_host.c")
+CDEF_HEADERS = ("fleet_host.h", "stage_host.h")
 
 PYTHON_CALLBACKS = """
 extern "Python" int fc_py_send(void *, const char *, const uint8_t *, size_t, int, int);
@@ -91,9 +92,9 @@ def source_hash() -> str:
 
 
 def cdef_text() -> str:
-    """The part of `fleet_host.h` between its cdef markers, which cffi parses as it stands."""
-    text = (HOST_DIR / "fleet_host.h").read_text(encoding="utf-8")
-    return text.split("/* cdef begin */", 1)[1].split("/* cdef end */", 1)[0]
+    """The parts of the host's headers between their cdef markers, which cffi parses as they stand."""
+    texts = [(HOST_DIR / name).read_text(encoding="utf-8") for name in CDEF_HEADERS]
+    return "".join(text.split("/* cdef begin */", 1)[1].split("/* cdef end */", 1)[0] for text in texts)
 
 
 def compiler() -> str:
@@ -144,7 +145,7 @@ def build_module(*, force: bool = False) -> Path:
             return target
         ffi = FFI()
         ffi.cdef(cdef_text() + PYTHON_CALLBACKS)
-        ffi.set_source(MODULE_NAME, '#include "fleet_host.h"')
+        ffi.set_source(MODULE_NAME, "".join(f'#include "{name}"\n' for name in CDEF_HEADERS))
         wrapper = folder / f"{MODULE_NAME}.c"
         ffi.emit_c_code(str(wrapper))
         objects = compile_objects(folder, core_sources(), [*STRICT, "-O2", "-g", "-fPIC"])

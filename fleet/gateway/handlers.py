@@ -142,7 +142,7 @@ class Measurements(Handler):
         ]
         events = [(one.device_id, one.content) for one in understood if isinstance(one.content, Event)]
         # Before the transaction: a new partition is locked until its transaction ends.
-        partitions.ensure(ingest.days(deliveries), tables=("tele_window", "tele_minute"))
+        ingest.ensure_partitions(deliveries)
         fresh = 0
         with transaction.atomic():
             _set_timeouts()
@@ -157,7 +157,8 @@ class Measurements(Handler):
         _count_refused(refused)
         metrics.WINDOWS.labels("stored").inc(stored.windows)
         metrics.WINDOWS.labels("duplicate").inc(stored.duplicates)
-        metrics.WINDOWS.labels("not_kept").inc(stored.not_kept)
+        metrics.SAMPLES.labels("inference").inc(stored.inferences)
+        metrics.SAMPLES.labels("sketch").inc(stored.sketches)
         metrics.EVENTS.labels("stored").inc(fresh)
         metrics.EVENTS.labels("duplicate").inc(len(events) - fresh)
 

@@ -12,6 +12,7 @@ REPORTS: Final = Counter(
 WINDOWS: Final = Counter(
     "fleet_gateway_windows_total", "Telemetry windows by what became of them", ["result"]
 )
+SAMPLES: Final = Counter("fleet_gateway_samples_total", "Sampled inferences and sketches stored", ["kind"])
 EVENTS: Final = Counter("fleet_gateway_events_total", "Device events by what became of them", ["result"])
 COMMIT_S: Final = Histogram(
     "fleet_gateway_batch_seconds",

@@ -1,4 +1,4 @@
-"""From parsed batches to rows: one transaction that counts every window once, however often it arrives.
+"""From parsed batches to rows: one transaction that counts every record once, however often it arrives.
 
 Rows are copied into a temporary table, inserted with ON CONFLICT DO NOTHING, and the rollups are fed from
 what that statement returned and nothing else: a redelivery returns no rows and therefore adds nothing
@@ -13,7 +13,7 @@ from typing import Any, Final
 from django.db import connection, transaction
 
 from fleet.mqtt.codec.telemetry import Batch
-from fleet.telemetry import partitions
+from fleet.telemetry import partitions, samples
 from fleet.telemetry.errors import TelemetryError
 
 _COLUMNS: Final = (
@@ -71,54 +71,69 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Stored:
-    """What a call kept:
+    """What a call kept: new windows, sampled inferences and sketches, and windows that were there already."""
 
-    new windows, windows that were there already, and records of kinds that are not kept.
-    """
-
-    windows: int
-    duplicates: int
-    not_kept: int
+    windows: int = 0
+    inferences: int = 0
+    sketches: int = 0
+    duplicates: int = 0
 
 
 def check_times(batch: Batch, *, now: datetime) -> None:
-    """Refuse a batch with a window past retention or more than 24 h ahead.
+    """Refuse a batch with a record past retention of windows or more than 24 h ahead.
 
     Raises TelemetryError `time_range`.
 
     Time comes from the payload only: arrival would make a new row of every redelivery.
     """
     oldest, newest = partitions.raw_from(now), now + partitions.MAX_FUTURE
-    for window in batch.windows:
-        if not oldest <= _time(window.ts_ms) <= newest:
-            ends = f"{_time(window.ts_ms):%Y-%m-%d %H:%M} UTC"
-            raise TelemetryError("time_range", f"a window ends at {ends}, 30 days back to 1 ahead are taken")
+    times = [one.ts_ms for one in batch.windows]
+    times += [one.ts_ms for one in batch.inferences] + [one.ts_ms for one in batch.sketches]
+    for ts_ms in times:
+        if not oldest <= _time(ts_ms) <= newest:
+            ends = f"{_time(ts_ms):%Y-%m-%d %H:%M} UTC"
+            raise TelemetryError("time_range", f"a record ends at {ends}, 30 days back to 1 ahead are taken")
 
 
-def days(deliveries: Sequence[Delivery]) -> set[Any]:
-    """The UTC days whose partitions these deliveries need."""
-    return {_time(window.ts_ms).date() for delivery in deliveries for window in delivery.batch.windows}
+def ensure_partitions(deliveries: Sequence[Delivery]) -> None:
+    """Make the day partitions that these deliveries need. Call it before an outer transaction."""
+    for tables, kind in (
+        (("tele_window", "tele_minute"), "windows"),
+        (("tele_inference",), "inferences"),
+        (("tele_sketch",), "sketches"),
+    ):
+        days = {_time(one.ts_ms).date() for delivery in deliveries for one in getattr(delivery.batch, kind)}
+        partitions.ensure(days, tables=tables)
 
 
 def store(deliveries: Sequence[Delivery], *, slot: int, now: datetime) -> Stored:
-    """Keep every window that is not kept yet, with its rollups, in one transaction.
+    """Keep every record that is not kept yet, windows with their rollups, in one transaction.
 
     slot: the ingesting gateway's, 0..32,767; part of the rollup's key, so that slots never wait for each
-    other. Call `check_times` first and `partitions.ensure(days(...))` before an outer transaction. Raises
+    other. Call `check_times` first and `ensure_partitions` before an outer transaction. Raises
     django.db.Error; nothing is then stored.
     """
-    not_kept = sum(len(delivery.batch.inferences) for delivery in deliveries)
-    n_windows = sum(len(delivery.batch.windows) for delivery in deliveries)
-    if not n_windows:
-        return Stored(0, 0, not_kept)
-    partitions.ensure(days(deliveries), tables=("tele_window", "tele_minute"))
+    batches = [(delivery.device_id, delivery.batch) for delivery in deliveries]
+    n_windows, n_inferences, n_sketches = (
+        sum(len(getattr(batch, kind)) for _, batch in batches)
+        for kind in ("windows", "inferences", "sketches")
+    )
+    if not n_windows + n_inferences + n_sketches:
+        return Stored()
+    ensure_partitions(deliveries)
+    windows = inferences = sketches = 0
     with transaction.atomic():
         versions = _version_ids(deliveries, now)
-        _copy(_rows(deliveries, versions, now))
-        with connection.cursor() as cursor:
-            cursor.execute(_MERGE, {"slot": slot})
-            fresh = int(cursor.fetchone()[0])
-    return Stored(fresh, n_windows - fresh, not_kept)
+        if n_windows:
+            _copy(_rows(deliveries, versions, now))
+            with connection.cursor() as cursor:
+                cursor.execute(_MERGE, {"slot": slot})
+                windows = int(cursor.fetchone()[0])
+        if n_inferences:
+            inferences = samples.store_inferences(batches, versions, now=now)
+        if n_sketches:
+            sketches = samples.store_sketches(batches, versions, now=now)
+    return Stored(windows, inferences, sketches, n_windows - windows)
 
 
 def _copy(rows: Iterator[tuple[Any, ...]]) -> None:

@@ -1,6 +1,6 @@
 """Tables of what devices measure.
 
-`Window`, `Minute` and `DeadLetter` are partitioned by day (`partitions.py`).
+`Window`, `Inference`, `Sketch`, `Minute` and `DeadLetter` are partitioned by day (`partitions.py`).
 
 Nothing writes to them through the ORM: ingest copies in bulk, rollups grow from what was really inserted.
 """
@@ -54,6 +54,54 @@ class Window(models.Model):
 
     class Meta:
         db_table = "tele_window"
+
+    def __str__(self) -> str:
+        return f"{self.device_id} {self.ts:%F %T} {self.seq}"
+
+
+class Inference(models.Model):
+    """One sampled inference; a late label finds it by (device, boot << 32 | number in the boot)."""
+
+    pk = models.CompositePrimaryKey("device_id", "sample", "ts")
+    sample = models.BigIntegerField()  # boot << 32 | number of the inference in the boot
+    ts = models.DateTimeField()
+    seq = models.BigIntegerField()
+    version_id = models.BigIntegerField()
+    device_id = models.CharField(max_length=32)
+    anom = models.IntegerField()  # anomaly score, 1e-3
+    us = models.IntegerField()
+    lag_s = models.IntegerField()
+    top = models.SmallIntegerField()  # class, -1 none
+    score = models.SmallIntegerField()  # 1e-4
+    margin = models.SmallIntegerField()  # 1e-4
+    why = models.SmallIntegerField()  # 0 one in N, 1 low margin, 2 anomaly, 3 asked
+    slot = models.SmallIntegerField()
+    clock = models.SmallIntegerField()
+
+    class Meta:
+        db_table = "tele_inference"
+
+    def __str__(self) -> str:
+        return f"{self.device_id} {self.ts:%F %T} {self.sample}"
+
+
+class Sketch(models.Model):
+    """One sketch of a model run; counted once by (device, ts, seq)."""
+
+    pk = models.CompositePrimaryKey("device_id", "ts", "seq")
+    ts = models.DateTimeField()  # its end
+    seq = models.BigIntegerField()
+    version_id = models.BigIntegerField()
+    device_id = models.CharField(max_length=32)
+    duration_s = models.BigIntegerField()
+    n = models.IntegerField()  # inferences
+    lag_s = models.IntegerField()
+    slot = models.SmallIntegerField()
+    clock = models.SmallIntegerField()
+    body = models.JSONField()  # the rest of `fleet.mqtt.codec.sketch.Sketch` by its names
+
+    class Meta:
+        db_table = "tele_sketch"
 
     def __str__(self) -> str:
         return f"{self.device_id} {self.ts:%F %T} {self.seq}"

@@ -12,7 +12,13 @@ from typing import Final
 from django.db import connection, transaction
 from psycopg import sql
 
-RETENTION_DAYS: Final[Mapping[str, int]] = {"tele_window": 30, "tele_minute": 30, "tele_dead": 14}
+RETENTION_DAYS: Final[Mapping[str, int]] = {
+    "tele_window": 30,
+    "tele_inference": 30,
+    "tele_sketch": 90,
+    "tele_minute": 30,
+    "tele_dead": 14,
+}
 AHEAD_DAYS: Final = 7
 MAX_FUTURE: Final = timedelta(hours=24)
 _LOCK: Final = 0x7E1E_0001  # advisory lock of everyone who adds or drops partitions
@@ -25,7 +31,7 @@ def day_of(moment: datetime) -> date:
 
 
 def raw_from(now: datetime) -> datetime:
-    """The oldest time of a window that is still taken and kept."""
+    """The oldest time of a record that is still taken."""
     return now - timedelta(days=RETENTION_DAYS["tele_window"])
 
 

@@ -45,7 +45,9 @@ def test_a_rollout_completes_although_worker_gateway_and_broker_are_killed(fleet
     def counted_once() -> tuple[bool | None, str]:
         with psycopg.connect(fleet.info.env["DATABASE_URL"]) as database:
             gaps = database.execute(
-                "SELECT device_id, seq >> 32, count(*), max(seq) - min(seq) + 1 FROM tele_window"
+                "SELECT device_id, seq >> 32, count(*), max(seq) - min(seq) + 1 FROM ("
+                "SELECT device_id, seq FROM tele_window UNION ALL SELECT device_id, seq FROM tele_inference"
+                " UNION ALL SELECT device_id, seq FROM tele_sketch) AS record"
                 " GROUP BY 1, 2 HAVING count(*) <> max(seq) - min(seq) + 1"
             ).fetchall()
             raw = database.execute(

@@ -111,7 +111,8 @@ def test_a_swap_cuts_the_window(running: Rig) -> None:
     running.infer(4)
     second = artifact(2)
     running.offer(second, attempt=2)
-    last = running.batches()[-1]
+    last, drift = running.batches()[-2:]
+    assert (drift.mid, drift.sketches[0].n, drift.first) == (artifact(1).mid, 7, last.first + 1)
     assert (last.mid, last.windows[-1].n, last.windows[-1].flags) == (artifact(1).mid, 4, 2)
     running.confirm()
     running.advance(61, step_ms=1000)
@@ -265,13 +266,16 @@ def test_an_alarm_is_told_once_and_at_most_once_a_minute(running: Rig) -> None:
     running.infer(3)
     running.infer(3, scores=(0.5, 0.5))
     running.run()
-    assert len([1 for event in running.events() if event.kind.name == "ANOMALY"]) == 1, "within the minute"
+    alarms = [event for event in running.events() if event.kind.name == "ANOMALY"]
+    assert [event.detail for event in alarms[1:]] == [(500, 900, 0, 0)], (
+        "its end; the next is within the minute"
+    )
     running.infer(3)
     running.advance(61, step_ms=1000)
     running.infer(3, scores=(0.1, 0.5, 0.49))
     running.run()
     alarms = [event for event in running.events() if event.kind.name == "ANOMALY"]
-    assert [event.detail for event in alarms[1:]] == [(990, 900, 1, 1)]
+    assert [event.detail for event in alarms[2:]] == [(990, 900, 1, 1)]
     assert max(window.anom_n for window in windows(running)) >= 3
 
 

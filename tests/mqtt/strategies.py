@@ -12,6 +12,7 @@ from fleet.mqtt.codec.classes import sorted_operators
 from fleet.mqtt.codec.errors import CodecError
 from fleet.mqtt.codec.event import DETAIL_FIELDS, Event
 from fleet.mqtt.codec.reported import BankReport, Reported, SelfTest, SlotReport
+from fleet.mqtt.codec.sketch import Channel, Inputs, Sketch
 from fleet.mqtt.codec.telemetry import Batch, Inference, Window
 from ota.errors import OtaError
 
@@ -152,19 +153,79 @@ def inferences(draw: st.DrawFn, seq: int, ts_ms: int) -> Inference:
     )
 
 
+def parts(total: int, bins: int) -> st.SearchStrategy[tuple[int, ...]]:
+    """Counts of `bins` bins that sum to `total`."""
+    cuts = st.lists(st.integers(0, total), min_size=bins - 1, max_size=bins - 1).map(sorted)
+    return cuts.map(lambda at: tuple(b - a for a, b in zip([0, *at], [*at, total], strict=True)))
+
+
+channels = st.builds(
+    Channel, st.integers(-(2**24), 2**24), st.integers(0, 2**40), st.integers(0, 100), st.integers(0, 100)
+)
+
+
+@st.composite
+def sketches(draw: st.DrawFn, seq: int, ts_ms: int) -> Sketch:
+    """A valid sketch with this sequence number after this time."""
+    dt_ms, n = draw(st.integers(0, 86_400_000)), draw(st.integers(1, 1_000_000))
+    judged, labelled, ran = draw(st.integers(0, n)), draw(st.integers(0, n)), draw(U32)
+    bins = draw(st.integers(1, min(n, 12)))
+    numbers = draw(st.lists(st.integers(0, 328), min_size=bins, max_size=bins, unique=True).map(sorted))
+    counts = draw(parts(n - bins, bins))
+    is_judged = draw(st.booleans())
+    has_spread = draw(st.booleans())
+    return Sketch(
+        seq=seq,
+        ts_ms=ts_ms + dt_ms,
+        dt_ms=dt_ms,
+        duration_s=draw(U32),
+        n=n,
+        us_max=draw(st.integers(0, 60_000_000)),
+        time_shift=draw(st.integers(0, 1)),
+        times=tuple(zip(numbers, (count + 1 for count in counts), strict=True)),
+        class_hist=draw(st.just(()) | st.integers(1, 20).flatmap(lambda size: parts(n, size))),
+        conf_hist=draw(st.just(()) | parts(n, 10)),
+        entropy_e3=draw(st.integers(0, 100_000)) if has_spread else None,
+        margin_p10_e4=draw(st.integers(0, 10_000)) if has_spread else None,
+        inputs=draw(
+            st.none()
+            | st.builds(
+                Inputs, st.integers(100, 2**32 - 1), st.lists(channels, min_size=1, max_size=4).map(tuple)
+            )
+        ),
+        embed_hist=draw(st.just(()) | parts(judged, 10)) if is_judged else (),
+        anomalies=(draw(st.integers(0, judged)), judged) if is_judged else None,
+        golden=draw(st.none() | st.tuples(st.just(ran), st.integers(0, ran), U32)),
+        labels=draw(
+            st.just(()) | st.tuples(st.tuples(st.integers(1, 2), st.just(labelled), st.integers(0, labelled)))
+        ),
+        arena_used_bytes=draw(st.integers(0, 2**31 - 1)),
+        heap_min_bytes=draw(U32),
+        stack_mark_bytes=draw(U32),
+        resets=draw(st.just(()) | st.tuples(st.tuples(st.integers(0, 5), st.integers(1, 2**32 - 1)))),
+        faults=draw(st.none() | st.tuples(U32, U32, U32, U32)),
+    )
+
+
 @st.composite
 def batches(draw: st.DrawFn) -> Batch:
     """Any valid batch of up to a dozen records."""
     boot, first = draw(st.integers(0, 2**31 - 1)), draw(st.integers(0, 2**32 - 64))
     t0_ms = draw(st.integers(0, 2**47))
     seq = boot << 32 | first
-    n_windows, n_inferences = draw(st.sampled_from([(1, 0), (0, 1), (3, 2), (8, 0)]))
+    n_windows, n_inferences, n_sketches = draw(
+        st.sampled_from([(1, 0, 0), (0, 1, 0), (3, 2, 0), (8, 0, 0), (0, 0, 1), (1, 1, 2)])
+    )
     taken: list[Window] = []
     for index in range(n_windows):
         taken.append(draw(windows(seq + index, taken[-1].ts_ms if taken else t0_ms)))
     samples: list[Inference] = []
     for index in range(n_inferences):
         samples.append(draw(inferences(seq + n_windows + index, samples[-1].ts_ms if samples else t0_ms)))
+    told: list[Sketch] = []
+    for index in range(n_sketches):
+        before = told[-1].ts_ms if told else t0_ms
+        told.append(draw(sketches(seq + n_windows + n_inferences + index, before)))
     return Batch(
         boot=boot,
         first=first,
@@ -177,6 +238,7 @@ def batches(draw: st.DrawFn) -> Batch:
         build=draw(raw(4)),
         windows=tuple(taken),
         inferences=tuple(samples),
+        sketches=tuple(told),
     )
 
 

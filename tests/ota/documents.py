@@ -52,23 +52,37 @@ def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 @st.composite
 def hints(draw: st.DrawFn) -> Hints:
-    """Any hints a device would take."""
+    """Any hints a device would take with any tensors."""
     window = draw(maybe(st.integers(1, 1000)))
-    n = draw(st.integers(1, 64))
+    channels = draw(maybe(st.integers(1, 65_535)))
+    front = draw(st.sampled_from([None, 0, 1]))
+    if front == 1:
+        channels = draw(st.integers(1, 12))
+    kinds = st.integers(-(2**31), 2**32 - 1).filter(lambda kind: kind not in (1, 2))
     return Hints(
         window=window,
         hop=draw(maybe(st.integers(1, window))) if window else None,
-        channels=draw(maybe(st.integers(1, 65_535))),
+        channels=channels,
         reset_policy=draw(maybe(st.integers(0, 2))),
         resource_variables=draw(maybe(own.U16)),
         latency_budget_us=draw(maybe(own.U32)),
-        front_end=draw(maybe(st.tuples(own.U32, own.raw(8)))),
+        front_end=None if front is None else (front, draw(own.raw(8))),
         head=draw(maybe(st.integers(0, 1))),
         embedding_output=draw(maybe(st.integers(0, 7))),
-        alarm=draw(maybe(st.tuples(st.just(n), st.integers(1, n), own.U32))),
-        anomaly=draw(maybe(st.lists(st.integers(-(2**31), 2**32 - 1), min_size=2, max_size=8).map(tuple))),
+        anomaly=draw(
+            maybe(
+                st.tuples(kinds, st.lists(st.integers(-(2**31), 2**32 - 1), min_size=1, max_size=7)).map(
+                    lambda pair: (pair[0], *pair[1])
+                )
+            )
+        ),
         labels=draw(maybe(own.raw(8))),
         classes=draw(maybe(st.integers(1, 65_535))),
+        distance=draw(maybe(st.binary(min_size=8, max_size=256))),
+        front_params=bytes(8 * (channels or 0)) if front == 1 else draw(maybe(own.raw(8))),
+        deciles=draw(
+            maybe(st.lists(st.integers(0, 2**31 - 1), min_size=9, max_size=9).map(sorted).map(tuple))
+        ),
     )
 
 

@@ -131,12 +131,19 @@ def test_size_limits_hold_and_reading_stops_behind_them(now: Any, settings: Any)
 
 def test_hints_are_kept_by_number_and_read_back() -> None:
     stored = registry.plain_hints(
-        {"window": 100, "hop": 50, "latency_budget_us": 20_000, "labels": "00" * 8, "7": [1, "ff" * 8]}
+        {
+            "window": 100,
+            "hop": 50,
+            "latency_budget_us": 20_000,
+            "labels": "00" * 8,
+            "7": [0, "ff" * 8],
+            "15": "0102",
+        }
     )
-    assert stored == {"1": 100, "2": 50, "6": 20_000, "7": [1, "ff" * 8], "12": "00" * 8}
+    assert stored == {"1": 100, "2": 50, "6": 20_000, "7": [0, "ff" * 8], "12": "00" * 8, "15": "0102"}
     hints = registry.hints_of(stored)
     assert (hints.window, hints.latency_budget_us, hints.labels) == (100, 20_000, bytes(8))
-    assert hints.front_end == (1, b"\xff" * 8)
+    assert (hints.front_end, hints.front_params) == ((0, b"\xff" * 8), b"\1\2")
 
 
 def test_a_good_model_fits_and_has_one_verdict_per_class(fitting: ModelVersion) -> None:

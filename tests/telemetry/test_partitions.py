@@ -12,7 +12,7 @@ pytestmark = pytest.mark.django_db
 
 
 def test_partitions_are_made_ahead_and_only_once(now: datetime) -> None:
-    assert partitions.make_ahead(now) == 9 * 3
+    assert partitions.make_ahead(now) == 9 * 5
     assert partitions.make_ahead(now) == 0
     days = sorted(partitions.existing("tele_minute"))
     assert (days[0], days[-1]) == (now.date() - timedelta(days=1), now.date() + timedelta(days=7))
@@ -28,7 +28,11 @@ def test_only_days_past_retention_are_dropped(now: datetime) -> None:
     partitions.ensure(old)
     dropped = partitions.drop_expired(now)
     assert sorted(dropped) == sorted(
-        [f"tele_{t}_{now.date() - timedelta(days=n):%Y%m%d}" for t in ("window", "minute") for n in (31, 40)]
+        [
+            f"tele_{t}_{now.date() - timedelta(days=n):%Y%m%d}"
+            for t in ("window", "minute", "inference")
+            for n in (31, 40)
+        ]
         + [f"tele_dead_{now.date() - timedelta(days=n):%Y%m%d}" for n in (15, 30, 31, 40)]
     )
     assert len(partitions.existing("tele_window")) == 4

@@ -98,14 +98,16 @@ def desired() -> Collection:
 
 
 def _configs() -> Iterator[tuple[str, dict[int, Any], list[int]]]:
-    least = {1: 1, 2: 1, 3: 10, 4: 0, 5: [1, 1], 6: [1, 0, 1], 7: [0, 0], 8: 0, 9: 0}
+    least = {1: 1, 2: 1, 3: 10, 4: 0, 5: [1, 1], 6: [1, 0, 1], 7: [0, 0], 8: 0, 9: 0, 10: 1}
     most = {1: 86_400, 2: 3_600, 3: 3_600_000, 4: 2**31 - 1, 5: [64, 64], 6: [127, 1439, 1440]}
+    most |= {7: [100_000, 86_400], 8: 1_000_000, 9: 6_000, 10: 86_400}
     yield "configuration of least values", least, []
-    yield "configuration of largest values", most | {7: [100_000, 86_400], 8: 1_000_000, 9: 6_000}, []
-    below = {1: 0, 2: 0, 3: 9, 5: [0, 5], 6: [0, 0, 1]}
+    yield "configuration of largest values", most, []
+    below = {1: 0, 2: 0, 3: 9, 5: [0, 5], 6: [0, 0, 1], 10: 0}
     above = {1: 86_401, 2: 3_601, 3: 3_600_001, 4: 2**31, 5: [1, 65], 6: [128, 0, 1], 8: 1_000_001, 9: 6_001}
-    yield "configuration below the ranges", below, [1, 2, 3, 5, 6]
-    yield "configuration above the ranges", above, [1, 2, 3, 4, 5, 6, 8, 9]
+    above |= {10: 86_401}
+    yield "configuration below the ranges", below, [1, 2, 3, 5, 6, 10]
+    yield "configuration above the ranges", above, [1, 2, 3, 4, 5, 6, 8, 9, 10]
     yield "an alarm that wants more hits than it looks at", {5: [4, 3]}, [5]
     yield "a configuration key that version 1 lacks", {1: 60, 20: 1}, [20]
     yield "one bad configuration value beside a good one", {1: 60, 2: 9_999}, [2]

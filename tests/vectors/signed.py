@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,6 +64,7 @@ def _good_manifests() -> Iterator[tuple[str, bytes]]:
     variants: list[tuple[str, dict[str, Any]]] = [
         ("with a golden blob of two chunks", {"golden": big, "inputs": (wide,)}),
         ("with hints", {"hints": hints}),
+        *((f"with {name}", {"hints": Hints(**values)}) for name, values in _good_pipelines()),
         ("with an expiry in the future", {"expires": k.NOW + 1}),
         ("with eight classes", {"classes": tuple(k.seed(str(i))[:16] for i in range(8))}),
         ("of one byte", {"size": 1}),
@@ -159,6 +161,72 @@ def _manifest_faults() -> Iterator[tuple[str, Change, str]]:
         ("reset policy 3", {1: 4, 2: 4, 4: 3}),
     ):
         yield f"hints with {name}", setting(21, hints), "io_contract"
+    for name, hints, code in _bad_pipelines():
+        yield f"hints with {name}", setting(21, hints), code
+
+
+def _floats(*values: float) -> bytes:
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+def _good_pipelines() -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "front-end 0", {"front_end": (0, bytes(8))}
+    scale = _floats(0.5, -1.0, 2.0, 0.0)
+    yield "front-end 1 of two channels", {"channels": 2, "front_end": (1, bytes(8)), "front_params": scale}
+    yield "slot 1 as its front-end", {"front_end": (2, b"12345678"), "front_params": b"\x01"}
+    yield "decisions", {"head": 1, "alarm": (64, 64, 2**32 - 1)}
+    yield "decisions over another count", {"head": 1, "alarm": (2, 5, 0, 5, 10_000)}
+    moments = _floats(*[0.0, 1.0] * 32)
+    yield (
+        "the distance of sixteen channels' moments",
+        {"channels": 16, "anomaly": (2, 100, 1), "distance": moments},
+    )
+    embedding = {"embedding_output": 0, "distance": _floats(*[0.0, 1.0] * 3)}
+    yield "the distance of an embedding", {"anomaly": (2, 2**31 - 1), **embedding}
+    yield "a distance without parameters", {"anomaly": (2, 100)}
+    yield "clean deciles", {"deciles": (0, 0, 1, 2, 3, 4, 5, 6, 2**31 - 1)}
+
+
+def _bad_pipelines() -> Iterator[tuple[str, dict[int, Any], str]]:
+    digest, nan = bytes(8), b"\x00\x00\xc0\x7f"
+    for name, hints in (
+        ("front-end 3", {7: [3, digest]}),
+        ("front-end 2^32 - 1", {7: [2**32 - 1, digest]}),
+        ("front-end 1 without channels", {7: [1, digest], 15: _floats(1, 0)}),
+        ("front-end 1 without parameters", {3: 1, 7: [1, digest]}),
+        ("front-end 1 of thirteen channels", {3: 13, 7: [1, digest], 15: _floats(*[1] * 24)}),
+        ("front-end 1 with a channel too few", {3: 2, 7: [1, digest], 15: _floats(1, 0)}),
+        ("front-end 1 with NaN", {3: 1, 7: [1, digest], 15: _floats(1) + nan}),
+        ("front-end 1 with infinity", {3: 1, 7: [1, digest], 15: _floats(float("-inf"), 0)}),
+        ("front-end 2 without a slot", {7: [2, digest]}),
+        ("slot 4 as front-end", {7: [2, digest], 15: b"\x04"}),
+        ("itself as front-end", {7: [2, digest], 15: b"\x00"}),
+        ("decisions without class scores", {10: [3, 2, 0]}),
+        ("six of the last five", {8: 1, 10: [1, 6, 0, 5]}),
+        ("a reconstruction of another size", {11: [1, 100]}),
+        ("a distance of no embedding", {11: [2, 100], 14: _floats(0, 1)}),
+        ("a distance of output 1", {9: 1, 11: [2, 100], 14: _floats(*[0, 1] * 3)}),
+        ("a distance of another size", {9: 0, 11: [2, 100], 14: _floats(*[0, 1] * 2)}),
+        ("a distance with NaN", {9: 0, 11: [2, 100], 14: _floats(*[0, 1] * 2, 0) + nan}),
+        ("a distance of moments without channels", {11: [2, 100, 1], 14: _floats(0, 1)}),
+        ("a distance of source 2", {3: 1, 9: 0, 11: [2, 100, 2], 14: _floats(*[0, 1] * 3)}),
+        ("deciles that fall", {16: [1, 2, 3, 4, 5, 6, 7, 9, 8]}),
+    ):
+        yield name, hints, "io_contract"
+    for name, hints in (
+        ("decisions of 65", {8: 1, 10: [65, 1, 0]}),
+        ("decisions of two numbers", {8: 1, 10: [1, 1]}),
+        ("decisions of six numbers", {8: 1, 10: [1, 1, 0, 1, 0, 0]}),
+        ("four of the last three, without m", {8: 1, 10: [3, 4, 0]}),
+        ("a threshold over 1", {8: 1, 10: [1, 1, 0, 1, 10_001]}),
+        ("distance parameters of 7 bytes", {14: bytes(7)}),
+        ("distance parameters of 257 bytes", {14: bytes(257)}),
+        ("front-end parameters of 97 bytes", {15: bytes(97)}),
+        ("no front-end parameters", {15: b""}),
+        ("eight deciles", {16: [0] * 8}),
+        ("a decile of 2^31", {16: [0] * 8 + [2**31]}),
+    ):
+        yield name, hints, "schema"
 
 
 def _add_manifest_trust(out: Collection, payload: bytes, message: bytes) -> None:

@@ -280,9 +280,6 @@ def telemetry() -> Collection:
         "only an inference", changed(payload, lambda item: (item.pop(7), item.update({8: [inference]}))), "ok"
     )
     out.faults(payload)
-    out.payload(
-        "a sketch, which version 1 does not know", changed(payload, setting(9, [{0: 1}])), "format_unknown"
-    )
     for key in range(1, 7):
         out.payload(f"without key {key}", changed(payload, without(key)), "range")
     for name, key, value in (
@@ -303,6 +300,8 @@ def telemetry() -> Collection:
     out.payload("no records", changed(payload, without(7)), "range")
     both = changed(payload, edit({7: [_least_window()] * 64, 8: [inference]}))
     out.payload("sixty-five records", both, "range")
+    _add_inferences(out, payload)
+    _add_sketches(out, payload)
     for name, index, number, code in _window_faults():
         out.payload(f"a window with {name}", changed(payload, _in_window(index, number)), code)
     out.payload(
@@ -313,6 +312,136 @@ def telemetry() -> Collection:
     )
     out.payload("a window that is a number", changed(payload, setting(7, [1])), "bad_window")
     return out
+
+
+def _add_inferences(out: Uplinks, payload: bytes) -> None:
+    most = [86_400_000, 2**32 - 1, 255, 10_000, 10_000, 2**31 - 1, 60_000_000, 3]
+    least = [0, 0, -1, 0, 0, 0, 0, 0]
+    out.payload("inferences of least and largest values", changed(payload, setting(8, [least, most])), "ok")
+    for index, limit in enumerate(most):
+        bad = [*least[:index], limit + 1, *least[index + 1 :]]
+        out.payload(
+            f"an inference with field {index} above its limit", changed(payload, setting(8, [bad])), "range"
+        )
+    for index, value in ((0, -1), (2, -2), (6, "1")):
+        bad = [*least[:index], value, *least[index + 1 :]]
+        out.payload(
+            f"an inference with {value!r} as field {index}", changed(payload, setting(8, [bad])), "range"
+        )
+    out.payload("an inference that is a map", changed(payload, setting(8, [{0: 1}])), "range")
+
+
+def base_sketch() -> dict[int, Any]:
+    """Ten inferences of a model of three classes and two channels, with everything a sketch can have."""
+    return {
+        0: 900_000,
+        1: 900,
+        2: 10,
+        3: [7, 2, 1],
+        4: [0, 0, 0, 0, 0, 1, 2, 3, 3, 1],
+        5: [412, 1_730],
+        6: [3_100, 0, 190, 4, 191, 5, 226, 1],
+        7: [1_000, [-130, 70_000, 2, 0], [512, 90_001, 0, 1]],
+        8: [1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+        9: [1, 10],
+        10: [4, 4, 1],
+        11: [[1, 10, 8], [2, 1, 0]],
+        12: [5_584, 182_000, 0],
+        13: [[2, 1]],
+        14: [1, 2, 3, 4],
+    }
+
+
+def _add_sketches(out: Uplinks, payload: bytes) -> None:
+    least = {0: 0, 1: 0, 2: 1, 6: [0, 0, 0, 1], 12: [0, 0, 0]}
+    most = {
+        **{0: 86_400_000, 1: 2**32 - 1, 2: 1_000_000, 3: [0] * 63 + [1_000_000]},
+        **{4: [0] * 9 + [1_000_000], 5: [100_000, 10_000]},
+        **{6: [60_000_000, 10, 0, 1_000_000], 9: [1_000_000, 1_000_000]},
+        **{7: [2**32 - 1, *[[2**24, 2**40, 2**32 - 1, 2**32 - 1]] * 16]},
+        **{10: [2**32 - 1] * 3, 11: [[2, 1_000_000, 1_000_000]] * 4, 12: [2**31 - 1, 2**32 - 1, 2**32 - 1]},
+        **{13: [[5, 2**32 - 1]] * 6, 14: [2**32 - 1] * 4},
+    }
+    base = base_sketch()
+
+    def bare(items: list[Any]) -> bytes:
+        return changed(payload, lambda item: (item.pop(7), item.update({9: items})))
+
+    out.payload("a sketch alone", bare([base]), "ok")
+    out.payload("sketches of least and largest values", bare([least, dict(sorted(most.items()))]), "ok")
+    out.payload("a sketch beside the windows", changed(payload, setting(9, [base])), "ok")
+    pairs = [number for index in range(64) for number in (index * 10, 1)]
+    out.payload("a sketch of 64 latency bins", bare([base | {2: 64, 6: [9, 0, *pairs]} | _counts(64)]), "ok")
+    out.payload("three sketches", bare([base] * 3), "range")
+    out.payload("no sketches in the list", bare([]), "range")
+    out.payload("sixty-four windows and a sketch", _crowded(payload, base), "range")
+    for key in (0, 1, 2, 6, 12):
+        out.payload(
+            f"a sketch without key {key}", bare([{k: v for k, v in base.items() if k != key}]), "range"
+        )
+    for name, key, value, code in _sketch_faults():
+        out.payload(f"a sketch with {name}", bare([dict(sorted((base | {key: value}).items()))]), code)
+
+
+def _counts(n: int) -> dict[int, Any]:
+    return {3: [n], 4: [0] * 9 + [n]}
+
+
+def _crowded(payload: bytes, sketch: dict[int, Any]) -> bytes:
+    return changed(payload, edit({7: [_least_window()] * 64, 9: [sketch]}))
+
+
+def _sketch_faults() -> Iterator[tuple[str, int, Any, str]]:
+    yield "class counts that sum to one less", 3, [6, 2, 1], "bad_window"
+    yield "class counts that sum to one more", 3, [7, 2, 2], "bad_window"
+    yield "confidence counts that do not sum up", 4, [1] * 9 + [2], "bad_window"
+    yield "latency counts that do not sum up", 6, [3_100, 0, 190, 9], "bad_window"
+    yield "distance counts that do not sum up", 8, [0] * 9 + [9], "bad_window"
+    yield "more anomalies than judged", 9, [10, 9], "bad_window"
+    yield "more golden vectors right than run", 10, [4, 5, 0], "bad_window"
+    yield "more right labels than labels", 11, [[1, 5, 6]], "bad_window"
+    yield "more saturated elements than elements", 7, [10, [0, 0, 11, 0]], "bad_window"
+    yield "more elements out of range than elements", 7, [10, [0, 0, 0, 11]], "bad_window"
+    for name, key, value in (
+        ("a time of more than a day", 0, 86_400_001),
+        ("a duration of 33 bits", 1, 2**32),
+        ("no inferences", 2, 0),
+        ("1,000,001 inferences", 2, 1_000_001),
+        ("65 classes", 3, [10] + [0] * 64),
+        ("no classes", 3, []),
+        ("a negative class count", 3, [11, -1]),
+        ("nine confidence bins", 4, [0] * 8 + [10]),
+        ("a margin over 1", 5, [0, 10_001]),
+        ("an entropy of more than 100 nat", 5, [100_001, 0]),
+        ("three spreads", 5, [0, 0, 0]),
+        ("no latency bins", 6, [3_100, 0]),
+        ("a latency bin without a count", 6, [3_100, 0, 190]),
+        ("latency bins that fall", 6, [3_100, 0, 190, 5, 189, 5]),
+        ("a latency bin twice", 6, [3_100, 0, 190, 5, 190, 5]),
+        ("latency bin 657", 6, [3_100, 0, 657, 10]),
+        ("shifted latency bin 329", 6, [3_100, 1, 329, 10]),
+        ("latency shift 11", 6, [3_100, 11, 0, 10]),
+        ("an empty latency bin", 6, [3_100, 0, 190, 10, 191, 0]),
+        ("a latency of more than a minute", 6, [60_000_001, 0, 190, 10]),
+        ("no input channels", 7, [1_000]),
+        ("seventeen input channels", 7, [1_000, *[[0, 0, 0, 0]] * 17]),
+        ("no input elements", 7, [0, [0, 0, 0, 0]]),
+        ("a channel of three numbers", 7, [1_000, [0, 0, 0]]),
+        ("a negative variance", 7, [1_000, [0, -1, 0, 0]]),
+        ("a mean beyond any tensor", 7, [1_000, [2**24 + 1, 0, 0, 0]]),
+        ("anomalies of three numbers", 9, [1, 10, 0]),
+        ("more judged than inferences", 9, [1, 11]),
+        ("labels of source 3", 11, [[3, 1, 1]]),
+        ("labels of source 0", 11, [[0, 1, 1]]),
+        ("five rows of labels", 11, [[1, 1, 1]] * 5),
+        ("memory of two numbers", 12, [1, 2]),
+        ("an arena of 2^31", 12, [2**31, 0, 0]),
+        ("reset reason 6", 13, [[6, 1]]),
+        ("a reset that never was", 13, [[2, 0]]),
+        ("three faults", 14, [1, 2, 3]),
+        ("a key that format 1 lacks", 15, 0),
+    ):
+        yield name, key, value, "range"
 
 
 def _least_window() -> list[int]:

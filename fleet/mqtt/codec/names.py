@@ -185,6 +185,7 @@ class ConfigKey(WireEnum):
     PROBATION = 7
     SAMPLE_EVERY = 8
     CHUNK_RATE = 9
+    SKETCH_S = 10
 
 
 class Clock(WireEnum):

@@ -1,4 +1,4 @@
-"""The telemetry batch: windows and single inferences of one model run (SPEC.md section 7).
+"""The telemetry batch: windows, single inferences and sketches of one model run (SPEC.md section 7).
 
 A batch is read once into frozen records that carry their time and their sequence number, so that nothing
 downstream has to know how they are packed.
@@ -15,8 +15,10 @@ from fleet.mqtt.codec.errors import CodecError
 from fleet.mqtt.codec.names import Clock, is_model_name
 from fleet.mqtt.codec.reported import MAX_SLOT, check_format
 from fleet.mqtt.codec.shape import INT32_MAX, UINT32_MAX, Shape
+from fleet.mqtt.codec.sketch import Sketch, parse_sketch, sketch_item
 
 MAX_RECORDS = 64
+MAX_SKETCHES = 2
 MAX_DT_MS = 86_400_000
 MAX_TIME_MS = 253_402_300_799_999
 """9999-12-31: the last millisecond a datetime can hold."""
@@ -77,7 +79,7 @@ class Inference:
 class Batch:
     """Records of one model run of one boot. mid: 16 hex digits. build: 4 bytes. t0_ms: unix milliseconds.
 
-    first: counter of the first record within the boot; windows come before inferences.
+    first: counter of the first record within the boot; windows come first, then inferences, then sketches.
     """
 
     boot: int
@@ -91,6 +93,7 @@ class Batch:
     build: bytes
     windows: tuple[Window, ...] = ()
     inferences: tuple[Inference, ...] = ()
+    sketches: tuple[Sketch, ...] = ()
 
 
 def encode_batch(batch: Batch) -> bytes:
@@ -113,6 +116,8 @@ def encode_batch(batch: Batch) -> bytes:
         item[8] = [
             [r.dt_ms, r.k, r.top, r.score_e4, r.margin_e4, r.anom_e3, r.us, r.why] for r in batch.inferences
         ]
+    if batch.sketches:
+        item[9] = [sketch_item(sketch) for sketch in batch.sketches]
     payload = encode(item)
     parse_batch(payload)
     return payload
@@ -121,22 +126,22 @@ def encode_batch(batch: Batch) -> bytes:
 def parse_batch(payload: bytes) -> Batch:
     """Read the payload of an authentic telemetry batch.
 
-    Raises CodecError `too_large`, `cbor_bad`, `format_unknown` for another format number or a batch with
-    sketches, `bad_window` for a window of the wrong length or with counts that contradict each other, and
-    `range` for everything else out of range.
+    Raises CodecError `too_large`, `cbor_bad`, `format_unknown` for another format number, `bad_window` for a
+    window of the wrong length or a record with counts that contradict each other, and `range` for everything
+    else out of range.
     """
     item = decode_strict(payload, max_bytes=MAX_UPLINK_BYTES["telemetry"])
     check_format(item)
-    if 9 in item:
-        raise CodecError("format_unknown", "sketches are not known here")
-    fields = _SHAPE.map(item, "batch", required=range(7), optional=(7, 8))
+    fields = _SHAPE.map(item, "batch", required=range(7), optional=(7, 8, 9))
     run = _SHAPE.array(fields[5], "model run", least=4, most=4)
     windows = _SHAPE.array(fields[7], "windows", least=1, most=MAX_RECORDS) if 7 in fields else []
     samples = _SHAPE.array(fields[8], "inferences", least=1, most=MAX_RECORDS) if 8 in fields else []
-    if not 1 <= len(windows) + len(samples) <= MAX_RECORDS:
+    sketches = _SHAPE.array(fields[9], "sketches", least=1, most=MAX_SKETCHES) if 9 in fields else []
+    count = len(windows) + len(samples) + len(sketches)
+    if not 1 <= count <= MAX_RECORDS:
         raise CodecError("range", f"a batch holds 1..{MAX_RECORDS} records")
     boot = _SHAPE.uint(fields[1], "boot", INT32_MAX)
-    first = _SHAPE.uint(fields[2], "first counter", UINT32_MAX - len(windows) - len(samples) + 1)
+    first = _SHAPE.uint(fields[2], "first counter", UINT32_MAX - count + 1)
     t0_ms = _SHAPE.uint(fields[3], "t0", MAX_TIME_MS - MAX_RECORDS * MAX_DT_MS)
     seq = boot << 32 | first
     return Batch(
@@ -151,7 +156,16 @@ def parse_batch(payload: bytes) -> Batch:
         build=_SHAPE.raw(fields[6], "build id", 4),
         windows=_parse_windows(windows, seq, t0_ms),
         inferences=_parse_inferences(samples, seq + len(windows), t0_ms),
+        sketches=_parse_sketches(sketches, seq + len(windows) + len(samples), t0_ms),
     )
+
+
+def _parse_sketches(items: list[Any], seq: int, ts_ms: int) -> tuple[Sketch, ...]:
+    sketches: list[Sketch] = []
+    for item in items:
+        sketches.append(parse_sketch(item, seq=seq + len(sketches), before_ms=ts_ms))
+        ts_ms = sketches[-1].ts_ms
+    return tuple(sketches)
 
 
 def _model_name(value: Any) -> str:

@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 static inline void fc_put16(uint8_t *p, uint16_t v) {
     p[0] = (uint8_t)v;
@@ -30,6 +31,14 @@ static inline uint32_t fc_get32(const uint8_t *p) {
 
 static inline uint64_t fc_get64(const uint8_t *p) {
     return (uint64_t)fc_get32(p) | (uint64_t)fc_get32(p + 4) << 32;
+}
+
+/* IEEE 754 single precision, little-endian: parameters of the application, never of an update. */
+static inline float fc_get_f32(const uint8_t *p) {
+    uint32_t bits = fc_get32(p);
+    float v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
 }
 
 static inline void fc_put32be(uint8_t *p, uint32_t v) {

@@ -15,6 +15,7 @@ void fc_config_default(struct fc_config *c) {
     c->period_ms = 1000;
     c->alarm_k = 3;
     c->alarm_n = 5;
+    c->sketch_s = 900;
 }
 
 /* Every number of struct fc_config, in its order: the key it belongs to and its range. A key with
@@ -25,7 +26,7 @@ static const struct {
 } NUMBERS[] = {
     {1, 1, 86400}, {2, 1, 3600},    {3, 10, 3600000}, {4, 0, INT32_MAX}, {5, 1, 64},
     {5, 1, 64},    {6, 1, 127},     {6, 0, 1439},     {6, 1, 1440},      {7, 0, 100000},
-    {7, 0, 86400}, {8, 0, 1000000}, {9, 0, 6000},
+    {7, 0, 86400}, {8, 0, 1000000}, {9, 0, 6000},     {10, 1, 86400},
 };
 #define N_NUMBERS (sizeof NUMBERS / sizeof NUMBERS[0])
 _Static_assert(offsetof(struct fc_config, has_threshold) == 4 * N_NUMBERS, "one row a number");

@@ -209,64 +209,10 @@ static void golden(struct parse *ps) {
         fc_in_fail(in);
 }
 
-/* Hints that are one number: where it goes (byte of struct fc_hints, 255 nowhere) and its range. */
-static const struct {
-    uint8_t to, least;
-    uint32_t most;
-} HINTS[14] = {
-    [1] = {offsetof(struct fc_hints, window), 0, UINT32_MAX},
-    [2] = {offsetof(struct fc_hints, hop), 0, UINT32_MAX},
-    [3] = {offsetof(struct fc_hints, channels), 1, UINT16_MAX},
-    [4] = {offsetof(struct fc_hints, reset_policy), 0, UINT32_MAX},
-    [5] = {offsetof(struct fc_hints, variables), 0, UINT16_MAX},
-    [6] = {offsetof(struct fc_hints, latency_us), 0, UINT32_MAX},
-    [8] = {offsetof(struct fc_hints, head), 0, 1},
-    [9] = {255, 0, 7},
-    [13] = {offsetof(struct fc_hints, classes), 1, UINT16_MAX},
-};
-
-static void anomaly(struct fc_in *in, struct fc_hints *h) {
-    uint32_t parts = fc_in_array(in, 2, 8);
-    for (uint32_t k = 0; k < parts && !in->err; k++) {
-        int64_t v = fc_in_int(in, INT32_MIN, UINT32_MAX);
-        if (k == 0)
-            h->anomaly_kind = v < 0 ? 0 : (uint32_t)v;
-        else if (k == 1)
-            h->anomaly_threshold = v < 0 || v > INT32_MAX ? 0 : (uint32_t)v;
-    }
-}
-
+/* Key 21. Everything it is checked against came before: 13, 14, 20. */
 static void hints(struct parse *ps) {
-    struct fc_in *in = &ps->in;
     struct fc_hints h;
-    uint32_t n = fc_in_map(in, FC_KEY_MAX + 1), seen = 0;
-    memset(&h, 0, sizeof h);
-    for (uint32_t i = 0; i < n && !in->err; i++) {
-        uint32_t key = (uint32_t)fc_in_uint(in, FC_KEY_MAX);
-        seen |= 1u << key;
-        if (key < 14 && HINTS[key].most) {
-            uint32_t v = (uint32_t)fc_in_int(in, HINTS[key].least, HINTS[key].most);
-            if (HINTS[key].to != 255)
-                memcpy((uint8_t *)&h + HINTS[key].to, &v, sizeof v);
-        } else if (key == 7) {
-            fc_in_array(in, 2, 2);
-            fc_in_uint(in, UINT32_MAX);
-            fc_in_bytes(in, 8, 8, NULL);
-        } else if (key == 10) {
-            fc_in_array(in, 3, 3);
-            fc_in_int(in, 1, fc_in_int(in, 1, 64));
-            fc_in_uint(in, UINT32_MAX);
-        } else if (key == 11) {
-            anomaly(in, &h);
-        } else if (key == 12) {
-            fc_in_raw(in, h.labels, 8);
-        } else {
-            fc_in_skip(in);
-        }
-    }
-    if (((seen & 2u) && !h.window) || ((seen & 4u) && (!h.hop || h.hop > h.window)) ||
-        h.reset_policy > 2)
-        ps->unfit = 1;
+    ps->unfit |= fc_hints_parse(&ps->in, ps->m, &h, ps->model ? &ps->model->params : NULL);
     ps->m->latency_us = h.latency_us;
     if (ps->model)
         ps->model->hints = h;

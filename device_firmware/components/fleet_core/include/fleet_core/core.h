@@ -181,6 +181,8 @@ struct fc_core {
     uint32_t wanted_trust; /* version that a desired document asked for */
     uint32_t reset_raw, refusal_detail;
     uint32_t event_n, report_n, tele_counter;
+    uint32_t inference_n; /* inferences of this boot, all slots */
+    uint8_t reset_told;   /* a sketch has said why this boot began */
     uint32_t minute_chunks, dropped_messages, dropped_chunks;
     uint64_t last_cmd_counter;
     uint64_t report_at_ms;       /* the last one */

@@ -45,8 +45,22 @@ struct fc_tensor {
 /* Hints of manifest key 21; 0 = not said, unless has_* tells. */
 struct fc_hints {
     uint32_t window, hop, channels, reset_policy, variables, latency_us, head, classes;
-    uint32_t anomaly_kind, anomaly_threshold;
-    uint8_t labels[8];
+    uint32_t anomaly_kind, anomaly_threshold, source; /* source: 0 embedding, 1 input moments */
+    uint32_t front, embedding;                        /* embedding FC_NO_OUTPUT = none */
+    uint32_t refractory_ms;
+    uint16_t decide_threshold;            /* 1e-4 */
+    uint8_t decide_n, decide_k, decide_m; /* decide_n 0 = no decisions */
+    uint8_t front_digest[8], labels[8];
+};
+#define FC_NO_OUTPUT 255u
+
+/* Numbers for the pipeline, from the signed manifest: little-endian float32 pairs of the distance
+ * {mean, weight}, then the front-end's {scale, offset} or slot; nine rising scores. */
+struct fc_params {
+    uint32_t cuts[9];
+    uint16_t distance_bytes, front_bytes;
+    uint8_t has_cuts;
+    uint8_t bytes[FC_PARAMS_MAX];
 };
 
 /* What an engine and an application need to know of a loaded model. */
@@ -59,6 +73,7 @@ struct fc_model {
     struct fc_tensor in[FC_TENSORS_MAX];
     struct fc_tensor out[FC_TENSORS_MAX];
     struct fc_hints hints;
+    struct fc_params params;
 };
 
 /* What an update needs to know of a manifest. */
@@ -98,7 +113,7 @@ struct fc_config {
     uint32_t alarm_k, alarm_n;
     uint32_t maint_mask, maint_start_min, maint_min; /* mask 0 = always */
     uint32_t probation_n, probation_s;
-    uint32_t sample_n, chunk_cap;
+    uint32_t sample_n, chunk_cap, sketch_s;
     uint32_t has_threshold;
     uint32_t invalid; /* bit per key whose value was refused */
 };

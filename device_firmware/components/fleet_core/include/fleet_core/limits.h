@@ -39,6 +39,12 @@
 #define FC_EVENTS_MAX 8u
 #define FC_EVENT_INTS 4u
 #define FC_CLASSES_MAX 256u
+#define FC_DECIDE_SCORES 192u /* n x classes of a sliding mean */
+#define FC_FEATURES_MAX 32u   /* of a signed distance */
+#define FC_CHANNELS_MAX 12u   /* channels whose moments a sketch has */
+#define FC_PARAMS_MAX (8u * FC_FEATURES_MAX + 8u * FC_CHANNELS_MAX)
+#define FC_PICKS_MAX 8u  /* sampled inferences that wait */
+#define FC_EXTRAS_MAX 4u /* of them, a window: picked for their margin or anomaly */
 #define FC_TIMES_MAX 32u /* self-test timings kept for the median */
 
 #define FC_QUIET_MS 10000u  /* no chunk for so long: a miss */
@@ -53,6 +59,7 @@
 #define FC_PROGRESS_MS 500u     /* at most two progress reports a second */
 #define FC_DEFER_MS 2000u       /* between two looks at a deferred switch */
 #define FC_RETRY_MS 1000u       /* after a failed flash write or a full outbox */
+#define FC_DT_MAX 86400000u     /* of a record, ms */
 #define FC_ALARM_MS 60000u      /* at most one anomaly event a minute */
 
 _Static_assert(FC_MODEL_MAX == (FC_CHUNKS_MAX - 1u) * FC_SECTOR, "limit follows from the chunks");

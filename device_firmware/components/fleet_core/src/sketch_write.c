@@ -1,0 +1,112 @@
+/* sketch_write.c: a sketch as CBOR. Nothing here is rounded that a merge would need exactly: means
+ * and variances leave the device once, and a backend pools them by the counts beside them.
+ */
+#include "sketch.h"
+
+static uint32_t times(uint64_t sum, uint32_t n) {
+    return n ? (uint32_t)((sum + n / 2) / n) : 0;
+}
+
+/* The margin that a tenth of the inferences stay below, 1e-4: linear inside its bin of 500. */
+static uint32_t tenth(const struct fc_sketch *s) {
+    uint32_t want = s->scored / 10, below = 0;
+    for (uint32_t i = 0; i < FC_MARGIN_BINS; i++) {
+        uint32_t n = s->margins[i];
+        if (below + n > want) /* counts <= 10^6 */
+            return 500 * i + (uint32_t)((uint64_t)500 * (want - below) / n);
+        below += n;
+    }
+    return 10000;
+}
+
+/* Mean and variance in steps x 256. Shifted by the whole mean first, so that squares stay small:
+ * sum (x - q)^2 < 2^25 x 2^32 needs 2^8 more, and r < n. */
+static void put_channel(const struct fc_channel *c, uint32_t elements, struct fc_out *out) {
+    int64_t n = elements, q = c->sum / n, r = c->sum - q * n;
+    uint64_t around = c->squares - (uint64_t)(2 * q * c->sum - q * q * n);
+    int64_t part = r * 4096 / n;
+    uint64_t variance = around / (uint64_t)n * 256 + around % (uint64_t)n * 256 / (uint64_t)n;
+    uint64_t square = (uint64_t)(part * part) >> 16;
+    fc_out_array(out, 4);
+    fc_out_int(out, q * 256 + r * 256 / n);
+    fc_out_uint(out, variance > square ? variance - square : 0);
+    fc_out_uint(out, c->saturated);
+    fc_out_uint(out, c->out);
+}
+
+static void counts(struct fc_out *out, uint32_t key, const uint32_t *v, uint32_t n) {
+    fc_out_uint(out, key);
+    fc_out_array(out, n);
+    for (uint32_t i = 0; i < n; i++)
+        fc_out_uint(out, v[i]);
+}
+
+void fc_sketch_write(const struct fc_sketch *s, const struct fc_sketch_extra *x,
+                     struct fc_out *out) {
+    const struct fc_inputs *in = &s->inputs;
+    uint32_t has_scores = s->scored == s->n && s->n, has_classes = has_scores && !x->lean;
+    uint32_t has_inputs = in->elements && x->lean < 2, has_labels = s->lab_n != 0;
+    uint32_t has_golden = x->golden_n != 0, has_anomalies = s->judged != 0;
+    uint32_t has_faults = s->gaps || s->dropped || in->faults || s->resets;
+    fc_out_map(out, 5u + has_classes + 2 * has_scores + has_inputs + s->has_cuts + has_anomalies +
+                        has_golden + has_labels + x->has_reset + has_faults);
+    fc_out_uint(out, 0);
+    fc_out_uint(out, x->dt_ms);
+    fc_out_uint(out, 1);
+    fc_out_uint(out, x->duration_s);
+    fc_out_uint(out, 2);
+    fc_out_uint(out, s->n);
+    if (has_classes)
+        counts(out, 3, s->classes, s->n_classes);
+    if (has_scores) {
+        counts(out, 4, s->confidence, 10);
+        const uint32_t spread[] = {times(s->entropy, s->n), tenth(s)};
+        counts(out, 5, spread, 2);
+    }
+    fc_out_uint(out, 6);
+    fc_out_array(out, 2u + 2u * s->n_times);
+    fc_out_uint(out, s->us_max);
+    fc_out_uint(out, s->time_shift);
+    for (uint32_t i = 0; i < s->n_times; i++) {
+        fc_out_uint(out, s->time_bin[i]);
+        fc_out_uint(out, s->time_n[i]);
+    }
+    if (has_inputs) {
+        fc_out_uint(out, 7);
+        fc_out_array(out, in->n_channels + 1u);
+        fc_out_uint(out, in->elements);
+        for (uint32_t i = 0; i < in->n_channels; i++)
+            put_channel(&in->channel[i], in->elements, out);
+    }
+    if (s->has_cuts)
+        counts(out, 8, s->distances, 10);
+    if (has_anomalies) {
+        const uint32_t anomalies[] = {s->over, s->judged};
+        counts(out, 9, anomalies, 2);
+    }
+    if (has_golden) {
+        const uint32_t golden[] = {x->golden_n, x->golden_ok, x->golden_diff};
+        counts(out, 10, golden, 3);
+    }
+    if (has_labels) {
+        const uint32_t labels[] = {1, s->lab_n, s->lab_ok};
+        fc_out_uint(out, 11);
+        fc_out_array(out, 1);
+        fc_out_array(out, 3);
+        for (uint32_t i = 0; i < 3; i++)
+            fc_out_uint(out, labels[i]);
+    }
+    const uint32_t memory[] = {x->arena_used, s->heap_min, 0};
+    counts(out, 12, memory, 3);
+    if (x->has_reset) {
+        fc_out_uint(out, 13);
+        fc_out_array(out, 1);
+        fc_out_array(out, 2);
+        fc_out_uint(out, x->reset);
+        fc_out_uint(out, 1);
+    }
+    if (has_faults) {
+        const uint32_t faults[] = {s->gaps, s->dropped, in->faults, s->resets};
+        counts(out, 14, faults, 4);
+    }
+}
