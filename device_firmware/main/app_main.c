@@ -26,6 +26,7 @@ static struct fc_hal s_hal;
 static struct fc_ident s_ident;
 static struct fc_app s_app[FC_SLOTS];
 static uint8_t s_ring[CONFIG_TINYFLEET_RING_BYTES];
+static struct fc_memory s_memory = {.ring = s_ring, .ring_bytes = sizeof s_ring};
 static struct port_identity s_me;
 
 /* Blocks until there is an identity; each try waits longer, up to a minute. */
@@ -148,7 +149,7 @@ static void fleet_task(void *arg) {
         uint32_t again_ms = 0;
         port_system_feed();
         fc_core_step(&s_core, &again_ms);
-        inference_step(&s_core, s_hal.engine);
+        inference_step(&s_core, s_memory.app);
         uint32_t wait_ms = again_ms < STEP_WAIT_MS ? again_ms : STEP_WAIT_MS;
         for (unsigned i = 0; i < EVENTS_A_TURN && port_mqtt_next(&event, i ? 0 : wait_ms); i++)
             handle(&event);
@@ -158,7 +159,6 @@ static void fleet_task(void *arg) {
 }
 
 static int start(void) {
-    struct fc_memory memory = {.ring = s_ring, .ring_bytes = sizeof s_ring};
     uint32_t boot = 0;
     int rc = port_store_open();
     if (rc == FC_OK)
@@ -182,11 +182,11 @@ static int start(void) {
     s_hal.unwatch = port_mqtt_unwatch;
     s_hal.reconnect = port_mqtt_reconnect;
     for (uint32_t i = 0; i < port_flash_slots(); i++)
-        memory.app[i] = &s_app[i];
+        s_memory.app[i] = &s_app[i];
     if (rc == FC_OK)
         rc = port_mqtt_open(&s_me); /* events wait in the queue until the loop runs */
     if (rc == FC_OK)
-        rc = fc_core_boot(&s_core, &s_hal, &s_ident, &memory);
+        rc = fc_core_boot(&s_core, &s_hal, &s_ident, &s_memory);
     if (rc == FC_OK)
         rc = inference_open();
     memset(s_me.mac_key, 0, sizeof s_me.mac_key);

@@ -13,6 +13,8 @@
 
 #include "fleet_core/core.h"
 
+struct fc_app;
+
 #define PORT_TAG "tinyfleet"
 #define PORT_CA_MAX 4096u   /* PEM of the broker's authority, its zero included */
 #define PORT_HOST_MAX 128u  /* DNS name, its zero included */
@@ -137,10 +139,11 @@ void port_system_feed(void);
 /* The image that runs has proved itself: keep it. Nothing happens when it was confirmed before. */
 void port_system_confirm_image(void);
 
-/* --- inference.c: from samples to fc_sample_put() ------------------------------------ */
+/* --- inference.c: from samples to records, by the core's pipelines -------------------- */
 
 int inference_open(void);
-/* One window, when there is one. `core` is driven by the calling task. */
-void inference_step(struct fc_core *core, const struct fc_engine *engine);
+/* Moves samples on and runs at most one window of each fed slot. apps: as given to fc_core_boot().
+ */
+void inference_step(struct fc_core *core, struct fc_app *const *apps);
 
 #endif

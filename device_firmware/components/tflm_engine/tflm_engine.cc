@@ -24,8 +24,12 @@
 #include "tflm_engine/model_check.h"
 #include "tflm_engine/tflm_engine.h"
 
-#define _Alignas alignas // the core's headers are C11
+#ifndef _Alignas // the core's headers are C11; picolibc defines these two for C++
+#define _Alignas alignas
+#endif
+#ifndef _Static_assert
 #define _Static_assert static_assert
+#endif
 extern "C" {
 #include "fleet_core/documents.h"
 #include "fleet_core/hal.h"
@@ -44,7 +48,7 @@ constexpr unsigned kOps = kBuiltins + kCustoms;
 #undef COUNT
 static_assert(kOps > 0, "no operator is selected: menuconfig, TinyFleet: TensorFlow Lite Micro");
 
-#define CODE(name, add) tfl::BuiltinOperator_##name,
+#define CODE(name, add) tfl::name,
 constexpr int32_t kCodes[] = {TFLM_BUILTIN_OPS(CODE) INT32_MAX};
 #undef CODE
 #define NAME(name, add) name,
@@ -326,7 +330,7 @@ int Reset(void *ctx, uint8_t slot) {
 
 bool AddOperators(Resolver *r) {
 #define ADD(name, add)                                                                             \
-    if (r->Add##add() != kTfLiteOk)                                                                \
+    if (r->add() != kTfLiteOk)                                                                     \
         return false;
     TFLM_BUILTIN_OPS(ADD)
     TFLM_CUSTOM_OPS(ADD)

@@ -15,5 +15,4 @@ size_t xStreamBufferSend(StreamBufferHandle_t xStreamBuffer, const void *pvTxDat
                          size_t xDataLengthBytes, TickType_t xTicksToWait);
 size_t xStreamBufferReceive(StreamBufferHandle_t xStreamBuffer, void *pvRxData,
                             size_t xBufferLengthBytes, TickType_t xTicksToWait);
-BaseType_t xStreamBufferReset(StreamBufferHandle_t xStreamBuffer);
 size_t xStreamBufferSpacesAvailable(StreamBufferHandle_t xStreamBuffer);
