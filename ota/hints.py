@@ -12,7 +12,7 @@ from fleet.mqtt.codec.shape import INT32_MAX, UINT16_MAX, UINT32_MAX, Shape
 
 MAX_FEATURES = 32
 MAX_CHANNELS = 12
-MAX_DECIDE_SCORES = 192
+MAX_DECIDE_SCORES = 160
 """Means of decisions times classes: what a device has room for."""
 
 

@@ -40,7 +40,7 @@ STRICT = (
     "-Wvla",
 )
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
-HOST_SOURCES = ("nor.c", "hal_host.c", "fleet_host.c", "stage_host.c")
+HOST_SOURCES = ("nor.c", "hal_host.c", "fleet_host.c", "app_host.c", "stage_host.c")
 CDEF_HEADERS = ("fleet_host.h", "stage_host.h")
 
 PYTHON_CALLBACKS = """

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from device_firmware.host import build
 from device_firmware.host.bindings import Anchor, bind, model_of
 from device_firmware.host.interface import (
@@ -29,6 +32,7 @@ from device_firmware.host.interface import (
     EngineError,
     Ident,
     Model,
+    Outcome,
     Phase,
     Port,
     Reset,
@@ -53,6 +57,7 @@ __all__ = [
     "EngineError",
     "Ident",
     "Model",
+    "Outcome",
     "Phase",
     "Port",
     "Reset",
@@ -121,6 +126,48 @@ class Core:
         item.slot, item.failed, item.us = slot, int(failed), max(0, min(us, 60_000_000))
         item.scores, item.n_scores, item.label = raw, len(values), label
         self._ok(self._lib.fh_sample(self._h, item), "sample")
+
+    def open_pipeline(self, slot: int = 0, *, frames: int = 0) -> tuple[int, int]:
+        """Give the slot's model the shipped pipeline, with ring room for `frames` beyond what it needs.
+
+        Returns (samples, channels) of a window. Raises CoreError: `busy` when no model runs there or its
+        front-end's does not, `io_contract` for a model that takes something else than one window of samples.
+        """
+        window, channels = self._ffi.new("uint32_t *"), self._ffi.new("uint32_t *")
+        self._ok(self._lib.fh_app_open(self._h, slot, frames, window, channels), "open_pipeline")
+        return int(window[0]), int(channels[0])
+
+    def has_pipeline(self, slot: int = 0) -> bool:
+        """The pipeline is open for the model that runs there now."""
+        return bool(self._lib.fh_app_ready(self._h, slot))
+
+    def feed(self, samples: npt.NDArray[Any], slot: int = 0) -> None:
+        """Samples from the sensor, (frames, channels). Raises CoreError `busy` without a pipeline."""
+        data = np.ascontiguousarray(samples, np.float32)
+        raw = self._ffi.from_buffer("float[]", data.reshape(-1))
+        self._ok(self._lib.fh_app_feed(self._h, slot, raw, len(data)), "feed")
+
+    def gap(self, slot: int = 0) -> None:
+        """The sensor lost samples here; no window spans the place."""
+        self._ok(self._lib.fh_app_gap(self._h, slot), "gap")
+
+    def infer(self, slot: int = 0, *, label: int = -1) -> Outcome | None:
+        """Run the model on the next window and count it. None when no whole window is there.
+
+        Raises CoreError `busy` when the model changed: open the pipeline again.
+        """
+        raw = self._ffi.new("struct fh_result *")
+        result = self._lib.fh_app_step(self._h, slot, label, raw)
+        self._ok(result, "infer")
+        if result == 0:
+            return None
+        return Outcome(
+            failed=bool(raw.failed),
+            us=raw.us,
+            scores=tuple(raw.scores[0 : raw.n_scores]),
+            anomaly=raw.score if raw.has_score else None,
+            **{name: getattr(raw, name) for name in _OUTCOME_NUMBERS},
+        )
 
     def health(self, *, heap_free: int, rssi: int) -> None:
         """Tell free heap in bytes and signal strength in dBm (0 = unknown), measured by the port."""
@@ -266,6 +313,9 @@ class Core:
         for name in ("check", "load", "invoke", "reset", "unload"):
             setattr(port, f"engine_{name}", getattr(lib, f"fc_py_{name}"))
         return port
+
+
+_OUTCOME_NUMBERS = ("decision", "gaps", "dropped", "resets", "clamped", "faults")
 
 
 def exit_cut() -> int:

@@ -218,14 +218,11 @@ class Device:
         if model is None:
             return
         try:
-            sample = self._sensor.sense(model)
+            self._sensor.infer(self.core, model)
         except Exception as error:
             if model.id != self._failed_id:
                 self._failed_id = model.id
                 self.say("invoke_failed", model=model.mid, text=repr(error))
-            self.core.sample(0, us=0, failed=True)
-            return
-        self.core.sample(0, us=sample.us, scores=sample.scores, label=sample.label)
 
 
 def _is_chunk(topic: str, index: int) -> bool:

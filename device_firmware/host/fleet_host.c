@@ -133,6 +133,10 @@ void fh_close(struct fh *h) {
     nor_close(&h->nor);
     fh_keep_close(h);
     sodium_memzero(h->mac_key, sizeof h->mac_key);
+    for (uint32_t s = 0; s < FC_SLOTS; s++) {
+        free(h->samples[s]);
+        free(h->input[s]);
+    }
     free(h->out);
     free(h);
 }

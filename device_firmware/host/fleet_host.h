@@ -106,6 +106,22 @@ struct fh_sample {
     int32_t label;          /* proxy label, -1 none */
 };
 
+/* One window's outcome; scores stay until the next call. */
+struct fh_result {
+    uint8_t failed;
+    uint8_t has_score; /* anomaly kinds 1 and 2; kind 3 follows from the scores */
+    uint32_t us;
+    const uint16_t *scores; /* 1e-4 */
+    uint32_t n_scores;
+    uint32_t score;   /* 1e-3 */
+    int32_t decision; /* class decided on at this window, -1 none */
+    uint32_t gaps;    /* told with this window */
+    uint32_t dropped; /* hops lost before it */
+    uint32_t resets;  /* of streaming state */
+    uint32_t clamped; /* input elements outside the tensor's range, or no number */
+    uint32_t faults;  /* of them no number */
+};
+
 struct fh_slot_state {
     uint8_t phase;    /* SPEC.md section 5, persisted */
     uint8_t run_bank; /* 0, 1, 255 none */
@@ -179,6 +195,15 @@ int fh_sent(struct fh *h, int token); /* a QoS 1 publish was acknowledged */
 int fh_step(struct fh *h, uint32_t *again_ms);
 int fh_sample(struct fh *h, const struct fh_sample *s);
 void fh_health(struct fh *h, uint32_t heap_free, int rssi); /* measured by the caller */
+
+/* The shipped pipeline, fed with float32 samples. fh_app_open() gives it a ring for `frames` more
+ * than it needs; 0 or -code, and what one window is. Again when fh_app_ready() says 0. */
+int fh_app_open(struct fh *h, int slot, uint32_t frames, uint32_t *window, uint32_t *channels);
+int fh_app_ready(struct fh *h, int slot);
+int fh_app_feed(struct fh *h, int slot, const float *values, uint32_t frames);
+int fh_app_gap(struct fh *h, int slot); /* samples are missing here */
+/* 1 = ran and counted, 0 = no window yet, negative = -code. */
+int fh_app_step(struct fh *h, int slot, int32_t label, struct fh_result *out);
 
 /* The model that may run inferences now. 1 = filled, 0 = none. */
 int fh_running(struct fh *h, int slot, struct fh_model *out);

@@ -10,6 +10,9 @@
 struct fh {
     struct fc_core core;
     struct fc_app app[FC_SLOTS];
+    struct fc_result result;  /* of the last window */
+    void *samples[FC_SLOTS];  /* sensor rings, NULL = not opened */
+    uint8_t *input[FC_SLOTS]; /* input tensors */
     _Alignas(4) uint8_t ring[16384];
     struct fc_hal hal;
     struct fc_engine engine;

@@ -139,6 +139,27 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the pipeline made of one window.
+
+    scores: class scores in 1e-4. anomaly: score of kinds 1 and 2 in 1e-3, None without one. decision: the
+    class decided on at this window, -1 for none. gaps, dropped: jumps and lost hops before it. resets: of
+    streaming state. clamped: input elements outside the tensor's range; faults: of them no number.
+    """
+
+    failed: bool
+    us: int
+    scores: tuple[int, ...]
+    anomaly: int | None
+    decision: int
+    gaps: int
+    dropped: int
+    resets: int
+    clamped: int
+    faults: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ident:
     """What a device is: identity from enrolment, abilities from its class.
 

@@ -1,4 +1,4 @@
-"""What a virtual device senses: windows of real recordings, quantised for the running model, with labels."""
+"""What a virtual device senses: windows of real recordings with labels, fed into the shipped pipeline."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from device_firmware.host.core import Model, Tensor
+from device_firmware.host.core import Core, CoreError, EngineError, Model, Tensor
 from device_firmware.host.engine import WheelEngine, dequantise, quantise
 
 CLASSES_MAX = 256
@@ -18,7 +18,7 @@ Windows = Iterator[tuple[np.ndarray[Any, Any], int]]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One inference as the core counts it: scores in [0, 1], label -1 = none."""
+    """One inference outside the pipeline: scores in [0, 1], label -1 = none."""
 
     us: int
     scores: Sequence[float]
@@ -28,18 +28,58 @@ class Sample:
 class Sensor:
     """Feeds the model in slot 0 with one window after another.
 
-    A model made for another sensor gets the same numbers, cut or repeated to its inputs' sizes, and no
-    labels:
-    its latency and its survival are real, its answers mean nothing.
+    A model made for this sensor gets raw samples through the C pipeline, as on a board. Recorded windows do
+    not follow one another, so each begins behind a gap. A model made for another sensor gets the same
+    numbers, cut or repeated to its inputs' sizes, and no labels: its latency and its survival are real, its
+    answers mean nothing.
     """
 
     def __init__(self, windows: Windows, engine: WheelEngine) -> None:
         self._windows = windows
         self._engine = engine
+        self._foreign_id = b""
 
-    def sense(self, model: Model) -> Sample:
-        """Run the model on the next window. Raises what the engine raises."""
+    def infer(self, core: Core, model: Model) -> None:
+        """One inference of the model that runs in slot 0, counted by the core.
+
+        Raises EngineError `load_failed` when the invoke failed, which is counted as well, or what the engine
+        raises for a model of another sensor.
+        """
         window, label = next(self._windows)
+        try:
+            has_pipeline = self._has_pipeline(core, model, window)
+        except CoreError:
+            return  # the model of its front-end does not run yet
+        if has_pipeline:
+            core.gap()
+            core.feed(window)
+            outcome = core.infer(label=label)
+            if outcome is not None and outcome.failed:
+                raise EngineError("load_failed", "the pipeline's invoke failed")
+            return
+        try:
+            sample = self.sense(model, window, label)
+        except Exception:
+            core.sample(0, us=0, failed=True)
+            raise
+        core.sample(0, us=sample.us, scores=sample.scores, label=sample.label)
+
+    def _has_pipeline(self, core: Core, model: Model, window: np.ndarray[Any, Any]) -> bool:
+        if core.has_pipeline():
+            return True
+        if model.id == self._foreign_id:
+            return False
+        try:
+            if core.open_pipeline() == window.shape:
+                return True
+        except CoreError as error:
+            if error.code == "busy":
+                raise
+        self._foreign_id = model.id
+        return False
+
+    def sense(self, model: Model, window: np.ndarray[Any, Any], label: int) -> Sample:
+        """Run a model that was made for another sensor. Raises what the engine raises."""
         is_own = len(model.inputs) == 1 and _elements(model.inputs[0]) == window.size
         if model.reset_policy == RESET_PER_WINDOW:
             self._engine.reset(0)

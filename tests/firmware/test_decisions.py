@@ -36,7 +36,7 @@ class Reference:
 @st.composite
 def settings_of(draw: st.DrawFn) -> tuple[int, int, int, int, int, int]:
     classes = draw(st.integers(1, 8))
-    n = draw(st.integers(1, min(64, 192 // classes)))
+    n = draw(st.integers(1, min(64, 160 // classes)))
     m = draw(st.integers(1, 64))
     return classes, n, draw(st.integers(1, m)), m, draw(st.integers(0, 10_000)), draw(st.integers(0, 5000))
 
@@ -81,7 +81,7 @@ def test_a_gap_forgets_the_scores_but_not_the_quiet_time() -> None:
         (0, 1, 1, 1),
         (2, 0, 1, 1),
         (2, 65, 1, 1),
-        (7, 28, 1, 1),
+        (7, 23, 1, 1),
         (2, 1, 2, 1),
         (2, 1, 0, 1),
         (2, 1, 1, 65),

@@ -13,7 +13,7 @@ import pytest
 
 from device_firmware.host.core import EngineError, Model, Tensor
 from device_firmware.host.engine import WheelEngine, dequantise, quantise
-from device_firmware.host.sensor import Sensor
+from device_firmware.host.sensor import Sample, Sensor
 from ota.inspector import inspect
 from tests.firmware.virtual import OPERATORS, golden, model_bytes
 from tests.models.make_models import MODELS
@@ -114,16 +114,22 @@ def windows(shape: tuple[int, ...]) -> Iterator[tuple[np.ndarray[Any, Any], int]
         yield np.ones(shape, np.float32), 4
 
 
+def sensed(shape: tuple[int, ...], engine: WheelEngine, model: Model) -> Sample:
+    """What a sensor with windows of this shape senses outside the pipeline."""
+    window, label = next(windows(shape))
+    return Sensor(windows(shape), engine).sense(model, window, label)
+
+
 def test_a_model_of_this_sensor_gets_labels_another_only_numbers(engine: WheelEngine) -> None:
     engine.load(0, V1, spec())
-    own = Sensor(windows((100, 6)), engine).sense(spec())
+    own = sensed((100, 6), engine, spec())
     assert own.label == 4
     assert len(own.scores) == 7
     assert sum(own.scores) == pytest.approx(1.0, abs=0.05)
-    foreign = Sensor(windows((49, 40)), engine).sense(spec())
+    foreign = sensed((49, 40), engine, spec())
     assert foreign.label == -1
     assert len(foreign.scores) == 7
-    no_scores = Sensor(windows((100, 6)), engine).sense(spec(head=0))
+    no_scores = sensed((100, 6), engine, spec(head=0))
     assert (no_scores.label, no_scores.scores) == (-1, [])
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from fleet.mqtt.codec.cbor import decode_strict, encode
 from fleet.mqtt.codec.sketch import TIME_EDGES, Sketch, parse_sketch, sketch_item
 from tests.firmware.stages import Stages, Values
 
+VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "sketches.json").read_text())
 CUTS = (100, 200, 300, 400, 500, 600, 700, 800, 900)
 
 
@@ -161,6 +165,23 @@ def check_inputs(found: Sketch, items: list[Seen], channels: int) -> None:
         assert channel.variance_q8 == pytest.approx(column.var() * 256, abs=2, rel=1e-3)
         assert channel.saturated == ((column == -128) | (column == 127)).sum()
         assert channel.out == (steps[:, index] != column).sum()
+
+
+@pytest.mark.parametrize("vector", VECTORS["vectors"], ids=lambda vector: vector["name"])
+def test_the_core_writes_the_bytes_of_the_shared_vectors(vector: dict[str, Any]) -> None:
+    """Byte for byte what the reference in tests/vectors/sketches.py makes of the same inferences."""
+    context, stages = VECTORS["context"], Stages()
+    stages.sketch_open(0)
+    for one in vector["inferences"]:
+        if one["window"]:
+            window = np.array(one["window"], np.float32) / 16
+            stages.sketch_inputs(0, window, dtype=9, scale=0.0625, zero=context["zero"])
+        stages.sketch_put(
+            0, us=one["us"], heap=one["heap"], scores=one["scores"], label=one["label"], score=one["score"],
+            limit=context["limit"], cuts=context["cuts"] if one["score"] is not None else None,
+        )  # fmt: skip
+    assert stages.sketch_bytes(0).hex() == vector["hex"]
+    read(stages, 0)
 
 
 def test_edges_grow_by_two_percent_from_32_microseconds_to_16_seconds() -> None:

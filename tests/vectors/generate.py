@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.vectors import basics, downlinks, signed, uplinks
+from tests.vectors import basics, downlinks, signed, sketches, uplinks
 
 FOLDER = Path(__file__).parent
 
@@ -17,6 +17,7 @@ def documents() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "codes.json", basics.codes()
     yield "keys.json", basics.key_table()
     yield "leaves.json", basics.leaves()
+    yield "sketches.json", sketches.sketches()
     for name, build in (
         ("cbor", basics.cbor),
         ("classes", basics.classes),

@@ -174,7 +174,7 @@ def _good_pipelines() -> Iterator[tuple[str, dict[str, Any]]]:
     scale = _floats(0.5, -1.0, 2.0, 0.0)
     yield "front-end 1 of two channels", {"channels": 2, "front_end": (1, bytes(8)), "front_params": scale}
     yield "slot 1 as its front-end", {"front_end": (2, b"12345678"), "front_params": b"\x01"}
-    yield "decisions", {"head": 1, "alarm": (64, 64, 2**32 - 1)}
+    yield "decisions", {"head": 1, "alarm": (53, 53, 2**32 - 1)}
     yield "decisions over another count", {"head": 1, "alarm": (2, 5, 0, 5, 10_000)}
     moments = _floats(*[0.0, 1.0] * 32)
     yield (
@@ -202,6 +202,7 @@ def _bad_pipelines() -> Iterator[tuple[str, dict[int, Any], str]]:
         ("slot 4 as front-end", {7: [2, digest], 15: b"\x04"}),
         ("itself as front-end", {7: [2, digest], 15: b"\x00"}),
         ("decisions without class scores", {10: [3, 2, 0]}),
+        ("a mean more than there is room for", {8: 1, 10: [54, 1, 0]}),
         ("six of the last five", {8: 1, 10: [1, 6, 0, 5]}),
         ("a reconstruction of another size", {11: [1, 100]}),
         ("a distance of no embedding", {11: [2, 100], 14: _floats(0, 1)}),

@@ -246,10 +246,9 @@ int fc_pipe_run(struct fc_pipe *p, const struct fc_engine *engine, uint64_t now_
     fill(p, h->front == FC_FRONT_SLOT ? &p->pre_in : &p->in, &r->inputs);
     if (!fc_stream_next(&p->stream))
         return 0; /* overtaken while reading: the numbers are of two moments */
-    r->gaps = p->stream.gaps - p->told_gaps;
-    r->dropped = p->stream.dropped - p->told_dropped;
-    p->told_gaps = p->stream.gaps;
-    p->told_dropped = p->stream.dropped;
+    r->gaps = p->stream.gaps;
+    r->dropped = p->stream.dropped;
+    p->stream.gaps = p->stream.dropped = 0;
     if (invoke(p, engine, out, r)) {
         r->failed = 1;
         p->stale = 1;

@@ -39,7 +39,7 @@
 #define FC_EVENTS_MAX 8u
 #define FC_EVENT_INTS 4u
 #define FC_CLASSES_MAX 256u
-#define FC_DECIDE_SCORES 192u /* n x classes of a sliding mean */
+#define FC_DECIDE_SCORES 160u /* n x classes of a sliding mean */
 #define FC_FEATURES_MAX 32u   /* of a signed distance */
 #define FC_CHANNELS_MAX 12u   /* channels whose moments a sketch has */
 #define FC_PARAMS_MAX (8u * FC_FEATURES_MAX + 8u * FC_CHANNELS_MAX)

@@ -23,7 +23,6 @@ struct fc_pipe {
     const struct fc_model *model; /* NULL = closed */
     uint8_t *input;
     uint32_t elements; /* of the input tensor */
-    uint32_t told_gaps, told_dropped;
     struct fc_stream stream;
     struct fc_quant in, out, embedding, pre_in, pre_out; /* pre: the front-end's model */
     struct fc_decide decide;

@@ -26,7 +26,7 @@ struct fc_stream {
     _Atomic uint32_t begun, head;    /* producer: positions being written, written */
     _Atomic uint32_t gap_at, gap_no; /* producer: samples are missing before this position */
     uint32_t tail, gap_seen;         /* consumer: start of the next window */
-    uint32_t gaps, dropped;          /* consumer: jumps told; hops lost to overruns */
+    uint32_t gaps, dropped;          /* consumer: jumps told; hops lost to overruns; its to clear */
 };
 
 /* Takes the caller's memory. FC_ERR_IO_CONTRACT: a window, hop or channel count that cannot be;
