@@ -328,6 +328,46 @@ int Reset(void *ctx, uint8_t slot) {
     return it->Reset() == kTfLiteOk ? FC_OK : FC_ERR_LOAD_FAILED;
 }
 
+// The smallest arena that the loaded model of a slot works in again, by trying: from what it uses
+// upwards in doubling steps, then bisection to 16 bytes. What TFLM says it used can be too little,
+// and it does not survive every arena that is far too small, so nothing below that is tried. All
+// slots are built again at the end and lose their streaming state.
+int Probe(void *ctx, uint8_t slot, const uint8_t *, uint32_t, const fc_model *, uint32_t *bytes) {
+    auto *e = static_cast<Engine *>(ctx);
+    if (slot >= FC_SLOTS || !e->slot[slot].model)
+        return FC_ERR_NOT_IN_BANK;
+    const uint32_t most = e->config.arena_bytes & ~15u;
+    unsigned culprit = 0;
+    const int rc = BuildAll(e, most, slot, &culprit);
+    if (rc == FC_OK) {
+        uint32_t good = (e->used + 15u) & ~15u, step = 16; // most < 2^31: no sum below wraps
+        good = good < kArenaLeast ? kArenaLeast : good > most ? most : good;
+        uint32_t bad = good - 16;
+        while (good < most && BuildAll(e, good, slot, &culprit) != FC_OK) {
+            bad = good;
+            good = step < most - good ? good + step : most;
+            step *= 2;
+        }
+        while (good - bad > 16) {
+            const uint32_t middle = (bad + (good - bad) / 2) & ~15u;
+            if (BuildAll(e, middle, slot, &culprit) == FC_OK)
+                good = middle;
+            else
+                bad = middle;
+        }
+        *bytes = good;
+    }
+    e->slot[slot].state_resets++;
+    const int restored = Restore(e, slot);
+    return rc != FC_OK ? rc : restored;
+}
+
+// Cores older than the verb "probe arena" have no such member.
+template <typename Face> void AddProbe(Face *face) {
+    if constexpr (requires { face->probe; })
+        face->probe = Probe;
+}
+
 bool AddOperators(Resolver *r) {
 #define ADD(name, add)                                                                             \
     if (r->add() != kTfLiteOk)                                                                     \
@@ -370,7 +410,14 @@ extern "C" const struct fc_engine *tflm_engine_open(const struct tflm_config *co
     if (!AddOperators(e->resolver))
         return nullptr;
     WriteOps(e);
-    e->face = fc_engine{e, Check, Load, Invoke, Reset, Unload};
+    e->face = {};
+    e->face.ctx = e;
+    e->face.check = Check;
+    e->face.load = Load;
+    e->face.invoke = Invoke;
+    e->face.reset = Reset;
+    e->face.unload = Unload;
+    AddProbe(&e->face);
     return &e->face;
 }
 
@@ -380,34 +427,7 @@ extern "C" const uint8_t *tflm_engine_ops(size_t *n) {
 }
 
 extern "C" int tflm_engine_probe(uint8_t slot, uint32_t *bytes) {
-    Engine *e = &g_engine;
-    if (slot >= FC_SLOTS || !e->slot[slot].model)
-        return FC_ERR_NOT_IN_BANK;
-    const uint32_t most = e->config.arena_bytes & ~15u;
-    unsigned culprit = 0;
-    int rc = BuildAll(e, most, slot, &culprit);
-    if (rc == FC_OK) {
-        // From what it uses upwards only: TFLM does not survive every arena that is far too small.
-        uint32_t low = (e->used + 15u) & ~15u, step = 16, good = most;
-        low = low < kArenaLeast ? kArenaLeast : low > most ? most : low;
-        while (low < most && BuildAll(e, low, slot, &culprit) != FC_OK) { // most < 2^31: no wrap
-            low = step < most - low ? low + step : most;
-            step = step < most ? step * 2 : step;
-        }
-        good = low;
-        uint32_t bad = step > 16 ? good - step / 2 : good; // the size tried before, or none
-        while (good - bad > 16) {
-            const uint32_t middle = (bad + (good - bad) / 2) & ~15u;
-            if (BuildAll(e, middle, slot, &culprit) == FC_OK)
-                good = middle;
-            else
-                bad = middle;
-        }
-        *bytes = good;
-    }
-    e->slot[slot].state_resets++;
-    const int restored = Restore(e, slot);
-    return rc != FC_OK ? rc : restored;
+    return Probe(&g_engine, slot, nullptr, 0, nullptr, bytes);
 }
 
 extern "C" void tflm_engine_profile(int on) {
