@@ -40,6 +40,7 @@ enum verb {
 };
 
 static struct fc_manifest manifest;
+static struct fc_model model;
 static uint8_t digest[32];
 
 static void print_hex(const char *key, const uint8_t *p, size_t n) {
@@ -59,9 +60,17 @@ static void print_tensors(const char *key, const struct fc_tensor *t, uint32_t n
     }
 }
 
-static void print_manifest(const struct fc_manifest *m) {
-    const struct fc_hints *h = &m->hints;
-    printf(" name=%s version=%s seq=%lu floor=%lu size=%lu arena=%lu", m->name, m->version,
+/* What an update and what an application read of an accepted manifest. */
+static void print_manifest(const struct fc_manifest *m, const uint8_t *p, uint32_t n) {
+    const struct fc_hints *h = &model.hints;
+    memcpy(fc_msg(&rig.core), p, n); /* it was accepted: at most FC_MSG_MAX */
+    if (fc_manifest_read(&rig.core, n, &manifest, &model))
+        board_fail("an accepted manifest cannot be read", (long)n, 0);
+    if (memcmp(model.id, m->id, 32) != 0 || model.seq != m->seq || model.floor != m->floor ||
+        model.size != m->size || model.arena != m->arena || model.nin != m->nin ||
+        model.nout != m->nout || h->latency_us != m->latency_us)
+        board_fail("two readings of a manifest differ", (long)n, 0);
+    printf(" name=%s version=%s seq=%lu floor=%lu size=%lu arena=%lu", model.name, model.version,
            (unsigned long)m->seq, (unsigned long)m->floor, (unsigned long)m->size,
            (unsigned long)m->arena);
     print_hex("id", m->id, 32);
@@ -70,8 +79,8 @@ static void print_manifest(const struct fc_manifest *m) {
     printf(" firmware=%u.%u.%u expires=%llu kind=%u slot=%u chunks=%lu", m->firmware[0],
            m->firmware[1], m->firmware[2], (unsigned long long)m->expires, m->kind, m->slot,
            (unsigned long)m->chunks);
-    print_tensors("in", m->in, m->nin);
-    print_tensors("out", m->out, m->nout);
+    print_tensors("in", model.in, model.nin);
+    print_tensors("out", model.out, model.nout);
     printf(" golden=%lu tol=%lu blob=%lu", (unsigned long)m->golden_n, (unsigned long)m->tol,
            (unsigned long)m->blob_size);
     printf(" hints=%lu,%lu,%lu,%lu,%lu,%lu,%lu,%lu,%lu,%lu", (unsigned long)h->window,
@@ -83,14 +92,14 @@ static void print_manifest(const struct fc_manifest *m) {
 }
 
 static void print_trust(const struct fc_trust *t) {
-    printf(" trust=%lu issued=%llu expires=%llu roots=%u/%u release=%u/%u firmware=%u/%u online=%u",
-           (unsigned long)t->version, (unsigned long long)t->issued, (unsigned long long)t->expires,
-           t->root_threshold, t->n_roots, t->release_threshold, t->n_release, t->firmware_threshold,
-           t->n_firmware, t->n_online);
-    for (uint32_t i = 0; i < t->n_release; i++)
-        print_hex("key", t->release[i].pk, 32);
-    for (uint32_t i = 0; i < t->n_online; i++)
-        print_hex("key", t->online[i].pk, 32);
+    static const char *const roles[] = {"roots", "release", "online", "firmware"};
+    printf(" trust=%lu issued=%llu expires=%llu", (unsigned long)t->version,
+           (unsigned long long)t->issued, (unsigned long long)t->expires);
+    for (uint32_t r = 0; r < FC_ROLES; r++) {
+        printf(" %s=%u/%u", roles[r], t->role[r].threshold, t->role[r].n);
+        for (uint32_t i = 0; i < t->role[r].n; i++)
+            print_hex("key", t->role[r].key[i], 32);
+    }
     for (uint32_t i = 0; i < t->n_revoked; i++)
         print_hex("revoked", t->revoked[i], 8);
     for (uint32_t i = 0; i < t->n_names; i++)
@@ -115,14 +124,14 @@ static void print_state(void) {
     printf(" desired=%llu cmd=%llu record=%llu", (unsigned long long)c->rec.desired_counter,
            (unsigned long long)c->rec.cmd_counter, (unsigned long long)c->rec.number);
     for (uint32_t i = 0; i < FC_SLOTS; i++) {
-        const struct fc_target *t = &c->desired.target[i];
-        if (!c->has_desired || !t->set)
+        const struct fc_target *t = &c->slot[i].target;
+        if (!t->set)
             continue;
         printf(" entry=%lu,%u,%llu,%llu,%u", (unsigned long)i, t->action,
                (unsigned long long)t->not_before, (unsigned long long)t->deadline, t->attempt);
         print_hex("entry_id", t->id, 32);
     }
-    print_config(&c->desired.config);
+    print_config(fc_cfg(c));
     printf(" state=%u code=%u have=%lu total=%lu phase=%u run_bank=%u", s->state, s->code,
            (unsigned long)s->have, (unsigned long)s->total, rs->phase, rs->run_bank);
     print_hex("run_id", rs->run_id, 16);
@@ -146,8 +155,6 @@ static void print_cost(void) {
 
 /* The call that is measured. Results: what the core says; 0 for verbs that have none. */
 static int call(enum verb verb, const char *topic, const uint8_t *p, uint32_t n) {
-    uint32_t detail = 0;
-    int deferred = 0;
     switch (verb) {
     case V_BOOT:
         return rig_boot((enum fc_reset)p[0]);
@@ -159,8 +166,7 @@ static int call(enum verb verb, const char *topic, const uint8_t *p, uint32_t n)
     case V_CBOR:
         return fc_cbor_check(p, n, 0, FC_ITEMS_MAX);
     case V_MANIFEST:
-        return fc_manifest_check(&rig.core, 0, p, n, FC_CHECK_DOCUMENT, &manifest, &detail,
-                                 &deferred);
+        return fc_manifest_check(&rig.core, 0, p, n, FC_CHECK_DOCUMENT, &manifest);
     case V_VERIFY: /* key 32, signature 64, message */
         return n < 96 ? FC_ERR_SCHEMA : crypto_verify(p + 32, p + 96, n - 96, p);
     case V_SHA256:
@@ -239,7 +245,7 @@ static void answer(uint32_t number, enum verb verb, const char *topic, const uin
     printf("%lu %d %llu %lu", (unsigned long)number, rc, (unsigned long long)took,
            (unsigned long)depth(low, from));
     if (verb == V_MANIFEST && rc == FC_OK)
-        print_manifest(&manifest);
+        print_manifest(&manifest, p, n);
     if (verb == V_SHA256 || verb == V_HMAC)
         print_hex("digest", digest, 32);
     if (verb == V_STATE)

@@ -22,9 +22,8 @@ from device_firmware.host.rv32.callgraph import CallGraph
 
 # What was measured when the row was put here; the limit in the table stays what issue and design say.
 KNOWN_OVER: dict[str, int] = {
-    "core .text": 43_100,
-    "struct fc_core": 43_584,
-    "core's own stack": 1_072,
+    "core .text": 38_852,
+    "core's own stack": 1_120,
 }
 
 ENTRIES = (

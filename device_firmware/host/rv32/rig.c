@@ -162,7 +162,7 @@ static int engine_check(void *ctx, const uint8_t *model, uint32_t n) {
 }
 
 static int engine_load(void *ctx, uint8_t slot, const uint8_t *model, uint32_t n,
-                       const struct fc_manifest *m, struct fc_load_info *info) {
+                       const struct fc_model *m, struct fc_load_info *info) {
     (void)slot;
     if (!model || n != m->size)
         board_fail("a model of another size is loaded", (long)n, (long)m->size);
@@ -270,7 +270,7 @@ void rig_identity(const char *device_id, const uint8_t *p, uint32_t n) {
     memcpy(r->ident.class_id, p + 16, 16);
     memcpy(r->mac_key, p + 32, 32);
     for (uint32_t i = 0; i < n_roots; i++)
-        memcpy(r->ident.roots[i].pk, p + 70 + 32 * i, 32);
+        memcpy(r->ident.roots[i], p + 70 + 32 * i, 32);
     capacity[FC_BANK0] = capacity[FC_BANK0 + 1] = flash_bank_bytes(fc_get32(p + head - 4));
     flash_open(&r->flash, capacity, NULL);
     plug_in(r);
@@ -282,7 +282,10 @@ int rig_boot(enum fc_reset reason) {
     r->wants_link = 0;
     r->loaded_bytes = 0;
     r->reason = reason;
-    return fc_core_boot(&r->core, &r->hal, &r->ident);
+    struct fc_memory memory = {.ring = r->ring, .ring_bytes = sizeof r->ring};
+    for (uint32_t s = 0; s < FC_SLOTS; s++)
+        memory.app[s] = &r->app[s];
+    return fc_core_boot(&r->core, &r->hal, &r->ident, &memory);
 }
 
 void rig_link(int up) {

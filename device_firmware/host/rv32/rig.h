@@ -6,11 +6,13 @@
 #define FLEET_RV32_RIG_H
 
 #include "flash.h"
+#include "fleet_core/app.h"
 #include "internal.h"
 
 #define RIG_RETAINED 160u
 #define RIG_INBOX 64u
 #define RIG_TOKENS 64u
+#define RIG_RING_BYTES 16384u
 
 struct rig_item {
     const char *topic; /* terminated */
@@ -27,6 +29,8 @@ struct rig_cost {
 
 struct rig {
     struct fc_core core;
+    struct fc_app app[FC_SLOTS];
+    _Alignas(4) uint8_t ring[RIG_RING_BYTES];
     struct fc_hal hal;
     struct fc_engine engine;
     struct fc_ident ident;

@@ -1,4 +1,5 @@
 /* sizes.c: objects whose sizes are the sizes that budgets.py wants to know; never linked. */
+#include "fleet_core/app.h"
 #include "fleet_core/core.h"
 
 #define SIZE_OF(name)                                                                              \
@@ -12,4 +13,5 @@ SIZE_OF(fc_job);
 SIZE_OF(fc_ring);
 SIZE_OF(fc_record);
 SIZE_OF(fc_manifest);
+SIZE_OF(fc_model);
 SIZE_OF(fc_trust);

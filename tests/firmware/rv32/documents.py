@@ -170,14 +170,17 @@ def trust_fields(message: bytes) -> list[tuple[str, str]]:
         ("trust", str(t.version)),
         ("issued", str(t.issued)),
         ("expires", str(t.expires)),
-        ("roots", f"{t.root_threshold}/{len(t.roots)}"),
-        ("release", f"{t.release_threshold}/{len(t.release)}"),
-        ("firmware", f"{t.firmware_threshold}/{len(t.firmware)}"),
-        ("online", str(len(t.online))),
-        *(("key", key.hex()) for key in (*t.release, *t.online)),
+        *_role("roots", t.root_threshold, t.roots),
+        *_role("release", t.release_threshold, t.release),
+        *_role("online", 1, t.online),
+        *_role("firmware", t.firmware_threshold, t.firmware),
         *(("revoked", kid.hex()) for kid in t.revoked),
         *(("least", f"{rule.least_seq},{int(rule.resets)}") for rule in t.names),
     ]
+
+
+def _role(name: str, threshold: int, public_keys: tuple[bytes, ...]) -> list[tuple[str, str]]:
+    return [(name, f"{threshold}/{len(public_keys)}"), *(("key", key.hex()) for key in public_keys)]
 
 
 def desired_fields(message: bytes, invalid: list[int]) -> list[tuple[str, str]]:
