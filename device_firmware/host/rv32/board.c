@@ -9,6 +9,9 @@
 #define TIMER_LOW ((volatile uint32_t *)0x0200BFF8u)
 #define TIMER_HIGH ((volatile uint32_t *)0x0200BFFCu)
 #define TIMER_PER_MS 10000u
+#define ALARM_LOW ((volatile uint32_t *)0x02004000u)
+#define ALARM_HIGH ((volatile uint32_t *)0x02004004u)
+#define ALARM_ENABLED 0x80u                          /* of the register mie */
 #define CLOCK_LOW ((volatile uint32_t *)0x00101000u) /* reading it latches the high half */
 #define CLOCK_HIGH ((volatile uint32_t *)0x00101004u)
 
@@ -60,13 +63,27 @@ uint64_t board_instructions(void) {
     return (uint64_t)high << 32 | low;
 }
 
-uint64_t board_uptime_ms(void) {
+static uint64_t ticks(void) {
     uint32_t high, low;
     do {
         high = *TIMER_HIGH;
         low = *TIMER_LOW;
     } while (high != *TIMER_HIGH);
-    return ((uint64_t)high << 32 | low) / TIMER_PER_MS;
+    return (uint64_t)high << 32 | low;
+}
+
+uint64_t board_uptime_ms(void) {
+    return ticks() / TIMER_PER_MS;
+}
+
+/* Interrupts stay off as a whole, so the alarm only ends the wait. */
+void board_sleep_ms(uint32_t ms) {
+    uint64_t until = ticks() + (uint64_t)ms * TIMER_PER_MS;
+    *ALARM_HIGH = UINT32_MAX;
+    *ALARM_LOW = (uint32_t)until;
+    *ALARM_HIGH = (uint32_t)(until >> 32);
+    __asm__ volatile("csrs mie, %0" : : "r"(ALARM_ENABLED));
+    __asm__ volatile("wfi");
 }
 
 uint64_t board_unix_s(void) {

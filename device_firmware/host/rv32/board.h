@@ -23,7 +23,8 @@ void board_read_at(int fd, uint32_t off, void *p, uint32_t n);
 /* Instructions retired since start; exact only under -icount. */
 uint64_t board_instructions(void);
 
-uint64_t board_uptime_ms(void); /* the machine's timer, 10 MHz */
-uint64_t board_unix_s(void);    /* the machine's clock chip, which shows the host's time */
+uint64_t board_uptime_ms(void);   /* the machine's timer, 10 MHz */
+uint64_t board_unix_s(void);      /* the machine's clock chip, which shows the host's time */
+void board_sleep_ms(uint32_t ms); /* until then the host's processor is free */
 
 #endif
