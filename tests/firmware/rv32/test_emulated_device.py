@@ -1,19 +1,19 @@
-"""The core on rv32imc, its serial line on a real Mosquitto, goes through updates that the real backend drives.
+"""The core on rv32imc, its serial line on a real Mosquitto, updated by the real backend.
 
-Enrolled over HTTPS, models signed and staged by the product's own processes, golden vectors and inferences by the
-official TFLM wheel over a second serial line. Power cuts are real in their way: the emulator is killed.
+Enrolled over HTTPS; models signed and staged by the product's own processes; golden vectors and inferences by
+the official TFLM wheel over a second serial line. Power cuts are real in their way: the emulator is killed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from device_firmware.host.core import Phase, Reset, State
@@ -139,7 +139,7 @@ def test_a_device_that_loses_power_at_random_points_of_an_update_ends_confirmed(
 
 
 def cut_somewhere(bench: Bench, chance: random.Random, number: int) -> Look:
-    """Wait for a random point, then kill the emulator. Two cuts of three hit the download, at a random chunk."""
+    """Wait for a random point, then kill the emulator. Two cuts of three aim at a random chunk's arrival."""
     if number % 3 != 2:
         wanted = chance.randrange(2, 45)
 
@@ -157,12 +157,18 @@ def cut_somewhere(bench: Bench, chance: random.Random, number: int) -> Look:
 
 
 def test_what_the_emulated_device_measured_arrives_as_telemetry(bench: Bench) -> None:
-    """Batches with a valid MAC, whose scores came from the wheel: the backend keeps nothing else."""
+    """Batches with a valid MAC, with scores and labels from the wheel: the backend keeps nothing else."""
 
     def look() -> tuple[int | None, str]:
         bench.device.look()
-        answer = bench.setting.api.get(f"/devices/{DEVICE}/telemetry")
-        windows = answer.get("windows", answer.get("items", []))
-        return (len(windows) or None), json.dumps(answer)[:300]
+        with psycopg.connect(bench.info.env["DATABASE_URL"]) as database:
+            row = database.execute(
+                "SELECT count(*), sum(n), sum(lab_n), sum(lab_ok) FROM tele_window WHERE device_id = %s",
+                (DEVICE,),
+            ).fetchone()
+        assert row is not None
+        windows, inferences, labelled, right = (int(value or 0) for value in row)
+        is_enough = windows >= 3 and labelled >= 10 and right > labelled // 3
+        return (inferences if is_enough else None), str(row)
 
-    assert wait_for("windows", look, deadline_s=60) > 0
+    assert wait_for("windows with labels", look, deadline_s=60) >= 10
