@@ -40,14 +40,16 @@ class EmulatorError(Exception):
 
 @dataclass(frozen=True)
 class Look:
-    """Slot 0 as the device last showed it. seq: of the confirmed model, 0 = none."""
+    """Slot 0 as the device last showed it in this life. seq: of the confirmed model, 0 = none, -1 = the
+    device has shown nothing yet.
+    """
 
     state: State = State.IDLE
     code: int = 0
     have: int = 0
     total: int = 0
     phase: int = 0
-    seq: int = 0
+    seq: int = -1
 
 
 def build() -> Path:
@@ -149,6 +151,8 @@ class EmulatedDevice:
             *("-chardev", serial, "-serial", "chardev:mqtt"),
             *("-chardev", partner, "-device", "pci-serial,chardev=partner"),
         ]
+        self.look()  # what the life before said last is read now, and forgotten
+        self._look = Look()
         with self._console.open("ab") as log:
             self._emulator = self._start(command, log)
         self.starts.append(reason)
@@ -179,7 +183,7 @@ class EmulatedDevice:
             raise EmulatorError(f"the engine's process ended: {self._last(self.home.path / 'engine.log')}")
         status = self._emulator.poll() if self._emulator is not None else None
         if status is not None:
-            self._emulator = None
+            self._emulator = None  # first: starting it again looks once more
             if status not in (EXIT_REBOOT, EXIT_WATCHDOG):
                 raise EmulatorError(f"the emulator ended with {status}: {self._last(self._console)}")
             self.power_on(Reset.EXPECTED if status == EXIT_REBOOT else Reset.WATCHDOG)

@@ -135,13 +135,13 @@ def test_a_device_that_loses_power_at_random_points_of_an_update_ends_confirmed(
     assert bench.device.starts == [Reset.POWER] * (CUTS + 1), bench.device.starts
     halfway = [cut for cut in cuts if cut.state == State.DOWNLOADING and 0 < cut.have < cut.total]
     assert halfway, cuts
-    assert {cut.seq for cut in cuts} == {1}, "the old model was confirmed all along"
+    assert {cut.seq for cut in cuts} <= {-1, 1}, "the old model was confirmed all along"
 
 
 def cut_somewhere(bench: Bench, chance: random.Random, number: int) -> Look:
     """Wait for a random point, then kill the emulator. Two cuts of three aim at a random chunk's arrival."""
     if number % 3 != 2:
-        wanted = chance.randrange(2, 45)
+        wanted = chance.randrange(1, 50)
 
         def look() -> tuple[Look | None, str]:
             seen = bench.device.look()
@@ -151,7 +151,7 @@ def cut_somewhere(bench: Bench, chance: random.Random, number: int) -> Look:
 
         wait_for(f"chunk {wanted}", look, deadline_s=60, every_s=0.005)
     else:
-        time.sleep(chance.uniform(0.0, 2.0))  # no condition: any point of the start is as good
+        time.sleep(chance.uniform(0.0, 4.0))  # no condition: any point of a life is as good
     bench.device.cut_power()
     return bench.device.look()
 

@@ -1,0 +1,54 @@
+"""What is missing is named, what is not the pinned file is refused, what fails says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from device_firmware.host.build import BuildError
+from device_firmware.host.rv32 import bench, sodium, toolchain
+from device_firmware.host.rv32.bench import Script, Verb
+
+
+def test_a_missing_tool_is_named_by_its_debian_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(toolchain.PACKAGES, "no-such-tool-of-rv32", "some-package")
+    with pytest.raises(toolchain.Missing, match="some-package"):
+        toolchain.require()
+
+
+def test_another_libsodium_than_the_pinned_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toolchain, "RV32_BUILD_DIR", tmp_path)
+    archive = sodium.folder() / sodium.ARCHIVE
+    archive.parent.mkdir(parents=True)
+    archive.write_bytes(bytes(sodium.ARCHIVE_BYTES))
+    with pytest.raises(BuildError, match="is not the file") as caught:
+        sodium.objects()
+    assert caught.value.code == "digest"
+    assert not archive.exists(), "it would be refused for ever"
+
+
+def test_the_core_is_built_for_rv32imc_and_nothing_wider(chip: None) -> None:
+    program = bench.build()
+    header = toolchain.tool("readelf", "-A", str(program))
+    assert 'Tag_RISCV_arch: "rv32i2p0_m2p0_c2p0"' in header
+    assert "ELF32" in toolchain.tool("readelf", "-h", str(program))
+
+
+def test_a_bench_that_breaks_a_rule_of_the_flash_ends_with_its_words(chip: None, tmp_path: Path) -> None:
+    script = Script()
+    script.add(Verb.RESTORE, b"\x05")  # there is no such snapshot
+    with pytest.raises(BuildError, match="no such snapshot"):
+        bench.run(script, tmp_path)
+
+
+def test_nothing_of_the_c_library_allocates_for_the_core(chip: None) -> None:
+    """No object of the core names an allocator or anything that prints."""
+    for path in sorted((bench.build().parent / "core").glob("*.o")):
+        wanted = {line.split()[-1] for line in toolchain.tool("nm", "-u", str(path)).splitlines()}
+        assert not wanted & {"malloc", "calloc", "realloc", "free", "printf", "puts", "abort"}, path.name
+        assert not {name for name in wanted if name.startswith("__") and "f" in name[-3:]} & {
+            *("__addsf3", "__mulsf3", "__adddf3", "__muldf3", "__divsf3", "__divdf3", "__floatsisf"),
+        }, f"{path.name} computes in floating point"
