@@ -159,6 +159,9 @@ def build_program(name: str, sources: Sequence[Path]) -> Path:
         wanted = source_hash()
         if target.exists() and stamp.exists() and stamp.read_text() == wanted:
             return target
+        stamp.unlink(missing_ok=True)
+        for old in folder.glob("**/*.*"):  # or an object of a source that is gone would be counted
+            old.unlink()
         flags = [*toolchain.includes(), *sodium.includes(), *toolchain.CALL_GRAPH]
         core = toolchain.compile_objects(folder / "core", toolchain.core_sources(), flags)
         port = toolchain.compile_objects(folder, sources, flags)

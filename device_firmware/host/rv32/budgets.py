@@ -105,9 +105,10 @@ def linked(program: Path, part: str, kind: str) -> int:
 
 def struct_sizes() -> dict[str, int]:
     """Bytes of the core's structs on this instruction set, by name."""
-    folder = toolchain.RV32_BUILD_DIR / "sizes"
-    made = toolchain.compile_objects(folder, [toolchain.RV32_DIR / "sizes.c"], toolchain.includes())
-    lines = toolchain.tool("nm", "-S", str(made[0]))
+    source = toolchain.RV32_DIR / "sizes.c"
+    with tempfile.TemporaryDirectory() as folder:
+        made = toolchain.compile_objects(Path(folder), [source], toolchain.includes())
+        lines = toolchain.tool("nm", "-S", str(made[0]))
     return {name: int(size, 16) for size, name in re.findall(r"^\w+ (\w+) \w size_of_(\w+)$", lines, re.M)}
 
 

@@ -10,6 +10,8 @@ from device_firmware.host.rv32 import bench, budgets, toolchain
 from device_firmware.host.rv32.budgets import Row
 from device_firmware.host.rv32.callgraph import CallGraph, CallGraphError
 
+pytestmark = pytest.mark.xdist_group("rv32")
+
 
 @pytest.fixture(scope="module")
 def measured(chip: None, tmp_path_factory: pytest.TempPathFactory) -> list[Row]:

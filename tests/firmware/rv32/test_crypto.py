@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 
+import pytest
+
 from device_firmware.host.core import CODES
 from device_firmware.host.rv32.bench import Script, Verb
 from tests.firmware.rv32.conftest import Run
 from tests.vectors.collection import GROUP_ORDER, flip, plus_order
+
+pytestmark = pytest.mark.xdist_group("rv32")
 
 # RFC 8032 section 7.1: public key, message, signature
 RFC8032 = (

@@ -13,6 +13,8 @@ from tests.firmware.rv32 import documents
 from tests.firmware.rv32.conftest import Run
 from tests.firmware.rv32.documents import Book, Case
 
+pytestmark = pytest.mark.xdist_group("rv32")
+
 
 @pytest.fixture(scope="module")
 def book() -> Book:

@@ -11,6 +11,8 @@ from device_firmware.host.build import BuildError
 from device_firmware.host.rv32 import bench, sodium, toolchain
 from device_firmware.host.rv32.bench import Script, Verb
 
+pytestmark = pytest.mark.xdist_group("rv32")
+
 
 def test_a_missing_tool_is_named_by_its_debian_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(toolchain.PACKAGES, "no-such-tool-of-rv32", "some-package")

@@ -9,6 +9,8 @@ from device_firmware.host.rv32.bench import Answer, Verb
 from tests.firmware.rv32 import stories
 from tests.firmware.rv32.conftest import Run
 
+pytestmark = pytest.mark.xdist_group("rv32")
+
 BROWNOUT, POWER = 1, 0
 
 
