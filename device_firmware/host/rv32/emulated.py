@@ -189,6 +189,10 @@ class EmulatedDevice:
             self.power_on(Reset.EXPECTED if status == EXIT_REBOOT else Reset.WATCHDOG)
         return self._look
 
+    def console(self) -> str:
+        """Everything that the device printed, in all its lives."""
+        return self._console.read_text(errors="replace")
+
     def wait_until_ready(self, *, deadline_s: float = 30.0) -> None:
         """Return once the partner listens. Raises EmulatorError."""
         end = time.monotonic() + deadline_s
