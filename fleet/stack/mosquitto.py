@@ -1,5 +1,5 @@
 """A private Mosquitto of the run folder: one TLS listener, a generated password file, pattern ACLs, bounded
-everything.
+everything. Only a test may ask for a second listener without TLS, on loopback like the first.
 """
 
 from __future__ import annotations
@@ -57,10 +57,12 @@ def reload(run: RunDir) -> bool:
     return broker_files.reload_broker(pid_file(run))
 
 
-def spec(run: RunDir, port: int, tls: TlsFiles) -> ChildSpec:
+def spec(run: RunDir, port: int, tls: TlsFiles, *, plain_port: int | None = None) -> ChildSpec:
     """Write users, passwords (devices already there are kept), ACL and configuration; describe the broker
     process.
 
+    plain_port: a listener without TLS besides, on loopback, with the same passwords and rules. It is for
+    emulated devices, which have a serial line and no TLS; None, as everywhere else, means no such listener.
     Raises StackError `binary_missing` when mosquitto is not installed, `state` for a damaged file of an
     earlier run.
     """
@@ -71,7 +73,7 @@ def spec(run: RunDir, port: int, tls: TlsFiles) -> ChildSpec:
         raise StackError("state", f"{password_file(run)} is damaged: {error}") from error
     write_private(run.mosquitto / "acl", broker_files.acl_text(users))
     config = run.mosquitto / "mosquitto.conf"
-    write_private(config, _config(run, port, tls))
+    write_private(config, _config(run, port, tls, plain_port))
     return ChildSpec(
         name="mosquitto",
         argv=(find_binary("mosquitto", package="mosquitto"), "-c", str(config)),
@@ -93,7 +95,7 @@ def _ensure_users(path: Path) -> dict[str, str]:
     return users
 
 
-def _config(run: RunDir, port: int, tls: TlsFiles) -> str:
+def _config(run: RunDir, port: int, tls: TlsFiles, plain_port: int | None) -> str:
     lines = [
         f"listener {port} {LOOPBACK}",
         f"certfile {tls.certificate}",
@@ -114,6 +116,8 @@ def _config(run: RunDir, port: int, tls: TlsFiles) -> str:
         *(f"log_type {kind}" for kind in ("error", "warning", "notice")),
         *(f"{name} {value}" for name, value in LIMITS.items()),
     ]
+    if plain_port is not None:
+        lines += [f"listener {plain_port} {LOOPBACK}", "use_username_as_clientid true"]
     if os.geteuid() == 0:
         lines.append("user root")  # else it drops to its own user, which cannot read 0600 files
     return "\n".join(lines) + "\n"

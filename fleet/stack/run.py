@@ -51,10 +51,14 @@ class Stack:
         *,
         say: Callable[[str], None] = print,
         console_port: int | None = None,
+        has_plain_mqtt: bool = False,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         """run: the run folder (default: `FLEET_RUN_DIR`, else `.run`). console_port: wanted port of the
         console.
+
+        has_plain_mqtt: the broker listens without TLS too, on loopback at `plain_mqtt_port`; only tests with
+        emulated devices ask for that.
 
         environ: a `DATABASE_URL` or `REDIS_URL` in it is used in place of a private server, unless it is only
         what an earlier stack wrote into `stack.env`.
@@ -62,6 +66,8 @@ class Stack:
         self.run = run or default_run_dir(environ)
         self._say = say
         self._console_port = console_port
+        self._has_plain_mqtt = has_plain_mqtt
+        self.plain_mqtt_port: int | None = None
         self._lock = RunLock(self.run)
         self._ports = PortBook(self.run, say=say)
         written = read_env(self.run.env_file)
@@ -116,7 +122,9 @@ class Stack:
             values["REDIS_URL"] = redis.url(self.run, redis_port)
             specs.append(redis.spec(self.run, redis_port))
         mqtt_port = self._ports.claim("mosquitto")
-        specs.append(mosquitto.spec(self.run, mqtt_port, tls))
+        if self._has_plain_mqtt:
+            self.plain_mqtt_port = self._ports.claim("mosquitto-plain")
+        specs.append(mosquitto.spec(self.run, mqtt_port, tls, plain_port=self.plain_mqtt_port))
         values |= self._own_values(tls, mqtt_port)
         self.supervisor.start(*specs)
         if "DATABASE_URL" not in self.given:
