@@ -74,7 +74,7 @@ static int take_ident(struct fh *h, const struct fh_ident *in) {
     id->boot = in->boot;
     id->least_trust_version = in->least_trust_version;
     for (int i = 0; i < in->n_roots; i++)
-        memcpy(id->roots[i].pk, in->roots[i], 32);
+        memcpy(id->roots[i], in->roots[i], 32);
     id->n_roots = in->n_roots;
     id->root_threshold = in->root_threshold;
     id->arena_bytes = in->arena_bytes;
@@ -142,7 +142,10 @@ int fh_boot(struct fh *h, int reset_reason, uint32_t raw) {
     h->reset_raw = raw;
     if (reset_reason == FC_RST_POWER || reset_reason == FC_RST_BROWNOUT)
         memset(h->keep, 0, 64);
-    return fc_core_boot(&h->core, &h->hal, &h->ident);
+    struct fc_memory memory = {.ring = h->ring, .ring_bytes = sizeof h->ring};
+    for (uint32_t s = 0; s < FC_SLOTS; s++)
+        memory.app[s] = &h->app[s];
+    return fc_core_boot(&h->core, &h->hal, &h->ident, &memory);
 }
 
 int fh_link(struct fh *h, int up, int fresh) {
@@ -176,7 +179,7 @@ void fh_health(struct fh *h, uint32_t heap_free, int rssi) {
 }
 
 int fh_running(struct fh *h, int slot, struct fh_model *out) {
-    const struct fc_manifest *m = slot < 0 ? NULL : fc_running(&h->core, (uint8_t)slot);
+    const struct fc_model *m = slot < 0 ? NULL : fc_running(&h->core, (uint8_t)slot);
     if (!m)
         return 0;
     fh_model_fill(out, m);
@@ -194,7 +197,7 @@ int fh_state(struct fh *h, struct fh_state *out) {
     out->record_number = c->rec.number;
     out->panics = c->rec.panics;
     out->safe_mode = c->safe_mode;
-    out->stale = c->has_desired && c->desired.expires && fc_now(c) >= c->desired.expires;
+    out->stale = c->desired_expires && fc_now(c) >= c->desired_expires;
     out->link = c->link;
     out->refusal_code = c->refusal_code;
     out->refusal_detail = c->refusal_detail;
@@ -202,8 +205,7 @@ int fh_state(struct fh *h, struct fh_state *out) {
     out->dropped_chunks = c->dropped_chunks;
     out->telemetry_counter = c->tele_counter;
     out->ring_batches = c->ring.n;
-    for (uint32_t i = 0; i < c->ring.n; i++)
-        out->ring_bytes += c->ring.entry[(c->ring.first + i) % FC_RING_ENTRIES].len;
+    out->ring_bytes = fc_tele_ring_used(c);
     out->flash_ops = h->nor.ops;
     out->config_heartbeat_s = cfg->heartbeat_s;
     out->config_window_s = cfg->window_s;
@@ -307,10 +309,15 @@ int fh_check_cbor(const uint8_t *p, size_t n) {
 int fh_check_manifest(struct fh *h, int slot, const uint8_t *msg, size_t n, struct fh_model *out,
                       uint32_t *detail) {
     struct fc_manifest m;
-    int deferred = 0;
+    struct fc_model model;
     enum fc_check how = slot < 0 ? FC_CHECK_DOCUMENT : FC_CHECK_NEW;
-    int rc = fc_manifest_check(&h->core, (uint8_t)slot, msg, n, how, &m, detail, &deferred);
+    int rc = fc_manifest_check(&h->core, (uint8_t)slot, msg, n, how, &m);
+    *detail = h->core.detail;
+    if (rc != FC_OK)
+        return rc;
+    memcpy(fc_msg(&h->core), msg, n); /* n was checked */
+    rc = fc_manifest_read(&h->core, (uint32_t)n, &m, &model);
     if (rc == FC_OK)
-        fh_model_fill(out, &m);
+        fh_model_fill(out, &model);
     return rc;
 }

@@ -152,7 +152,7 @@ static void hal_log(void *ctx, int level, uint32_t event, uint32_t a, uint32_t b
 /* --- the engine
  * ----------------------------------------------------------------------------------- */
 
-void fh_model_fill(struct fh_model *out, const struct fc_manifest *m) {
+void fh_model_fill(struct fh_model *out, const struct fc_model *m) {
     memset(out, 0, sizeof *out);
     memcpy(out->id, m->id, 32);
     memcpy(out->name, m->name, sizeof out->name);
@@ -195,7 +195,7 @@ static int engine_check(void *ctx, const uint8_t *model, uint32_t n) {
 }
 
 static int engine_load(void *ctx, uint8_t slot, const uint8_t *model, uint32_t n,
-                       const struct fc_manifest *m, struct fc_load_info *info) {
+                       const struct fc_model *m, struct fc_load_info *info) {
     struct fh *h = ctx;
     struct fh_model spec;
     uint32_t cap = 0;

@@ -2,12 +2,15 @@
 #ifndef FLEET_HOST_HAL_HOST_H
 #define FLEET_HOST_HAL_HOST_H
 
+#include "fleet_core/app.h"
 #include "fleet_core/core.h"
 #include "fleet_host.h"
 #include "nor.h"
 
 struct fh {
     struct fc_core core;
+    struct fc_app app[FC_SLOTS];
+    _Alignas(4) uint8_t ring[16384];
     struct fc_hal hal;
     struct fc_engine engine;
     struct fc_ident ident;
@@ -33,7 +36,7 @@ struct fh {
 #define FH_EXIT_CUT 83
 
 void fh_hal_init(struct fh *h);
-void fh_model_fill(struct fh_model *out, const struct fc_manifest *m);
+void fh_model_fill(struct fh_model *out, const struct fc_model *m);
 int fh_keep_open(struct fh *h, const char *flash_path);
 void fh_keep_close(struct fh *h);
 

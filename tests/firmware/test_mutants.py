@@ -25,8 +25,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "a torn position of the log is programmed again": (
         "metalog.c",
-        "if (!is_blank(core->scratch))",
-        "if (0 && !is_blank(core->scratch))",
+        "if (!is_blank(core->work + RECORD))",
+        "if (0 && !is_blank(core->work + RECORD))",
     ),
     "the desired document is overwritten in place": (
         "metalog.c",
@@ -45,8 +45,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "chunks are believed to be there without a look": (
         "fetch.c",
-        "if (fc_bank_has_chunk(core, j->slot, j->bank, &j->m, j->index) == 1)",
-        "if (fc_bank_has_chunk(core, j->slot, j->bank, &j->m, j->index) >= 0)",
+        "if (fc_bank_has_chunk(core, j->index) == 1)",
+        "if (fc_bank_has_chunk(core, j->index) >= 0)",
     ),
     "seq and floor are forgotten when confirming": (
         "trial.c",

@@ -3,14 +3,36 @@
  */
 #include "internal.h"
 
+char *fc_text_put(char *p, const char *text) {
+    size_t n = strlen(text);
+    memcpy(p, text, n + 1);
+    return p + n;
+}
+
+char *fc_text_number(char *p, uint32_t v) {
+    char digits[10];
+    int n = 0;
+    do {
+        digits[n++] = (char)('0' + v % 10);
+        v /= 10;
+    } while (v);
+    while (n)
+        *p++ = digits[--n];
+    *p = 0;
+    return p;
+}
+
+/* The device id has at most 32 bytes, checked at boot. */
 void fc_topic_own(const struct fc_core *core, char out[FC_TOPIC_MAX], const char *kind) {
-    static const char prefix[] = "f1/dev/";
-    size_t at = sizeof prefix - 1, n = strlen(core->id.device_id), k = strlen(kind);
-    memcpy(out, prefix, at);
-    memcpy(out + at, core->id.device_id, n); /* <= 32, checked at boot */
-    at += n;
-    out[at++] = '/';
-    memcpy(out + at, kind, k + 1);
+    char *p = fc_text_put(fc_text_put(out, "f1/dev/"), core->id->device_id);
+    fc_text_put(fc_text_put(p, "/"), kind);
+}
+
+size_t fc_aad_own(const struct fc_core *core, uint8_t aad[16 + FC_TOPIC_MAX], const char *kind) {
+    char *topic = (char *)aad + 16;
+    memcpy(aad, core->id->inst, 16);
+    fc_topic_own(core, topic, kind);
+    return 16 + strlen(topic);
 }
 
 /* SUBSCRIBE again brings retained documents again. */
@@ -25,26 +47,12 @@ void fc_watch_own(struct fc_core *core) {
     hal->watch(hal->ctx, topic, 1);
 }
 
-static void chain_topic(const struct fc_core *core, char out[FC_TOPIC_MAX]) {
-    char digits[11];
-    uint32_t v = core->rec.trust_version + 1;
-    int n = 0;
-    do {
-        digits[n++] = (char)('0' + v % 10);
-        v /= 10;
-    } while (v);
-    memcpy(out, "f1/trust/", 9);
-    for (int i = 0; i < n; i++)
-        out[9 + i] = digits[n - 1 - i];
-    out[9 + n] = 0;
-}
-
 /* A device that slept through a rotation walks the retained chain up from its own version. */
 static void chain_watch(struct fc_core *core, int on) {
     char topic[FC_TOPIC_MAX];
     if (!core->link || core->chain_watched == on)
         return;
-    chain_topic(core, topic);
+    fc_text_number(fc_text_put(topic, "f1/trust/"), core->rec.trust_version + 1);
     if (on)
         core->hal->watch(core->hal->ctx, topic, 1);
     else
@@ -52,10 +60,9 @@ static void chain_watch(struct fc_core *core, int on) {
     core->chain_watched = (uint8_t)on;
 }
 
-static uint32_t count_signers(struct fc_core *core, const struct fc_cose *cose,
-                              const struct fc_key *keys, uint32_t n) {
-    struct fc_keyset set = {keys, n, NULL, 0};
-    return fc_cose_signers(core->hal, core->scratch, FC_K_TRUST, cose, &set, NULL, 0);
+static int roots_signed(struct fc_core *core, const struct fc_cose *cose,
+                        const struct fc_role_keys *roots) {
+    return fc_cose_signers(core->hal, FC_K_TRUST, cose, roots, NULL, NULL, 0) >= roots->threshold;
 }
 
 /* A root-signed reset lowers what a name has reached, once, in the record that accepts it. */
@@ -83,22 +90,19 @@ int fc_accept_trust(struct fc_core *core, const uint8_t *p, size_t n) {
     int same = memcmp(digest, core->rec.trust_digest, 8) == 0;
     if (core->has_trust && same)
         return FC_OK;
-    int rc = fc_cose_parse(FC_K_TRUST, p, n, &cose);
+    int rc = fc_cose_open(core, FC_K_TRUST, p, n, &cose);
     if (rc)
         return rc;
-    const struct fc_key *roots = core->has_trust ? core->trust.roots : core->id.roots;
-    uint32_t n_roots = core->has_trust ? core->trust.n_roots : core->id.n_roots;
-    uint32_t needed = core->has_trust ? core->trust.root_threshold : core->id.root_threshold;
-    if (count_signers(core, &cose, roots, n_roots) < needed) {
+    if (!roots_signed(core, &cose, &core->trust.role[FC_ROOT])) {
         chain_watch(core, 1); /* perhaps the roots were rotated while we slept */
         return FC_ERR_TRUST;
     }
     rc = fc_trust_parse(core->hal, cose.payload, cose.n, t);
     if (rc)
         return rc;
-    if (count_signers(core, &cose, t->roots, t->n_roots) < t->root_threshold)
+    if (!roots_signed(core, &cose, &t->role[FC_ROOT]))
         return FC_ERR_TRUST;
-    if (t->version < core->id.least_trust_version || t->version < core->rec.trust_version)
+    if (t->version < core->id->least_trust_version || t->version < core->rec.trust_version)
         return FC_ERR_TRUST;
     /* The same version again only when flash lost the very document. */
     if (t->version == core->rec.trust_version && (core->has_trust || !same))
@@ -139,20 +143,17 @@ int fc_accept_trust(struct fc_core *core, const uint8_t *p, size_t n) {
 }
 
 /* The signature of desired and cmd: one online key, over installation, topic and payload. */
-static int check_online(struct fc_core *core, enum fc_kind kind, const char *name, const uint8_t *p,
-                        size_t n, struct fc_cose *cose) {
+static int check_online(struct fc_core *core, enum fc_kind kind, const uint8_t *p, size_t n,
+                        struct fc_cose *cose) {
     const struct fc_trust *t = &core->trust;
-    char topic[FC_TOPIC_MAX];
     uint8_t aad[16 + FC_TOPIC_MAX];
-    int rc = fc_cose_parse(kind, p, n, cose);
+    int rc = fc_cose_open(core, kind, p, n, cose);
     if (rc)
         return rc;
     if (!core->has_trust)
         return FC_ERR_TRUST;
-    fc_topic_own(core, topic, name);
-    size_t aad_len = fc_cose_aad(aad, core->id.inst, topic);
-    struct fc_keyset keys = {t->online, t->n_online, t->revoked, t->n_revoked};
-    return fc_cose_signers(core->hal, core->scratch, kind, cose, &keys, aad, aad_len) >= 1
+    size_t aad_len = fc_aad_own(core, aad, fc_kind_name(kind));
+    return fc_cose_signers(core->hal, kind, cose, &t->role[FC_ONLINE], t, aad, aad_len)
                ? FC_OK
                : FC_ERR_SIGNATURE;
 }
@@ -185,11 +186,13 @@ static void retarget(struct fc_core *core, uint8_t slot, const struct fc_target 
     fc_slot_set(core, slot, t->set ? FC_ST_OFFERED : FC_ST_IDLE, 0, 0);
 }
 
-void fc_desired_apply(struct fc_core *core, const struct fc_desired *d) {
-    core->desired = *d;
+void fc_desired_apply(struct fc_core *core) {
+    const struct fc_desired *d = &core->tmp.desired;
+    core->desired_expires = d->expires;
     core->has_desired = 1;
+    core->config = d->config;
     if (core->safe_mode) /* a stored configuration may be what crashes us */
-        fc_config_default(&core->desired.config);
+        fc_config_default(&core->config);
     fc_signed_time(core, d->issued);
     for (uint8_t s = 0; s < FC_SLOTS; s++)
         retarget(core, s, &d->target[s]);
@@ -206,10 +209,10 @@ int fc_accept_desired(struct fc_core *core, const uint8_t *p, size_t n) {
     int same = memcmp(digest, core->rec.desired_digest, 8) == 0;
     if (core->has_desired && same)
         return FC_OK;
-    int rc = check_online(core, FC_K_DESIRED, "desired", p, n, &cose);
+    int rc = check_online(core, FC_K_DESIRED, p, n, &cose);
     if (rc)
         return rc;
-    rc = fc_desired_parse(cose.payload, cose.n, core->id.device_id, &core->desired.config, d);
+    rc = fc_desired_parse(cose.payload, cose.n, core->id->device_id, &core->config, d);
     if (rc)
         return rc;
     rc = check_version(core, d->trust_version);
@@ -233,7 +236,7 @@ int fc_accept_desired(struct fc_core *core, const uint8_t *p, size_t n) {
     fc_log(core, 1, FC_LOG_DESIRED, (uint32_t)(d->counter >> 8), 0);
     core->refusal_code = 0;
     core->refusal_detail = 0;
-    fc_desired_apply(core, d);
+    fc_desired_apply(core);
     fc_report_want(core, 2);
     return FC_OK;
 }
@@ -262,7 +265,7 @@ static int run_verb(struct fc_core *core, const struct fc_command *c, int *code)
         return *code == FC_OK;
     }
     case FC_VERB_RESEND:
-        if (c->nargs != 3 || c->args[0] != core->id.boot || c->args[1] > c->args[2])
+        if (c->nargs != 3 || c->args[0] != core->id->boot || c->args[1] > c->args[2])
             *code = FC_ERR_NOT_IN_BANK; /* another boot's ring is gone */
         else
             fc_tele_resend(core, (uint32_t)c->args[1], (uint32_t)c->args[2]);
@@ -282,10 +285,10 @@ int fc_accept_command(struct fc_core *core, const uint8_t *p, size_t n) {
     struct fc_command *c = &core->tmp.command;
     struct fc_cose cose;
     int code = FC_OK;
-    int rc = check_online(core, FC_K_CMD, "cmd", p, n, &cose);
+    int rc = check_online(core, FC_K_CMD, p, n, &cose);
     if (rc)
         return rc;
-    rc = fc_command_parse(cose.payload, cose.n, core->id.device_id, c);
+    rc = fc_command_parse(cose.payload, cose.n, core->id->device_id, c);
     if (rc)
         return rc;
     rc = check_version(core, c->trust_version);

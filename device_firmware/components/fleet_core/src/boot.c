@@ -37,22 +37,29 @@ static uint8_t effective_reason(struct fc_core *core) {
     return reason;
 }
 
+/* Before a trust document came, the firmware's roots alone are trusted, with nothing but trust. */
 static void load_trust(struct fc_core *core) {
     struct fc_cose cose;
+    struct fc_role_keys *roots = &core->trust.role[FC_ROOT];
     uint32_t n = core->rec.trust_version ? fc_doc_load(core, FC_DOC_TRUST) : 0;
-    if (n && fc_cose_parse(FC_K_TRUST, core->msg, n, &cose) == FC_OK &&
-        fc_trust_parse(core->hal, cose.payload, cose.n, &core->trust) == FC_OK)
+    if (n && fc_cose_open(core, FC_K_TRUST, NULL, n, &cose) == FC_OK &&
+        fc_trust_parse(core->hal, cose.payload, cose.n, &core->trust) == FC_OK) {
         core->has_trust = 1;
+        return;
+    }
+    memset(&core->trust, 0, sizeof core->trust);
+    roots->n = core->id->n_roots;
+    roots->threshold = core->id->root_threshold;
+    memcpy(roots->key, core->id->roots, sizeof roots->key);
 }
 
 static void load_desired(struct fc_core *core) {
     struct fc_cose cose;
-    struct fc_desired *d = &core->tmp.desired;
     uint32_t n = core->rec.desired_counter ? fc_doc_load(core, FC_DOC_DESIRED) : 0;
-    if (n && fc_cose_parse(FC_K_DESIRED, core->msg, n, &cose) == FC_OK &&
-        fc_desired_parse(cose.payload, cose.n, core->id.device_id, &core->desired.config, d) ==
-            FC_OK)
-        fc_desired_apply(core, d);
+    if (n && fc_cose_open(core, FC_K_DESIRED, NULL, n, &cose) == FC_OK &&
+        fc_desired_parse(cose.payload, cose.n, core->id->device_id, &core->config,
+                         &core->tmp.desired) == FC_OK)
+        fc_desired_apply(core);
 }
 
 static int is_crash(uint8_t reason) {
@@ -117,15 +124,19 @@ static int account(struct fc_core *core, uint32_t panics) {
 }
 
 static uint32_t seq_of(struct fc_core *core, uint8_t slot, uint8_t bank, const uint8_t id[16]) {
-    uint32_t n = fc_is_zero(id, 16) ? 0 : fc_bank_manifest(core, slot, bank);
     struct fc_manifest *m = &core->tmp.manifest;
-    if (!n || fc_manifest_read(core, core->msg, n, m) || memcmp(m->id, id, 16) != 0)
+    uint8_t digest[32];
+    uint32_t n =
+        fc_is_zero(id, 16) ? 0 : fc_message_read(core, fc_bank_area(slot, bank), 0, digest);
+    if (!n || memcmp(digest, id, 16) != 0 || fc_manifest_read(core, n, m, NULL))
         return 0;
     return m->seq;
 }
 
 static void plan_slot(struct fc_core *core, uint8_t slot) {
     struct fc_slot *s = &core->slot[slot];
+    if (!core->app[slot])
+        return;
     const struct fc_rec_slot *rs = &core->rec.slots[slot];
     uint8_t idle = fc_bank_idle(core, slot);
     if (rs->run_bank != FC_NO_BANK)
@@ -141,21 +152,24 @@ static void plan_slot(struct fc_core *core, uint8_t slot) {
         s->want_load = core->reset_reason == FC_RST_SLEEP ? 1 : 2;
 }
 
-int fc_core_boot(struct fc_core *core, const struct fc_hal *hal, const struct fc_ident *ident) {
-    uint8_t digest[32];
+int fc_core_boot(struct fc_core *core, const struct fc_hal *hal, const struct fc_ident *ident,
+                 const struct fc_memory *memory) {
     memset(core, 0, sizeof *core);
     core->hal = hal;
-    core->id = *ident;
-    if (!ident_ok(ident))
+    core->id = ident;
+    core->ring.bytes = memory->ring;
+    core->ring.size = memory->ring_bytes;
+    if (!ident_ok(ident) || !memory->ring || memory->ring_bytes < FC_RING_MIN)
         return FC_ERR_SCHEMA;
     if (hal->capacity(hal->ctx, FC_META) < 8 * FC_SECTOR || fc_log_open(core))
         return FC_ERR_FLASH_IO;
-    for (uint32_t i = 0; i < core->id.n_roots; i++) {
-        fc_sha256(hal, core->id.roots[i].pk, 32, digest);
-        memcpy(core->id.roots[i].kid, digest, 8);
+    for (uint8_t s = 0; s < FC_SLOTS; s++) {
+        core->app[s] = memory->app[s];
+        if (core->app[s])
+            memset(core->app[s], 0, sizeof *core->app[s]);
     }
     core->boot_ms = fc_clock(core);
-    fc_config_default(&core->desired.config);
+    fc_config_default(&core->config);
     core->reset_reason = effective_reason(core);
     uint32_t panics = count_panics(core);
     core->safe_mode = panics >= FC_PANICS_SAFE;

@@ -191,14 +191,16 @@ int64_t fc_in_int(struct fc_in *in, int64_t least, int64_t most) {
 static const uint8_t *string(struct fc_in *in, unsigned major, uint32_t least, uint32_t most,
                              uint32_t *n) {
     uint64_t size = argument(in, major);
-    *n = 0;
+    if (n)
+        *n = 0;
     if (size < least || size > most || size > (uint64_t)(in->end - in->p))
         fc_in_fail(in);
     if (in->err)
         return NULL;
     const uint8_t *p = in->p;
     in->p += size;
-    *n = (uint32_t)size;
+    if (n)
+        *n = (uint32_t)size;
     return p;
 }
 
@@ -228,32 +230,25 @@ uint64_t fc_in_tag(struct fc_in *in) {
     return argument(in, FC_TAG);
 }
 
-/* Skips an item whose form fc_cbor_check accepted: counting items is enough, no stack is needed. */
+/* Skips an item whose form fc_cbor_check accepted: counting items is enough, no stack is needed.
+ * value <= bytes left for all lengths (checked again), so neither p nor 2 * value can wrap. */
 void fc_in_skip(struct fc_in *in) {
-    uint64_t left = 1;
+    uint32_t left = 1;
     while (left && !in->err) {
         unsigned major = FC_SIMPLE;
         uint64_t value = 0;
-        if (head(&in->p, in->end, &major, &value)) {
+        if (head(&in->p, in->end, &major, &value) ||
+            (major > FC_NINT && major < FC_TAG && value > (uint64_t)(in->end - in->p)))
             fc_in_fail(in);
-            return;
-        }
         left--;
-        /* value <= bytes left for all lengths (checked), so 2 * value cannot wrap. */
-        if (major == FC_BYTES || major == FC_TEXT || major == FC_ARRAY || major == FC_MAP) {
-            if (value > (uint64_t)(in->end - in->p)) {
-                fc_in_fail(in);
-                return;
-            }
-        }
-        if (major == FC_BYTES || major == FC_TEXT)
+        if (in->err || major <= FC_NINT)
+            continue;
+        if (major == FC_TAG)
+            left++;
+        else if (major >= FC_ARRAY)
+            left += (uint32_t)value << (major == FC_MAP);
+        else
             in->p += value;
-        else if (major == FC_ARRAY)
-            left += value;
-        else if (major == FC_MAP)
-            left += 2 * value;
-        else if (major == FC_TAG)
-            left += 1;
     }
 }
 
@@ -261,9 +256,47 @@ int fc_in_done(const struct fc_in *in) {
     return !in->err && in->p == in->end;
 }
 
-int fc_text_printable(const uint8_t *p, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++)
-        if (p[i] < 0x20 || p[i] > 0x7E)
+uint32_t fc_in_open(struct fc_in *in, const uint8_t *p, size_t n, uint32_t most) {
+    *in = fc_in_of(p, n);
+    if (fc_cbor_check(p, n, 0, FC_ITEMS_MAX))
+        fc_in_fail(in);
+    return fc_in_map(in, most);
+}
+
+void fc_in_key(struct fc_in *in, uint64_t key) {
+    if (argument(in, FC_UINT) != key)
+        fc_in_fail(in);
+}
+
+void fc_in_raw(struct fc_in *in, uint8_t *out, uint32_t n) {
+    const uint8_t *p = fc_in_bytes(in, n, n, NULL);
+    if (p)
+        memcpy(out, p, n);
+}
+
+/* Lower-case letters and digits; behind the first also what `extra` holds. */
+static int is_id(const uint8_t *p, size_t n, const char *extra, size_t n_extra) {
+    for (size_t i = 0; i < n; i++) {
+        int good = (p[i] >= 'a' && p[i] <= 'z') || (p[i] >= '0' && p[i] <= '9');
+        for (size_t k = 0; k < n_extra && i; k++)
+            good |= p[i] == (uint8_t)extra[k];
+        if (!good)
+            return 0;
+    }
+    return n > 0;
+}
+
+int fc_is_name(const uint8_t *p, size_t n) {
+    return is_id(p, n, "-._", 3);
+}
+
+int fc_is_device_id(const uint8_t *p, size_t n) {
+    return n <= 32 && is_id(p, n, "-", 1);
+}
+
+int fc_is_printable(const uint8_t *p, size_t n, uint8_t least) {
+    for (size_t i = 0; i < n; i++)
+        if (p[i] < least || p[i] > 0x7E)
             return 0;
     return 1;
 }
@@ -284,14 +317,15 @@ void fc_out_raw(struct fc_out *out, const void *p, size_t n) {
 
 void fc_out_head(struct fc_out *out, enum fc_major major, uint64_t value) {
     uint8_t raw[9];
-    size_t size = value < 24 ? 0 : value <= UINT8_MAX ? 1 : value <= UINT16_MAX ? 2 : 4;
-    if (value > UINT32_MAX)
-        size = 8;
-    unsigned info = size == 0 ? (unsigned)value : size == 1 ? 24u : size == 2 ? 25u : 26u;
-    if (size == 8)
-        info = 27;
+    unsigned info = 24, size = 1;
+    if (value < 24) {
+        info = (unsigned)value;
+        size = 0;
+    }
+    for (; size && size < 8 && value >> (8 * size); size *= 2)
+        info++;
     raw[0] = (uint8_t)((unsigned)major << 5 | info);
-    for (size_t i = 0; i < size; i++)
+    for (unsigned i = 0; i < size; i++)
         raw[size - i] = (uint8_t)(value >> (8 * i));
     fc_out_raw(out, raw, size + 1);
 }

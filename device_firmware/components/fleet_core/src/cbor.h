@@ -30,11 +30,16 @@ struct fc_in {
 };
 
 struct fc_in fc_in_of(const uint8_t *p, size_t n);
+/* Checks p[0..n) as fc_cbor_check() does and enters its map of at most `most` pairs. Returns how
+ * many there are; 0 and a failed cursor for anything else, and for the empty map. */
+uint32_t fc_in_open(struct fc_in *in, const uint8_t *p, size_t n, uint32_t most);
+void fc_in_key(struct fc_in *in, uint64_t key);             /* exactly this number */
+void fc_in_raw(struct fc_in *in, uint8_t *out, uint32_t n); /* a byte string of exactly n bytes */
 int fc_in_major(
     const struct fc_in *in); /* type of the next item, -1 at the end or after an error */
 uint64_t fc_in_uint(struct fc_in *in, uint64_t most);
 int64_t fc_in_int(struct fc_in *in, int64_t least, int64_t most);
-/* A byte string or text; NULL after an error. *n = its length, at most `most`. */
+/* A byte string or text; NULL after an error. *n = its length, at most `most`; n may be NULL. */
 const uint8_t *fc_in_bytes(struct fc_in *in, uint32_t least, uint32_t most, uint32_t *n);
 const uint8_t *fc_in_text(struct fc_in *in, uint32_t least, uint32_t most, uint32_t *n);
 uint32_t fc_in_array(struct fc_in *in, uint32_t least, uint32_t most);
@@ -44,8 +49,12 @@ void fc_in_skip(struct fc_in *in);
 void fc_in_fail(struct fc_in *in);
 /* True when nothing failed and nothing is left. */
 int fc_in_done(const struct fc_in *in);
-/* Is the text printable ASCII? Display versions and names are. */
-int fc_text_printable(const uint8_t *p, uint32_t n);
+/* A model name: [a-z0-9][a-z0-9._-]*, not empty. */
+int fc_is_name(const uint8_t *p, size_t n);
+/* A device id: [a-z0-9][a-z0-9-]{0,31} */
+int fc_is_device_id(const uint8_t *p, size_t n);
+/* All bytes within least..0x7E: printable ASCII with (0x20) or without (0x21) spaces. */
+int fc_is_printable(const uint8_t *p, size_t n, uint8_t least);
 
 /* A writer into a caller's buffer; err is set when it would not fit, and nothing is written then.
  */

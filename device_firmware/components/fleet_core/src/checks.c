@@ -37,7 +37,7 @@ int fc_wall_ms(const struct fc_core *core, uint64_t at_ms, uint64_t *out) {
 }
 
 const struct fc_config *fc_cfg(const struct fc_core *core) {
-    return &core->desired.config; /* the default until a document came, and in safe mode */
+    return &core->config;
 }
 
 /* Weekday 0 is Monday; a window that crosses midnight belongs to the day it begins on. */
@@ -70,8 +70,8 @@ static uint32_t least_seq(const struct fc_trust *t, const uint8_t hash[8]) {
 }
 
 /* Rollback protection. A ninth name is refused: forgetting one would forget its protection. */
-static int check_seq(const struct fc_core *core, const struct fc_manifest *m, enum fc_check how,
-                     uint32_t *detail) {
+static int check_seq(struct fc_core *core, const struct fc_manifest *m, enum fc_check how) {
+    uint32_t least = least_seq(&core->trust, m->name_hash);
     const struct fc_rec_name *found = NULL;
     int room = 0;
     for (uint32_t i = 0; i < FC_NAMES; i++) {
@@ -81,22 +81,22 @@ static int check_seq(const struct fc_core *core, const struct fc_manifest *m, en
         room |= fc_is_zero(name->hash, 8);
     }
     if (found && m->seq < found->floor) {
-        *detail = found->floor;
+        core->detail = found->floor;
         return FC_ERR_FLOOR;
     }
-    if (m->seq < least_seq(&core->trust, m->name_hash)) {
-        *detail = least_seq(&core->trust, m->name_hash);
+    if (m->seq < least) {
+        core->detail = least;
         return FC_ERR_SEQUENCE;
     }
     if (how != FC_CHECK_NEW)
         return FC_OK;
     if (!found && !room) {
-        *detail = 1;
+        core->detail = 1;
         return FC_ERR_SEQUENCE;
     }
     if (found &&
         (m->seq < found->seq || (m->seq == found->seq && memcmp(found->id, m->id, 8) != 0))) {
-        *detail = found->seq;
+        core->detail = found->seq;
         return FC_ERR_SEQUENCE;
     }
     return FC_OK;
@@ -107,11 +107,11 @@ static int is_over(uint64_t expires, uint64_t now) {
 }
 
 /* Only a signed clock refuses; an unsigned one defers. */
-static int check_expiry(const struct fc_core *core, const struct fc_manifest *m, int *deferred) {
+static int check_expiry(struct fc_core *core, const struct fc_manifest *m) {
     uint64_t sure = fc_now_signed(core), now = fc_now(core);
     if (!is_over(m->expires, now) && !is_over(core->trust.expires, now))
         return FC_OK;
-    *deferred = !is_over(m->expires, sure) && !is_over(core->trust.expires, sure);
+    core->deferred = !is_over(m->expires, sure) && !is_over(core->trust.expires, sure);
     return FC_ERR_EXPIRED;
 }
 
@@ -123,72 +123,89 @@ static int version_order(const uint16_t a[3], const uint16_t b[3]) {
 }
 
 /* What this device is: class, memory, operators, firmware. */
-static int check_device(const struct fc_core *core, uint8_t slot, const struct fc_manifest *m,
-                        const struct fc_cose *cose, uint32_t *detail) {
+static int check_device(struct fc_core *core, uint8_t slot, const struct fc_manifest *m,
+                        const struct fc_cose *cose) {
     const struct fc_hal *hal = core->hal;
     uint32_t sectors = hal->capacity(hal->ctx, fc_bank_area(slot, 0)) / FC_SECTOR;
-    int rc = fc_class_check(cose->payload, cose->n, core->id.class_id);
+    int rc = fc_class_check(cose->payload, cose->n, core->id->class_id);
     if (rc)
         return rc;
     if (sectors < 1 + fc_leaf_sectors(m) || m->chunks > sectors - 1 - fc_leaf_sectors(m)) {
-        *detail = m->chunks;
+        core->detail = m->chunks;
         return FC_ERR_TOO_LARGE;
     }
-    if (m->arena > core->id.arena_bytes) {
-        *detail = m->arena;
+    if (m->arena > core->id->arena_bytes) {
+        core->detail = m->arena;
         return FC_ERR_ARENA_TOO_SMALL;
     }
-    rc = fc_ops_check(cose->payload, cose->n, core->id.ops, core->id.ops_len, detail);
+    rc = fc_ops_check(cose->payload, cose->n, core->id->ops, core->id->ops_len, &core->detail);
     if (rc)
         return rc;
-    return version_order(core->id.firmware, m->firmware) < 0 ? FC_ERR_FIRMWARE_TOO_OLD : FC_OK;
+    return version_order(core->id->firmware, m->firmware) < 0 ? FC_ERR_FIRMWARE_TOO_OLD : FC_OK;
 }
 
-/* The order is that of firmware.md section 6; the digest was compared before. */
-int fc_manifest_check(struct fc_core *core, uint8_t slot, const uint8_t *msg, size_t n,
-                      enum fc_check how, struct fc_manifest *m, uint32_t *detail, int *deferred) {
-    const struct fc_trust *t = &core->trust;
+int fc_cose_open(struct fc_core *core, enum fc_kind kind, const uint8_t *p, size_t n,
+                 struct fc_cose *out) {
+    if (n > FC_MSG_MAX)
+        return FC_ERR_TOO_LARGE;
+    if (p)
+        memcpy(fc_msg(core), p, n);
+    return fc_cose_parse(kind, fc_msg(core), n, out);
+}
+
+static int parse(struct fc_core *core, const struct fc_cose *cose, struct fc_manifest *m,
+                 struct fc_model *model, const uint8_t id[32]) {
+    int rc = fc_manifest_parse(core->hal, cose->payload, cose->n,
+                               (uint32_t)(cose->payload - fc_msg(core)), m, model);
+    memcpy(m->id, id, 32);
+    if (model)
+        memcpy(model->id, id, 32);
+    return rc;
+}
+
+int fc_manifest_read(struct fc_core *core, uint32_t n, struct fc_manifest *m,
+                     struct fc_model *model) {
     struct fc_cose cose;
-    uint8_t digest[32];
-    *detail = 0;
-    *deferred = 0;
-    int rc = fc_cose_parse(FC_K_MANIFEST, msg, n, &cose);
+    uint8_t id[32];
+    int rc = fc_cose_open(core, FC_K_MANIFEST, NULL, n, &cose);
+    if (rc)
+        return rc;
+    fc_sha256(core->hal, fc_msg(core), n, id);
+    return parse(core, &cose, m, model, id);
+}
+
+/* The order is that of firmware.md section 6; the digest was compared before. p[0..n) is the
+ * broker's, or a bank's: it is bounded, walked and its signatures counted before a field is used.
+ */
+int fc_manifest_check(struct fc_core *core, uint8_t slot, const uint8_t *p, size_t n,
+                      enum fc_check how, struct fc_manifest *m) {
+    const struct fc_role_keys *role = &core->trust.role[FC_RELEASE];
+    struct fc_cose cose;
+    uint8_t id[32];
+    core->detail = 0;
+    core->deferred = 0;
+    int rc = fc_cose_open(core, FC_K_MANIFEST, p, n, &cose);
     if (rc)
         return rc;
     if (!core->has_trust)
         return FC_ERR_TRUST;
-    struct fc_keyset keys = {t->release, t->n_release, t->revoked, t->n_revoked};
-    uint32_t signers =
-        fc_cose_signers(core->hal, core->scratch, FC_K_MANIFEST, &cose, &keys, NULL, 0);
-    if (signers < t->release_threshold) {
-        *detail = signers;
+    fc_sha256(core->hal, fc_msg(core), n, id);
+    core->detail = fc_cose_signers(core->hal, FC_K_MANIFEST, &cose, role, &core->trust, NULL, 0);
+    if (core->detail < role->threshold)
         return FC_ERR_SIGNATURE;
-    }
-    fc_sha256(core->hal, msg, n, digest);
-    rc = fc_manifest_parse(core->hal, msg, cose.payload, cose.n, m);
-    memcpy(m->id, digest, 32);
+    core->detail = 0;
+    rc = parse(core, &cose, m, NULL, id);
     if (rc)
         return rc;
     if (how != FC_CHECK_DOCUMENT) {
         if (m->kind != 0 || m->slot != slot)
             return FC_ERR_SCHEMA;
-        rc = check_device(core, slot, m, &cose, detail);
+        rc = check_device(core, slot, m, &cose);
         if (rc)
             return rc;
     }
-    rc = check_seq(core, m, how, detail);
+    rc = check_seq(core, m, how);
     if (rc || how == FC_CHECK_OTHER)
         return rc;
-    return check_expiry(core, m, deferred);
-}
-
-int fc_manifest_read(struct fc_core *core, const uint8_t *msg, size_t n, struct fc_manifest *m) {
-    struct fc_cose cose;
-    uint8_t digest[32];
-    if (fc_cose_parse(FC_K_MANIFEST, msg, n, &cose))
-        return FC_ERR_SCHEMA;
-    fc_sha256(core->hal, msg, n, digest);
-    int rc = fc_manifest_parse(core->hal, msg, cose.payload, cose.n, m);
-    memcpy(m->id, digest, 32);
-    return rc;
+    return check_expiry(core, m);
 }

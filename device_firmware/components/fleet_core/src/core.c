@@ -14,8 +14,7 @@ static void track_wall(struct fc_core *core) {
         return;
     if (core->has_wall) {
         int64_t ints[] = {off_by};
-        for (uint8_t s = 0; s < FC_SLOTS; s++)
-            core->app[s].flags |= 1u;
+        fc_tele_flag(core, 1);
         fc_event_put(core, FC_EV_CLOCK_STEP, -1, ints, 1);
     }
     core->wall_offset_ms = offset;

@@ -12,12 +12,16 @@
 #include "cbor.h"
 
 #define HEADER_MAX 80u
+#define TAG_BYTES 34u /* a byte string of 32 */
 
-static const char *const KIND_NAMES[] = {"manifest", "trust",     "desired", "cmd",
-                                         "reported", "telemetry", "event"};
+const char *fc_kind_name(enum fc_kind kind) {
+    static const char names[][10] = {"manifest", "trust",     "desired", "cmd",
+                                     "reported", "telemetry", "event"};
+    return names[kind];
+}
 
 static int is_sign(enum fc_kind kind) {
-    return kind == FC_K_MANIFEST || kind == FC_K_TRUST;
+    return kind <= FC_K_TRUST;
 }
 
 void fc_sha256(const struct fc_hal *hal, const void *p, size_t n, uint8_t out[32]) {
@@ -27,83 +31,58 @@ void fc_sha256(const struct fc_hal *hal, const void *p, size_t n, uint8_t out[32
     hal->digest_end(&d, out);
 }
 
-static void put_content_type(struct fc_out *out, enum fc_kind kind) {
+/* A protected header as a byte string: {? 1: alg, ? 3: content type, ? 4: kid}. */
+static void put_header(struct fc_out *out, int alg, const char *name, const uint8_t *kid,
+                       size_t kid_len) {
     static const char before[] = "application/vnd.tinyfleet.";
-    static const char after[] = "+cbor";
-    const char *name = KIND_NAMES[kind];
-    fc_out_head(out, FC_TEXT, sizeof before - 1 + strlen(name) + sizeof after - 1);
-    fc_out_raw(out, before, sizeof before - 1);
-    fc_out_raw(out, name, strlen(name));
-    fc_out_raw(out, after, sizeof after - 1);
+    uint8_t raw[HEADER_MAX];
+    struct fc_out h = fc_out_to(raw, sizeof raw);
+    fc_out_map(&h, (alg ? 1u : 0u) + (name ? 1u : 0u) + (kid ? 1u : 0u));
+    if (alg) {
+        fc_out_uint(&h, 1);
+        fc_out_int(&h, alg);
+    }
+    if (name) {
+        size_t n = strlen(name);
+        fc_out_uint(&h, 3);
+        fc_out_head(&h, FC_TEXT, sizeof before - 1 + n + 5);
+        fc_out_raw(&h, before, sizeof before - 1);
+        fc_out_raw(&h, name, n);
+        fc_out_raw(&h, "+cbor", 5);
+    }
+    if (kid) {
+        fc_out_uint(&h, 4);
+        fc_out_bytes(&h, kid, kid_len);
+    }
+    fc_out_bytes(out, raw, h.n);
 }
 
-/* {3: ct} */
-static size_t body_header(enum fc_kind kind, uint8_t *p) {
-    struct fc_out out = fc_out_to(p, HEADER_MAX);
-    fc_out_map(&out, 1);
-    fc_out_uint(&out, 3);
-    put_content_type(&out, kind);
-    return out.n;
-}
-
-/* {1: -8, 4: kid} */
-static size_t signer_header(const uint8_t kid[8], uint8_t *p) {
-    struct fc_out out = fc_out_to(p, HEADER_MAX);
-    fc_out_map(&out, 2);
-    fc_out_uint(&out, 1);
-    fc_out_int(&out, -8);
-    fc_out_uint(&out, 4);
-    fc_out_bytes(&out, kid, 8);
-    return out.n;
-}
-
-/* {1: alg, 3: ct, 4: kid} */
-static size_t full_header(enum fc_kind kind, int64_t alg, const uint8_t *kid, size_t kid_len,
-                          uint8_t *p) {
-    struct fc_out out = fc_out_to(p, HEADER_MAX);
-    fc_out_map(&out, 3);
-    fc_out_uint(&out, 1);
-    fc_out_int(&out, alg);
-    fc_out_uint(&out, 3);
-    put_content_type(&out, kind);
-    fc_out_uint(&out, 4);
-    fc_out_bytes(&out, kid, kid_len);
-    return out.n;
-}
-
-/* Takes a protected header that must be the pinned one around the last `kid_len` bytes. */
-static const uint8_t *pinned(struct fc_in *in, enum fc_kind kind, int signer) {
-    uint8_t wanted[HEADER_MAX];
+/* Takes a protected header that must be the pinned one around its last 8 bytes, or without them.
+ * in->p lies within the checked message and `size` bytes are left, or the comparison is not made.
+ */
+static const uint8_t *take_header(struct fc_in *in, int alg, const char *name, int has_kid) {
+    uint8_t raw[HEADER_MAX + 2];
+    const uint8_t *start = in->p, *kid = NULL;
     uint32_t n = 0;
     const uint8_t *p = fc_in_bytes(in, 9, HEADER_MAX, &n);
     if (!p)
         return NULL;
-    const uint8_t *kid = p + (n - 8);
-    size_t size = signer ? signer_header(kid, wanted) : full_header(kind, -8, kid, 8, wanted);
-    if (n != size || memcmp(p, wanted, size) != 0) {
+    if (has_kid)
+        kid = p + (n - 8);
+    struct fc_out wanted = fc_out_to(raw, sizeof raw);
+    put_header(&wanted, alg, name, kid, 8);
+    if (wanted.n != (size_t)(in->p - start) || memcmp(start, raw, wanted.n) != 0)
         fc_in_fail(in);
-        return NULL;
-    }
     return kid;
 }
 
 static void no_unprotected(struct fc_in *in) {
-    if (fc_in_map(in, 0) != 0)
-        fc_in_fail(in);
+    fc_in_map(in, 0);
 }
 
-static void parse_signers(struct fc_in *in, struct fc_cose *out) {
-    uint32_t n = 0;
-    out->n_sigs = fc_in_array(in, 1, FC_SIGS_MAX);
-    for (uint32_t i = 0; i < out->n_sigs && !in->err; i++) {
-        fc_in_array(in, 3, 3);
-        out->sigs[i].kid = pinned(in, FC_K_MANIFEST, 1);
-        no_unprotected(in);
-        out->sigs[i].sig = fc_in_bytes(in, 64, 64, &n);
-    }
-}
-
-int fc_cose_parse(enum fc_kind kind, const uint8_t *msg, size_t n, struct fc_cose *out) {
+int fc_cose_parse(enum fc_kind kind, uint8_t *msg, size_t n, struct fc_cose *out) {
+    const char *name = fc_kind_name(kind);
+    const uint8_t *kid;
     uint32_t size = 0;
     memset(out, 0, sizeof *out);
     if (n > FC_MSG_MAX)
@@ -114,108 +93,93 @@ int fc_cose_parse(enum fc_kind kind, const uint8_t *msg, size_t n, struct fc_cos
     if (fc_in_tag(&in) != (is_sign(kind) ? 98u : 18u))
         fc_in_fail(&in);
     fc_in_array(&in, 4, 4);
-    if (is_sign(kind)) {
-        uint8_t wanted[HEADER_MAX];
-        size_t body = body_header(kind, wanted);
-        const uint8_t *p = fc_in_bytes(&in, 0, HEADER_MAX, &size);
-        if (!p || size != body || memcmp(p, wanted, body) != 0)
-            fc_in_fail(&in);
-    } else {
-        out->sigs[0].kid = pinned(&in, kind, 0);
-    }
+    kid = take_header(&in, is_sign(kind) ? 0 : -8, name, !is_sign(kind));
     no_unprotected(&in);
-    out->payload = fc_in_bytes(&in, 0, FC_MSG_MAX, &out->n);
-    if (is_sign(kind)) {
-        parse_signers(&in, out);
-    } else {
-        out->n_sigs = 1;
-        out->sigs[0].sig = fc_in_bytes(&in, 64, 64, &size);
+    const uint8_t *payload = fc_in_bytes(&in, 0, FC_MSG_MAX, &out->n);
+    if (payload)
+        out->payload = msg + (payload - msg);
+    out->n_sigs = is_sign(kind) ? fc_in_array(&in, 1, FC_SIGS_MAX) : 1;
+    for (uint32_t i = 0; i < out->n_sigs && !in.err; i++) {
+        if (is_sign(kind)) {
+            fc_in_array(&in, 3, 3);
+            kid = take_header(&in, -8, NULL, 1);
+            no_unprotected(&in);
+        } else if (kid) {
+            memcpy(out->own_kid, kid, 8);
+            kid = out->own_kid;
+        }
+        out->kid[i] = kid;
+        out->sig[i] = fc_in_bytes(&in, 64, 64, &size);
     }
     return fc_in_done(&in) ? FC_OK : FC_ERR_SCHEMA;
 }
 
-/* Sig_structure of one signature into scratch; 0 when it would not fit. */
-static size_t sig_structure(uint8_t *scratch, enum fc_kind kind, const struct fc_cose *msg,
-                            const uint8_t *kid, const uint8_t *aad, size_t aad_len) {
-    uint8_t header[HEADER_MAX];
-    struct fc_out out = fc_out_to(scratch, FC_SCRATCH);
+/* A Sig_structure or MAC_structure whose last element is the payload as it lies there; returns its
+ * start. Context, headers and aad: 12 + 2 * (HEADER_MAX + 2) + 99 < FC_HEAD - 3 bytes. */
+static const uint8_t *structure(enum fc_kind kind, const uint8_t *kid, const uint8_t *aad,
+                                size_t aad_len, uint8_t *payload, size_t n) {
+    struct fc_out out = fc_out_to(payload - FC_HEAD, FC_HEAD);
+    const char *name = fc_kind_name(kind);
+    fc_out_array(&out, is_sign(kind) ? 5 : 4);
+    fc_out_text(&out, is_sign(kind) ? "Signature" : kind <= FC_K_CMD ? "Signature1" : "MAC0");
     if (is_sign(kind)) {
-        fc_out_array(&out, 5);
-        fc_out_text(&out, "Signature");
-        fc_out_bytes(&out, header, body_header(kind, header));
-        size_t n = signer_header(kid, header);
-        fc_out_bytes(&out, header, n);
-    } else {
-        fc_out_array(&out, 4);
-        fc_out_text(&out, "Signature1");
-        size_t n = full_header(kind, -8, kid, 8, header);
-        fc_out_bytes(&out, header, n);
+        put_header(&out, 0, name, NULL, 0);
+        name = NULL;
     }
+    put_header(&out, kind <= FC_K_CMD ? -8 : 5, name, kid, kind <= FC_K_CMD ? 8 : 4);
     fc_out_bytes(&out, aad, aad_len);
-    fc_out_bytes(&out, msg->payload, msg->n);
-    return out.err ? 0 : out.n;
+    fc_out_head(&out, FC_BYTES, n);
+    memmove(payload - out.n, out.p, out.n);
+    return payload - out.n;
 }
 
-static int is_revoked(const struct fc_keyset *set, const uint8_t kid[8]) {
-    for (uint32_t i = 0; i < set->n_revoked; i++)
-        if (memcmp(set->revoked[i], kid, 8) == 0)
+static int is_revoked(const struct fc_trust *trust, const uint8_t kid[8]) {
+    for (uint32_t i = 0; trust && i < trust->n_revoked; i++)
+        if (memcmp(trust->revoked[i], kid, 8) == 0)
             return 1;
     return 0;
 }
 
-uint32_t fc_cose_signers(const struct fc_hal *hal, uint8_t *scratch, enum fc_kind kind,
-                         const struct fc_cose *msg, const struct fc_keyset *set, const uint8_t *aad,
-                         size_t aad_len) {
+uint32_t fc_cose_signers(const struct fc_hal *hal, enum fc_kind kind, const struct fc_cose *msg,
+                         const struct fc_role_keys *role, const struct fc_trust *revoked,
+                         const uint8_t *aad, size_t aad_len) {
     uint32_t count = 0;
     /* By key, not by signature: a key that signed twice counts once. */
-    for (uint32_t k = 0; k < set->n; k++) {
-        const struct fc_key *key = &set->keys[k];
-        int good = 0;
-        if (is_revoked(set, key->kid))
-            continue;
-        for (uint32_t s = 0; s < msg->n_sigs && !good; s++) {
-            if (memcmp(msg->sigs[s].kid, key->kid, 8) != 0)
+    for (uint32_t k = 0; k < role->n; k++) {
+        uint8_t kid[32];
+        fc_sha256(hal, role->key[k], 32, kid);
+        for (uint32_t s = 0; s < msg->n_sigs && !is_revoked(revoked, kid); s++) {
+            if (memcmp(msg->kid[s], kid, 8) != 0)
                 continue;
-            size_t n = sig_structure(scratch, kind, msg, key->kid, aad, aad_len);
-            good = n && hal->verify(msg->sigs[s].sig, scratch, n, key->pk) == FC_OK;
+            const uint8_t *p = structure(kind, kid, aad, aad_len, msg->payload, msg->n);
+            size_t n = (size_t)(msg->payload - p) + msg->n;
+            if (hal->verify(msg->sig[s], p, n, role->key[k]) == FC_OK) {
+                count++;
+                break;
+            }
         }
-        count += good ? 1u : 0u;
     }
     return count;
 }
 
-int fc_cose_mac0(const struct fc_hal *hal, uint8_t *scratch, enum fc_kind kind,
-                 const uint8_t kid[4], const uint8_t *aad, size_t aad_len, const uint8_t *payload,
-                 size_t n, uint8_t *out, size_t cap) {
-    uint8_t header[HEADER_MAX], tag[32];
-    size_t header_len = full_header(kind, 5, kid, 4, header);
-
-    struct fc_out mac = fc_out_to(scratch, FC_SCRATCH);
-    fc_out_array(&mac, 4);
-    fc_out_text(&mac, "MAC0");
-    fc_out_bytes(&mac, header, header_len);
-    fc_out_bytes(&mac, aad, aad_len);
-    fc_out_bytes(&mac, payload, n);
-    if (mac.err)
-        return FC_ERR_TOO_LARGE;
-    if (hal->mac(hal->ctx, scratch, mac.n, tag))
+int fc_cose_mac0(const struct fc_hal *hal, enum fc_kind kind, const uint8_t kid[4],
+                 const uint8_t *aad, size_t aad_len, uint8_t *payload, size_t n, size_t most,
+                 const uint8_t **msg) {
+    uint8_t tag[32];
+    const uint8_t *start = structure(kind, kid, aad, aad_len, payload, n);
+    if (hal->mac(hal->ctx, start, (size_t)(payload - start) + n, tag))
         return FC_ERR_PORT;
-
-    struct fc_out msg = fc_out_to(out, cap);
-    fc_out_head(&msg, FC_TAG, 17);
-    fc_out_array(&msg, 4);
-    fc_out_bytes(&msg, header, header_len);
-    fc_out_map(&msg, 0);
-    fc_out_bytes(&msg, payload, n);
-    fc_out_bytes(&msg, tag, sizeof tag);
-    return msg.err ? FC_ERR_TOO_LARGE : (int)msg.n;
-}
-
-size_t fc_cose_aad(uint8_t *out, const uint8_t inst[16], const char *topic) {
-    size_t n = strlen(topic);
-    memcpy(out, inst, 16);
-    if (n > FC_TOPIC_MAX)
-        n = FC_TOPIC_MAX;
-    memcpy(out + 16, topic, n);
-    return 16 + n;
+    struct fc_out out = fc_out_to(payload - FC_HEAD, FC_HEAD);
+    fc_out_head(&out, FC_TAG, 17);
+    fc_out_array(&out, 4);
+    put_header(&out, 5, fc_kind_name(kind), kid, 4);
+    fc_out_map(&out, 0);
+    fc_out_head(&out, FC_BYTES, n);
+    size_t size = out.n + n + TAG_BYTES;
+    if (size > most)
+        return FC_ERR_TOO_LARGE;
+    *msg = memmove(payload - out.n, out.p, out.n);
+    out = fc_out_to(payload + n, TAG_BYTES);
+    fc_out_bytes(&out, tag, sizeof tag);
+    return (int)size;
 }

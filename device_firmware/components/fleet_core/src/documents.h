@@ -10,10 +10,11 @@
  * that no device may live under. */
 int fc_trust_parse(const struct fc_hal *hal, const uint8_t *p, size_t n, struct fc_trust *out);
 
-/* Manifest payload at `p` inside the message that starts at `msg`: FC_ERR_SCHEMA, FC_ERR_TOO_LARGE
- * (no device could hold it), FC_ERR_IO_CONTRACT (vectors or hints that do not fit). */
-int fc_manifest_parse(const struct fc_hal *hal, const uint8_t *msg, const uint8_t *p, size_t n,
-                      struct fc_manifest *out);
+/* Manifest payload that begins `at` bytes into its message; model may be NULL: FC_ERR_SCHEMA,
+ * FC_ERR_TOO_LARGE (no device could hold it), FC_ERR_IO_CONTRACT (vectors or hints that do not
+ * fit). The ids are the caller's to fill. */
+int fc_manifest_parse(const struct fc_hal *hal, const uint8_t *p, size_t n, uint32_t at,
+                      struct fc_manifest *out, struct fc_model *model);
 
 /* The manifest payload names our class. FC_ERR_TARGET_CLASS */
 int fc_class_check(const uint8_t *p, size_t n, const uint8_t class_id[16]);
@@ -25,9 +26,10 @@ int fc_ops_valid(const uint8_t *ops, size_t ops_len);
  */
 int fc_ops_check(const uint8_t *p, size_t n, const uint8_t *ops, size_t ops_len, uint32_t *detail);
 
-/* One golden vector at the cursor against the tensors; buffers point into the cursor's bytes. */
-int fc_vector_parse(struct fc_in *in, const struct fc_manifest *m, struct fc_buf *ins,
-                    struct fc_buf *outs);
+/* One golden vector at the cursor against the tensors; buffers point into the cursor's bytes:
+ * inputs, then outputs at FC_TENSORS_MAX. */
+int fc_vector_parse(struct fc_in *in, const struct fc_manifest *m,
+                    struct fc_buf bufs[2 * FC_TENSORS_MAX]);
 
 /* All vectors of a golden blob: FC_ERR_SCHEMA or FC_ERR_IO_CONTRACT. */
 int fc_blob_check(const struct fc_manifest *m, const uint8_t *p, size_t n);
@@ -37,9 +39,6 @@ int fc_blob_check(const struct fc_manifest *m, const uint8_t *p, size_t n);
 int fc_desired_parse(const uint8_t *p, size_t n, const char *device_id,
                      const struct fc_config *before, struct fc_desired *out);
 void fc_config_default(struct fc_config *config);
-
-/* [a-z0-9][a-z0-9-]{0,31} */
-int fc_is_device_id(const uint8_t *p, size_t n);
 
 /* Command payload: FC_ERR_SCHEMA, FC_ERR_SEQUENCE, FC_ERR_SIGNATURE (another device). */
 int fc_command_parse(const uint8_t *p, size_t n, const char *device_id, struct fc_command *out);

@@ -19,12 +19,11 @@ void fc_event_put(struct fc_core *core, enum fc_event_kind kind, int slot, const
     e->kind = (uint8_t)kind;
     e->nints = n > FC_EVENT_INTS ? (uint8_t)FC_EVENT_INTS : n;
     memcpy(e->ints, ints, e->nints * sizeof ints[0]);
-    e->at_ms = fc_clock(core);
-    if (slot >= 0) {
-        const struct fc_slot *s = &core->slot[slot];
+    e->t_ms = fc_clock(core);
+    if (slot >= 0 && core->app[slot]) {
         const uint8_t *id = core->job.stage != FC_JOB_IDLE && core->job.slot == slot
                                 ? core->job.target.id
-                                : s->model.id;
+                                : core->app[slot]->model.id;
         if (fc_is_zero(id, 8))
             id = core->rec.slots[slot].other_id;
         e->has_model = !fc_is_zero(id, 8);
@@ -46,16 +45,16 @@ void fc_refusal(struct fc_core *core, int code, uint32_t detail) {
 }
 
 /* Number and time are frozen at the first encoding, so that a re-send repeats the bytes. */
-static size_t encode(struct fc_core *core, struct fc_event *e) {
+static int encode(struct fc_core *core, struct fc_event *e, struct fc_out *to) {
     if (!e->n) {
-        int clock = fc_wall_ms(core, e->at_ms, &e->t_ms);
+        int clock = fc_wall_ms(core, e->t_ms, &e->t_ms);
         if (!clock)
             return 0;
         e->clock = (uint8_t)clock;
         e->n = ++core->event_n;
     }
-    struct fc_out out = fc_out_to(core->msg, FC_EVENT_MAX);
-    const uint64_t head[] = {1, core->id.boot, e->n, e->t_ms, e->clock, e->kind};
+    struct fc_out out = fc_uplink_open(core);
+    const uint64_t head[] = {1, core->id->boot, e->n, e->t_ms, e->clock, e->kind};
     fc_out_map(&out, e->has_model ? 8 : 7);
     for (uint32_t key = 0; key < 6; key++) {
         fc_out_uint(&out, key);
@@ -71,7 +70,8 @@ static size_t encode(struct fc_core *core, struct fc_event *e) {
     fc_out_array(&out, e->nints);
     for (uint32_t i = 0; i < e->nints; i++)
         fc_out_int(&out, e->ints[i]);
-    return out.err ? 0 : out.n;
+    *to = out;
+    return 1;
 }
 
 int fc_event_send(struct fc_core *core) {
@@ -79,10 +79,10 @@ int fc_event_send(struct fc_core *core) {
         struct fc_event *e = &core->events[i];
         if (e->state != NEW)
             continue;
-        size_t n = encode(core, e);
-        if (!n)
+        struct fc_out out;
+        if (!encode(core, e, &out))
             return 0; /* no clock yet */
-        int token = fc_uplink(core, FC_K_EVENT, core->msg, n, FC_EVENT_MAX, 0);
+        int token = fc_uplink_send(core, FC_K_EVENT, &out, FC_EVENT_MAX, 0);
         if (token < 0)
             return token;
         e->token = token;

@@ -8,25 +8,6 @@
 
 /* --- topics -------------------------------------------------------------------------- */
 
-static char *put_text(char *p, const char *text) {
-    size_t n = strlen(text);
-    memcpy(p, text, n + 1);
-    return p + n;
-}
-
-static char *put_number(char *p, uint32_t v) {
-    char digits[10];
-    int n = 0;
-    do {
-        digits[n++] = (char)('0' + v % 10);
-        v /= 10;
-    } while (v);
-    while (n)
-        *p++ = digits[--n];
-    *p = 0;
-    return p;
-}
-
 static void mid_hex(const uint8_t id[8], char out[17]) {
     for (int i = 0; i < 8; i++) {
         out[2 * i] = "0123456789abcdef"[id[i] >> 4];
@@ -40,18 +21,18 @@ static void filter(const struct fc_core *core, char out[FC_TOPIC_MAX]) {
     const struct fc_job *j = &core->job;
     char mid[17];
     mid_hex(j->target.id, mid);
-    char *p = put_text(put_text(out, "f1/model/"), mid);
+    char *p = fc_text_put(fc_text_put(out, "f1/model/"), mid);
     if (j->stage == FC_JOB_MANIFEST) {
-        put_text(p, "/manifest");
+        fc_text_put(p, "/manifest");
     } else if (j->stage == FC_JOB_LEAVES) {
-        put_text(p, "/leaves");
+        fc_text_put(p, "/leaves");
     } else {
-        p = put_number(put_text(p, "/"), j->segment);
-        p = put_text(p, "/");
+        p = fc_text_number(fc_text_put(p, "/"), j->segment);
+        p = fc_text_put(p, "/");
         if (j->single)
-            put_number(p, j->want);
+            fc_text_number(p, j->want);
         else
-            put_text(p, "+");
+            fc_text_put(p, "+");
     }
 }
 
@@ -81,31 +62,29 @@ static int mistrust(struct fc_core *core, int code) {
     return FC_ERR_DROP;
 }
 
+/* The broker picks the bytes: nothing but the digest in the signed desired document lets them in.
+ */
 static int on_manifest(struct fc_core *core, const uint8_t *p, size_t n) {
     struct fc_job *j = &core->job;
     uint8_t digest[32];
-    uint32_t detail = 0;
-    int deferred = 0;
-    if (j->stage != FC_JOB_MANIFEST)
-        return FC_ERR_DROP;
     fc_sha256(core->hal, p, n, digest);
     if (memcmp(digest, j->target.id, 32) != 0)
         return mistrust(core, FC_ERR_DIGEST);
-    int rc = fc_manifest_check(core, j->slot, p, n, FC_CHECK_NEW, &j->m, &detail, &deferred);
-    if (rc && deferred) {
+    int rc = fc_manifest_check(core, j->slot, p, n, FC_CHECK_NEW, &j->m);
+    if (rc && core->deferred) {
         fc_job_unwatch(core);
         j->watching = 2; /* asks again when the wait is over */
         fc_job_defer(core, rc);
         return rc;
     }
     if (rc) {
-        fc_job_refuse(core, rc, detail);
+        fc_job_refuse(core, rc, core->detail);
         return rc;
     }
     fc_job_unwatch(core);
-    core->slot[j->slot].total = j->m.chunks;
+    core->slot[j->slot].total = (uint16_t)j->m.chunks;
     if (fc_record_fetch(core) ||
-        fc_bank_put_manifest(core, j->slot, j->bank, p, n)) { /* rows 3, 4 */
+        fc_sector_write(core, fc_job_area(core), 0, p, n, 4)) { /* rows 3, 4 */
         fc_job_fault(core);
         return FC_ERR_FLASH_IO;
     }
@@ -117,12 +96,9 @@ static int on_manifest(struct fc_core *core, const uint8_t *p, size_t n) {
 }
 
 static int on_leaves(struct fc_core *core, const uint8_t *p, size_t n) {
-    struct fc_job *j = &core->job;
-    if (j->stage != FC_JOB_LEAVES)
-        return FC_ERR_DROP;
-    int rc = fc_bank_put_leaves(core, j->slot, j->bank, &j->m, p, n); /* row 5 */
+    int rc = fc_bank_put_leaves(core, p, n); /* row 5 */
     if (rc == FC_ERR_LEAF_LIST)
-        return mistrust(core, FC_ERR_LEAF_LIST);
+        return mistrust(core, rc);
     if (rc) {
         fc_job_fault(core);
         return rc;
@@ -133,14 +109,14 @@ static int on_leaves(struct fc_core *core, const uint8_t *p, size_t n) {
 }
 
 static int has(const struct fc_job *j, uint32_t i) {
-    return j->bitmap[i / 8] >> (i % 8) & 1;
+    return j->u.bitmap[i / 8] >> (i % 8) & 1;
 }
 
 static void mark(struct fc_core *core, uint32_t i) {
     struct fc_job *j = &core->job;
     if (has(j, i))
         return;
-    j->bitmap[i / 8] |= (uint8_t)(1u << (i % 8));
+    j->u.bitmap[i / 8] |= (uint8_t)(1u << (i % 8));
     core->slot[j->slot].have = ++j->have;
     fc_report_want(core, 1);
 }
@@ -155,7 +131,7 @@ static int segment_missing(const struct fc_job *j, uint32_t segment) {
 
 static void all_there(struct fc_core *core) {
     fc_slot_set(core, core->job.slot, FC_ST_DOWNLOADED, 0, 0);
-    core->hal->digest_begin(&core->job.digest);
+    core->hal->digest_begin(&core->job.u.digest);
     core->job.part = 0;
     fc_job_stage(core, FC_JOB_DIGEST);
 }
@@ -166,8 +142,8 @@ static int on_chunk(struct fc_core *core, uint32_t segment, uint32_t index, cons
     if (j->stage != FC_JOB_CHUNKS || index >= j->m.chunks || segment != index / FC_SEGMENT)
         return FC_ERR_DROP;
     if (has(j, index))
-        return FC_OK; /* no erase for what is there */
-    int rc = fc_bank_put_chunk(core, j->slot, j->bank, &j->m, index, p, n); /* row 6 */
+        return FC_OK;                              /* no erase for what is there */
+    int rc = fc_bank_put_chunk(core, index, p, n); /* row 6 */
     if (rc == FC_ERR_DROP) {
         core->dropped_chunks++;
         j->bad = 1;
@@ -209,7 +185,8 @@ int fc_update_message(struct fc_core *core, const char *rest, size_t rest_len, c
                       size_t n) {
     char mid[17];
     const char *end = rest + rest_len;
-    if (core->job.stage == FC_JOB_IDLE || rest_len < 18 || rest[16] != '/')
+    uint8_t stage = core->job.stage;
+    if (stage == FC_JOB_IDLE || rest_len < 18 || rest[16] != '/')
         return FC_ERR_DROP;
     mid_hex(core->job.target.id, mid);
     if (memcmp(rest, mid, 16) != 0)
@@ -217,9 +194,9 @@ int fc_update_message(struct fc_core *core, const char *rest, size_t rest_len, c
     rest += 17;
     size_t left = (size_t)(end - rest);
     if (left == 8 && memcmp(rest, "manifest", 8) == 0)
-        return on_manifest(core, p, n);
+        return stage == FC_JOB_MANIFEST ? on_manifest(core, p, n) : FC_ERR_DROP;
     if (left == 6 && memcmp(rest, "leaves", 6) == 0)
-        return on_leaves(core, p, n);
+        return stage == FC_JOB_LEAVES ? on_leaves(core, p, n) : FC_ERR_DROP;
     int32_t segment = take_number(&rest, end);
     if (segment < 0 || rest >= end || *rest++ != '/')
         return FC_ERR_DROP;
@@ -249,11 +226,11 @@ int fc_fetch_ask(struct fc_core *core) {
 int fc_fetch_rehash(struct fc_core *core) {
     struct fc_job *j = &core->job;
     if (j->index == 0) {
-        memset(j->bitmap, 0, sizeof j->bitmap);
+        memset(j->u.bitmap, 0, sizeof j->u.bitmap);
         j->have = 0;
     }
     if (j->index < j->m.chunks) {
-        if (fc_bank_has_chunk(core, j->slot, j->bank, &j->m, j->index) == 1)
+        if (fc_bank_has_chunk(core, j->index) == 1)
             mark(core, j->index);
         j->index++;
         return 1;
@@ -313,8 +290,8 @@ int fc_fetch_chunks(struct fc_core *core) {
     while (first < j->m.chunks && has(j, first))
         first++;
     j->watching = 0;
-    j->want = first;
-    j->segment = first / FC_SEGMENT;
+    j->want = (uint16_t)first;
+    j->segment = (uint16_t)(first / FC_SEGMENT);
     j->bad = 0;
     watch(core, 0);
     j->wait_ms = now + FC_QUIET_MS;

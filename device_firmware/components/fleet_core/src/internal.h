@@ -2,20 +2,28 @@
 #ifndef FLEET_CORE_SRC_INTERNAL_H
 #define FLEET_CORE_SRC_INTERNAL_H
 
+#include <stddef.h>
 #include <string.h>
 
 #include "bytes.h"
 #include "cbor.h"
 #include "cose.h"
 #include "documents.h"
+#include "fleet_core/app.h"
 #include "fleet_core/core.h"
 
 #define FC_NO_BANK 255u
 
+/* A document being judged: FC_MSG_MAX bytes with FC_HEAD before them. */
+static inline uint8_t *fc_msg(struct fc_core *core) {
+    return core->work + FC_HEAD;
+}
+
 /* --- metalog.c: records and stored documents ----------------------------------------- */
 /* Finds the newest valid record; a blank log gives the empty record. FC_OK, FC_ERR_FLASH_IO. */
 int fc_log_open(struct fc_core *core);
-/* A copy of the record to change; nothing happens before fc_log_commit(). */
+/* A copy of the record to change, in `work`: no document and no uplink may be made before
+ * fc_log_commit(), and nothing happens before it. */
 struct fc_record *fc_log_edit(struct fc_core *core);
 /* Appends the edited record. FC_OK, or FC_ERR_FLASH_IO and the old record stays in force. */
 int fc_log_commit(struct fc_core *core);
@@ -23,35 +31,38 @@ enum fc_doc { FC_DOC_TRUST, FC_DOC_DESIRED };
 /* Writes a message to the sector that the record does not name; *sector = which (0, 1). */
 int fc_doc_store(struct fc_core *core, enum fc_doc doc, const uint8_t *p, size_t n,
                  uint8_t *sector);
-/* Reads the document that the record names into core->msg. Its length, 0 = none or damaged. */
+/* Reads the document that the record names into fc_msg(). Its length, 0 = none or damaged. */
 uint32_t fc_doc_load(struct fc_core *core, enum fc_doc doc);
 
 /* --- bank.c: sectors, manifests, leaves, chunks -------------------------------------- */
 uint8_t fc_bank_area(uint8_t slot, uint8_t bank);
 /* The bank that does not run. */
 uint8_t fc_bank_idle(const struct fc_core *core, uint8_t slot);
-/* Erase, program, read back one sector. FC_OK, FC_ERR_FLASH_IO. */
-int fc_sector_write(struct fc_core *core, uint8_t area, uint32_t off, const uint8_t *p, size_t n);
-/* Reads a bank's manifest message into core->msg; its length, 0 = none. */
-uint32_t fc_bank_manifest(struct fc_core *core, uint8_t slot, uint8_t bank);
-int fc_bank_put_manifest(struct fc_core *core, uint8_t slot, uint8_t bank, const uint8_t *p,
-                         size_t n);
+/* Erase, program, read back one sector. lead 4: the length goes before the bytes, 0: it does not.
+ * FC_OK, FC_ERR_FLASH_IO. */
+int fc_sector_write(struct fc_core *core, uint8_t area, uint32_t off, const uint8_t *p, size_t n,
+                    uint32_t lead);
+/* Reads a message behind its length into fc_msg(); its length and SHA-256, 0 = none. */
+uint32_t fc_message_read(struct fc_core *core, uint8_t area, uint32_t off, uint8_t digest[32]);
 uint32_t fc_leaf_sectors(const struct fc_manifest *m);
 uint32_t fc_chunk_off(const struct fc_manifest *m, uint32_t index);
 uint32_t fc_chunk_len(const struct fc_manifest *m, uint32_t index);
+
+/* The bank that the job fills or tests. */
+static inline uint8_t fc_job_area(const struct fc_core *core) {
+    return fc_bank_area(core->job.slot, core->job.bank);
+}
+/* Adds a stretch of it to a digest. FC_ERR_FLASH_IO */
+int fc_bank_hash(struct fc_core *core, uint32_t off, uint32_t n, struct fc_digest *d);
 /* FC_OK, FC_ERR_LEAF_LIST (wrong length or digest), FC_ERR_FLASH_IO. */
-int fc_bank_put_leaves(struct fc_core *core, uint8_t slot, uint8_t bank,
-                       const struct fc_manifest *m, const uint8_t *p, size_t n);
+int fc_bank_put_leaves(struct fc_core *core, const uint8_t *p, size_t n);
 /* The stored leaf list has the signed digest. FC_OK, FC_ERR_LEAF_LIST, FC_ERR_FLASH_IO. */
-int fc_bank_leaves_check(struct fc_core *core, uint8_t slot, uint8_t bank,
-                         const struct fc_manifest *m);
+int fc_bank_leaves_check(struct fc_core *core);
 /* Stores a received chunk. FC_OK, FC_ERR_DROP (no such index, wrong length, wrong leaf),
  * FC_ERR_FLASH_IO. */
-int fc_bank_put_chunk(struct fc_core *core, uint8_t slot, uint8_t bank, const struct fc_manifest *m,
-                      uint32_t index, const uint8_t *p, size_t n);
+int fc_bank_put_chunk(struct fc_core *core, uint32_t index, const uint8_t *p, size_t n);
 /* The chunk in flash fits its leaf: 1 yes, 0 no, negative: flash cannot be read. */
-int fc_bank_has_chunk(struct fc_core *core, uint8_t slot, uint8_t bank, const struct fc_manifest *m,
-                      uint32_t index);
+int fc_bank_has_chunk(struct fc_core *core, uint32_t index);
 
 /* --- checks.c: documents against the device's state ---------------------------------- */
 uint64_t fc_clock(const struct fc_core *core);      /* uptime, ms */
@@ -66,12 +77,17 @@ enum fc_check {
     FC_CHECK_OTHER,    /* it ran here before: no seq rule, no expiry */
     FC_CHECK_DOCUMENT, /* form, signatures, least seq and expiry only: the shared vectors */
 };
-/* A manifest as an offer for a slot. Any code of section 6's table; *deferred is set when only an
- * unsigned clock speaks against it. core->scratch is used; msg may be core->msg. */
-int fc_manifest_check(struct fc_core *core, uint8_t slot, const uint8_t *msg, size_t n,
-                      enum fc_check how, struct fc_manifest *m, uint32_t *detail, int *deferred);
-/* Parsed without signatures, for banks whose id the record vouches for. */
-int fc_manifest_read(struct fc_core *core, const uint8_t *msg, size_t n, struct fc_manifest *m);
+/* Copies a received document into fc_msg() (p NULL: it lies there) and parses its envelope. */
+int fc_cose_open(struct fc_core *core, enum fc_kind kind, const uint8_t *p, size_t n,
+                 struct fc_cose *out);
+/* A manifest as an offer for a slot, received or (p NULL) in fc_msg(). Any code of section 6's
+ * table; core->detail and core->deferred tell more. */
+int fc_manifest_check(struct fc_core *core, uint8_t slot, const uint8_t *p, size_t n,
+                      enum fc_check how, struct fc_manifest *m);
+/* Parsed without signatures from fc_msg(), for banks whose id the record vouches for. model may be
+ * NULL. */
+int fc_manifest_read(struct fc_core *core, uint32_t n, struct fc_manifest *m,
+                     struct fc_model *model);
 /* FC_OK, or low_power, low_heap, busy, maintenance_window. */
 int fc_may_switch(struct fc_core *core);
 
@@ -79,9 +95,14 @@ int fc_may_switch(struct fc_core *core);
 int fc_accept_trust(struct fc_core *core, const uint8_t *p, size_t n);
 int fc_accept_desired(struct fc_core *core, const uint8_t *p, size_t n);
 int fc_accept_command(struct fc_core *core, const uint8_t *p, size_t n);
-/* Takes over a parsed desired document (also the stored one at boot). */
-void fc_desired_apply(struct fc_core *core, const struct fc_desired *d);
+/* Takes over the desired document in core->tmp (also the stored one at boot). */
+void fc_desired_apply(struct fc_core *core);
 void fc_topic_own(const struct fc_core *core, char out[FC_TOPIC_MAX], const char *kind);
+/* Installation id ‖ topic; the topic is text from aad + 16 on. Returns the length. */
+size_t fc_aad_own(const struct fc_core *core, uint8_t aad[16 + FC_TOPIC_MAX], const char *kind);
+/* Text and numbers behind each other; both return where the text ends. */
+char *fc_text_put(char *p, const char *text);
+char *fc_text_number(char *p, uint32_t v);
 void fc_watch_own(struct fc_core *core);
 
 /* --- fetch.c ------------------------------------------------------------------------- */
@@ -123,7 +144,7 @@ void fc_keep_write(struct fc_core *core, int expected);
 
 /* --- selftest.c ---------------------------------------------------------------------- */
 /* Compares one output with its golden bytes. Largest difference in LSB, UINT32_MAX for NaN. */
-uint32_t fc_output_diff(const struct fc_tensor *t, const uint8_t *got, const uint8_t *golden);
+uint32_t fc_output_diff(uint8_t dtype, uint32_t bytes, const uint8_t *got, const uint8_t *golden);
 /* Starts with the loaded model; then one vector per call. 1 = more, 0 = finished, negative = error.
  */
 int fc_selftest_begin(struct fc_core *core);
@@ -141,13 +162,20 @@ void fc_event_link(struct fc_core *core);
 int fc_tele_send(struct fc_core *core);
 void fc_tele_sent(struct fc_core *core, int32_t token);
 void fc_tele_link(struct fc_core *core, int up, int fresh);
-void fc_tele_cut(struct fc_core *core, uint8_t slot); /* the model run ends: close its window */
-int fc_tele_step(struct fc_core *core);               /* close and freeze what is due; 1 = worked */
+void fc_tele_flag(struct fc_core *core, uint32_t flag); /* in the next record of every slot */
+void fc_tele_cut(struct fc_core *core, uint8_t slot);   /* the model run ends: close its window */
+int fc_tele_step(struct fc_core *core); /* close and freeze what is due; 1 = worked */
 uint64_t fc_tele_due(const struct fc_core *core);
+uint32_t fc_tele_ring_used(const struct fc_core *core); /* bytes of the batches kept */
 uint32_t fc_tele_resend(struct fc_core *core, uint32_t from, uint32_t to);
-/* Frames a payload and hands it to the port. Token, or an error. */
-int fc_uplink(struct fc_core *core, enum fc_kind kind, const uint8_t *payload, size_t n,
-              size_t most, int retain);
+/* A writer for the payload of an uplink, in fc_msg(). */
+struct fc_out fc_uplink_open(struct fc_core *core);
+/* Frames it. *msg = the message in `work`; its length, or FC_ERR_TOO_LARGE, FC_ERR_PORT. */
+int fc_uplink_seal(struct fc_core *core, enum fc_kind kind, const struct fc_out *out, size_t most,
+                   const uint8_t **msg);
+/* Frames it and hands it to the port. Token, or an error. */
+int fc_uplink_send(struct fc_core *core, enum fc_kind kind, const struct fc_out *out, size_t most,
+                   int retain);
 
 static inline void fc_log(struct fc_core *core, int level, enum fc_log event, uint32_t a,
                           uint32_t b) {

@@ -10,39 +10,6 @@
 
 static const uint8_t DTYPE_BYTES[] = {4, 2, 4, 1, 8, 0, 1, 2, 0, 1};
 
-static void text(struct fc_in *in, char *out, uint32_t most) {
-    uint32_t n = 0;
-    const uint8_t *p = fc_in_text(in, 1, most, &n);
-    if (!p)
-        return;
-    memcpy(out, p, n);
-    out[n] = 0;
-}
-
-static int is_name(const char *s) {
-    for (uint32_t i = 0; s[i]; i++) {
-        int alnum = (s[i] >= 'a' && s[i] <= 'z') || (s[i] >= '0' && s[i] <= '9');
-        if (!alnum && !(i && (s[i] == '.' || s[i] == '_' || s[i] == '-')))
-            return 0;
-    }
-    return s[0] != 0;
-}
-
-static int is_version(const char *s) {
-    for (; *s; s++)
-        if (*s < 0x21 || *s > 0x7E)
-            return 0;
-    return 1;
-}
-
-/* Takes a digest or id of exactly n bytes. */
-static void raw(struct fc_in *in, uint8_t *out, uint32_t n) {
-    uint32_t size = 0;
-    const uint8_t *p = fc_in_bytes(in, n, n, &size);
-    if (p)
-        memcpy(out, p, n);
-}
-
 /* An operator: a builtin code, or 32 and a name. Builtins come before custom ones. */
 struct op {
     uint32_t code;
@@ -56,7 +23,7 @@ static struct op take_op(struct fc_in *in) {
         fc_in_array(in, 2, 2);
         op.code = (uint32_t)fc_in_int(in, 32, 32);
         op.name = fc_in_text(in, 1, 64, &op.n);
-        if (op.name && !fc_text_printable(op.name, op.n))
+        if (op.name && !fc_is_printable(op.name, op.n, 0x20))
             fc_in_fail(in);
     } else {
         op.code = (uint32_t)fc_in_uint(in, INT32_MAX);
@@ -139,45 +106,62 @@ int fc_ops_valid(const uint8_t *ops, size_t ops_len) {
     return fc_in_done(&in) ? FC_OK : FC_ERR_SCHEMA;
 }
 
-static void tensors(struct fc_in *in, struct fc_tensor *out, uint8_t *count, int *unfit) {
+/* What one parse needs; `unfit` = a well-formed manifest that contradicts itself. */
+struct parse {
+    struct fc_in in;
+    const struct fc_hal *hal;
+    struct fc_manifest *m;
+    struct fc_model *model; /* may be NULL */
+    const uint8_t *p;
+    uint32_t at; /* of the payload in its message */
+    int unfit;
+    uint64_t size;
+};
+
+static void tensors(struct parse *ps, int side) {
+    struct fc_in *in = &ps->in;
     uint32_t n = fc_in_array(in, 1, FC_TENSORS_MAX);
     for (uint32_t i = 0; i < n && !in->err; i++) {
-        struct fc_tensor *t = &out[i];
+        struct fc_tensor t;
+        uint32_t k = i + (side ? FC_TENSORS_MAX : 0);
+        memset(&t, 0, sizeof t);
         fc_in_array(in, 4, 4);
-        t->dtype = (uint8_t)fc_in_uint(in, sizeof DTYPE_BYTES - 1);
-        t->bytes = DTYPE_BYTES[t->dtype];
-        if (!t->bytes)
+        t.dtype = (uint8_t)fc_in_uint(in, sizeof DTYPE_BYTES - 1);
+        t.bytes = DTYPE_BYTES[t.dtype];
+        if (!t.bytes)
             fc_in_fail(in);
-        t->ndim = (uint8_t)fc_in_array(in, 1, FC_DIMS_MAX);
-        for (uint32_t d = 0; d < t->ndim && !in->err; d++) {
-            t->dim[d] = (uint32_t)fc_in_int(in, 1, INT32_MAX);
+        t.ndim = (uint8_t)fc_in_array(in, 1, FC_DIMS_MAX);
+        for (uint32_t d = 0; d < t.ndim && !in->err; d++) {
+            t.dim[d] = (uint32_t)fc_in_int(in, 1, INT32_MAX);
             /* Bound: bytes <= 2^18 before, dim < 2^31, so the product fits 64 bits. */
-            uint64_t bytes = (uint64_t)t->bytes * t->dim[d];
+            uint64_t bytes = (uint64_t)t.bytes * t.dim[d];
             if (bytes > FC_TENSOR_BYTES_MAX) {
-                *unfit = 1;
+                ps->unfit = 1;
                 bytes = 0;
             }
-            t->bytes = (uint32_t)bytes;
+            t.bytes = (uint32_t)bytes;
         }
-        t->scale_bits = (uint32_t)fc_in_uint(in, UINT32_MAX);
-        t->zero_point = (int32_t)fc_in_int(in, INT32_MIN, INT32_MAX);
+        t.scale_bits = (uint32_t)fc_in_uint(in, UINT32_MAX);
+        t.zero_point = (int32_t)fc_in_int(in, INT32_MIN, INT32_MAX);
+        ps->m->dtype[k] = t.dtype;
+        ps->m->bytes[k] = t.bytes;
+        if (ps->model)
+            (side ? ps->model->out : ps->model->in)[i] = t;
     }
-    *count = (uint8_t)n;
+    *(side ? &ps->m->nout : &ps->m->nin) = (uint8_t)n;
 }
 
-int fc_vector_parse(struct fc_in *in, const struct fc_manifest *m, struct fc_buf *ins,
-                    struct fc_buf *outs) {
+int fc_vector_parse(struct fc_in *in, const struct fc_manifest *m,
+                    struct fc_buf bufs[2 * FC_TENSORS_MAX]) {
     int unfit = 0;
     fc_in_array(in, 2, 2);
-    for (int side = 0; side < 2; side++) {
-        const struct fc_tensor *t = side ? m->out : m->in;
-        uint32_t wanted = side ? m->nout : m->nin;
-        struct fc_buf *bufs = side ? outs : ins;
+    for (uint32_t k = 0; k < 2 * FC_TENSORS_MAX; k += FC_TENSORS_MAX) {
+        uint32_t wanted = k ? m->nout : m->nin;
         uint32_t n = fc_in_array(in, 1, FC_TENSORS_MAX);
         unfit |= n != wanted;
-        for (uint32_t i = 0; i < n && !in->err; i++) {
+        for (uint32_t i = k; i < k + n && !in->err; i++) {
             bufs[i].p = fc_in_bytes(in, 0, UINT32_MAX, &bufs[i].n);
-            unfit |= i >= wanted || bufs[i].n != t[i].bytes;
+            unfit |= bufs[i].n != m->bytes[i];
         }
     }
     if (in->err)
@@ -186,14 +170,13 @@ int fc_vector_parse(struct fc_in *in, const struct fc_manifest *m, struct fc_buf
 }
 
 int fc_blob_check(const struct fc_manifest *m, const uint8_t *p, size_t n) {
-    struct fc_buf ins[FC_TENSORS_MAX], outs[FC_TENSORS_MAX];
-    if (fc_cbor_check(p, n, 0, 4 * FC_ITEMS_MAX))
-        return FC_ERR_SCHEMA;
+    struct fc_buf bufs[2 * FC_TENSORS_MAX];
     struct fc_in in = fc_in_of(p, n);
-    if (fc_in_array(&in, 1, FC_ITEMS_MAX) != m->golden_n)
+    if (fc_cbor_check(p, n, 0, 4 * FC_ITEMS_MAX) ||
+        fc_in_array(&in, 1, FC_ITEMS_MAX) != m->golden_n)
         return FC_ERR_SCHEMA;
     for (uint32_t i = 0; i < m->golden_n; i++) {
-        int rc = fc_vector_parse(&in, m, ins, outs);
+        int rc = fc_vector_parse(&in, m, bufs);
         if (rc)
             return rc;
     }
@@ -201,122 +184,123 @@ int fc_blob_check(const struct fc_manifest *m, const uint8_t *p, size_t n) {
 }
 
 /* Key 15. Inline vectors are checked against the tensors: 13 and 14 came before. */
-static void golden(struct fc_in *in, const uint8_t *msg, struct fc_manifest *m, int *unfit) {
+static void golden(struct parse *ps) {
+    struct fc_in *in = &ps->in;
+    struct fc_manifest *m = ps->m;
     const uint8_t *start = in->p;
     uint32_t parts = fc_in_array(in, 2, 4);
-    if (fc_in_major(in) != FC_ARRAY) {
-        if (parts != 4)
-            fc_in_fail(in);
-        m->blob_size = (uint32_t)fc_in_int(in, 1, FC_BLOB_MAX);
-        raw(in, m->blob_sha256, 32);
-        m->golden_n = (uint32_t)fc_in_int(in, 1, FC_ITEMS_MAX);
-        m->tol = (uint32_t)fc_in_uint(in, UINT32_MAX);
-        return;
-    }
-    struct fc_buf ins[FC_TENSORS_MAX], outs[FC_TENSORS_MAX];
-    if (parts != 2)
+    int is_inline = fc_in_major(in) == FC_ARRAY;
+    if (parts != (is_inline ? 2u : 4u))
         fc_in_fail(in);
-    m->golden_off = (uint32_t)(in->p - msg);
-    m->golden_n = fc_in_array(in, 1, 8);
-    for (uint32_t i = 0; i < m->golden_n && !in->err; i++)
-        *unfit |= fc_vector_parse(in, m, ins, outs) == FC_ERR_IO_CONTRACT;
-    m->golden_len = (uint32_t)(in->p - msg) - m->golden_off;
+    if (is_inline) {
+        struct fc_buf bufs[2 * FC_TENSORS_MAX];
+        m->golden_off = ps->at + (uint32_t)(in->p - ps->p);
+        m->golden_n = fc_in_array(in, 1, 8);
+        for (uint32_t i = 0; i < m->golden_n && !in->err; i++)
+            ps->unfit |= fc_vector_parse(in, m, bufs) == FC_ERR_IO_CONTRACT;
+        m->golden_len = ps->at + (uint32_t)(in->p - ps->p) - m->golden_off;
+    } else {
+        m->blob_size = (uint32_t)fc_in_int(in, 1, FC_BLOB_MAX);
+        fc_in_raw(in, m->blob_sha256, 32);
+        m->golden_n = (uint32_t)fc_in_int(in, 1, FC_ITEMS_MAX);
+    }
     m->tol = (uint32_t)fc_in_uint(in, UINT32_MAX);
-    if (in->p - start > (ptrdiff_t)FC_INLINE_MAX)
+    if (is_inline && in->p - start > (ptrdiff_t)FC_INLINE_MAX)
         fc_in_fail(in);
 }
 
-static void hints(struct fc_in *in, struct fc_hints *h, int *unfit) {
-    uint32_t n = fc_in_map(in, FC_KEY_MAX + 1), size = 0;
-    int has_window = 0, has_hop = 0;
+/* Hints that are one number: where it goes (byte of struct fc_hints, 255 nowhere) and its range. */
+static const struct {
+    uint8_t to, least;
+    uint32_t most;
+} HINTS[14] = {
+    [1] = {offsetof(struct fc_hints, window), 0, UINT32_MAX},
+    [2] = {offsetof(struct fc_hints, hop), 0, UINT32_MAX},
+    [3] = {offsetof(struct fc_hints, channels), 1, UINT16_MAX},
+    [4] = {offsetof(struct fc_hints, reset_policy), 0, UINT32_MAX},
+    [5] = {offsetof(struct fc_hints, variables), 0, UINT16_MAX},
+    [6] = {offsetof(struct fc_hints, latency_us), 0, UINT32_MAX},
+    [8] = {offsetof(struct fc_hints, head), 0, 1},
+    [9] = {255, 0, 7},
+    [13] = {offsetof(struct fc_hints, classes), 1, UINT16_MAX},
+};
+
+static void anomaly(struct fc_in *in, struct fc_hints *h) {
+    uint32_t parts = fc_in_array(in, 2, 8);
+    for (uint32_t k = 0; k < parts && !in->err; k++) {
+        int64_t v = fc_in_int(in, INT32_MIN, UINT32_MAX);
+        if (k == 0)
+            h->anomaly_kind = v < 0 ? 0 : (uint32_t)v;
+        else if (k == 1)
+            h->anomaly_threshold = v < 0 || v > INT32_MAX ? 0 : (uint32_t)v;
+    }
+}
+
+static void hints(struct parse *ps) {
+    struct fc_in *in = &ps->in;
+    struct fc_hints h;
+    uint32_t n = fc_in_map(in, FC_KEY_MAX + 1), seen = 0;
+    memset(&h, 0, sizeof h);
     for (uint32_t i = 0; i < n && !in->err; i++) {
-        switch (fc_in_uint(in, FC_KEY_MAX)) {
-        case 1:
-            h->window = (uint32_t)fc_in_uint(in, UINT32_MAX);
-            has_window = 1;
-            break;
-        case 2:
-            h->hop = (uint32_t)fc_in_uint(in, UINT32_MAX);
-            has_hop = 1;
-            break;
-        case 3:
-            h->channels = (uint32_t)fc_in_int(in, 1, UINT16_MAX);
-            break;
-        case 4:
-            h->reset_policy = (uint32_t)fc_in_uint(in, UINT32_MAX);
-            break;
-        case 5:
-            h->variables = (uint32_t)fc_in_uint(in, UINT16_MAX);
-            break;
-        case 6:
-            h->latency_us = (uint32_t)fc_in_uint(in, UINT32_MAX);
-            break;
-        case 7:
+        uint32_t key = (uint32_t)fc_in_uint(in, FC_KEY_MAX);
+        seen |= 1u << key;
+        if (key < 14 && HINTS[key].most) {
+            uint32_t v = (uint32_t)fc_in_int(in, HINTS[key].least, HINTS[key].most);
+            if (HINTS[key].to != 255)
+                memcpy((uint8_t *)&h + HINTS[key].to, &v, sizeof v);
+        } else if (key == 7) {
             fc_in_array(in, 2, 2);
             fc_in_uint(in, UINT32_MAX);
-            fc_in_bytes(in, 8, 8, &size);
-            break;
-        case 8:
-            h->head = (uint32_t)fc_in_uint(in, 1);
-            break;
-        case 9:
-            fc_in_uint(in, 7);
-            break;
-        case 10: {
+            fc_in_bytes(in, 8, 8, NULL);
+        } else if (key == 10) {
             fc_in_array(in, 3, 3);
-            int64_t of = fc_in_int(in, 1, 64);
-            fc_in_int(in, 1, of);
+            fc_in_int(in, 1, fc_in_int(in, 1, 64));
             fc_in_uint(in, UINT32_MAX);
-            break;
-        }
-        case 11: {
-            uint32_t parts = fc_in_array(in, 2, 8);
-            for (uint32_t k = 0; k < parts && !in->err; k++) {
-                int64_t v = fc_in_int(in, INT32_MIN, UINT32_MAX);
-                if (k == 0)
-                    h->anomaly_kind = v < 0 ? 0 : (uint32_t)v;
-                else if (k == 1)
-                    h->anomaly_threshold = v < 0 || v > INT32_MAX ? 0 : (uint32_t)v;
-            }
-            break;
-        }
-        case 12:
-            raw(in, h->labels, 8);
-            break;
-        case 13:
-            h->classes = (uint32_t)fc_in_int(in, 1, UINT16_MAX);
-            break;
-        default:
+        } else if (key == 11) {
+            anomaly(in, &h);
+        } else if (key == 12) {
+            fc_in_raw(in, h.labels, 8);
+        } else {
             fc_in_skip(in);
-            break;
         }
     }
-    if ((has_window && !h->window) || (has_hop && (!h->hop || h->hop > h->window)) ||
-        h->reset_policy > 2)
-        *unfit = 1;
+    if (((seen & 2u) && !h.window) || ((seen & 4u) && (!h.hop || h.hop > h.window)) ||
+        h.reset_policy > 2)
+        ps->unfit = 1;
+    ps->m->latency_us = h.latency_us;
+    if (ps->model)
+        ps->model->hints = h;
+}
+
+/* Name and display version, which only a loaded model keeps. */
+static void names(struct parse *ps, int is_version) {
+    uint8_t digest[32];
+    uint32_t n = 0, most = is_version ? 24 : 32;
+    const uint8_t *p = fc_in_text(&ps->in, 1, most, &n);
+    if (!p)
+        return;
+    if (is_version ? !fc_is_printable(p, n, 0x21) : !fc_is_name(p, n))
+        fc_in_fail(&ps->in);
+    if (!is_version) {
+        fc_sha256(ps->hal, p, n, digest);
+        memcpy(ps->m->name_hash, digest, 8);
+    }
+    if (ps->model)
+        memcpy(is_version ? ps->model->version : ps->model->name, p, n); /* zeroed before */
 }
 
 /* One value of the manifest map. Keys rise, so 13 and 14 are known when 15 comes. */
-static void field(struct fc_in *in, const struct fc_hal *hal, const uint8_t *msg, uint64_t key,
-                  struct fc_manifest *m, uint64_t *size, int *unfit) {
-    uint8_t digest[32];
+static void field(struct parse *ps, uint64_t key) {
+    struct fc_in *in = &ps->in;
+    struct fc_manifest *m = ps->m;
     uint32_t n = 0;
     switch (key) {
     case 0:
-        if (fc_in_uint(in, 1) != 1)
-            fc_in_fail(in);
+        fc_in_key(in, 1);
         break;
     case 1:
-        text(in, m->name, 32);
-        if (!is_name(m->name))
-            fc_in_fail(in);
-        fc_sha256(hal, m->name, strlen(m->name), digest);
-        memcpy(m->name_hash, digest, 8);
-        break;
     case 2:
-        text(in, m->version, 24);
-        if (!is_version(m->version))
-            fc_in_fail(in);
+        names(ps, key == 2);
         break;
     case 3:
         m->seq = (uint32_t)fc_in_uint(in, UINT32_MAX);
@@ -326,22 +310,20 @@ static void field(struct fc_in *in, const struct fc_hal *hal, const uint8_t *msg
         break;
     case 5:
         n = fc_in_array(in, 1, 8);
-        for (uint32_t i = 0; i < n && !in->err; i++)
-            raw(in, digest, 16);
+        for (uint32_t i = 0; i < n; i++)
+            fc_in_bytes(in, 16, 16, NULL);
         break;
     case 6:
-        *size = fc_in_uint(in, INT64_MAX);
-        if (!*size)
-            fc_in_fail(in);
+        ps->size = (uint64_t)fc_in_int(in, 1, INT64_MAX);
         break;
     case 7:
-        raw(in, m->sha256, 32);
+        fc_in_raw(in, m->sha256, 32);
         break;
     case 8:
-        fc_in_int(in, FC_SECTOR, FC_SECTOR);
+        fc_in_key(in, FC_SECTOR);
         break;
     case 9:
-        raw(in, m->leaves_sha256, 32);
+        fc_in_raw(in, m->leaves_sha256, 32);
         break;
     case 10:
         m->arena = (uint32_t)fc_in_uint(in, INT32_MAX);
@@ -355,13 +337,11 @@ static void field(struct fc_in *in, const struct fc_hal *hal, const uint8_t *msg
         operators(in);
         break;
     case 13:
-        tensors(in, m->in, &m->nin, unfit);
-        break;
     case 14:
-        tensors(in, m->out, &m->nout, unfit);
+        tensors(ps, key == 14);
         break;
     case 15:
-        golden(in, msg, m, unfit);
+        golden(ps);
         break;
     case 16:
         fc_in_uint(in, UINT64_MAX);
@@ -375,11 +355,11 @@ static void field(struct fc_in *in, const struct fc_hal *hal, const uint8_t *msg
         fc_in_array(in, 2, 2);
         m->kind = (uint8_t)fc_in_uint(in, 1);
         m->slot = (uint8_t)fc_in_uint(in, 255);
-        if (m->kind ? m->slot != 255 : m->slot >= FC_SLOTS)
+        if (m->kind ? m->slot != 255 : m->slot >= FC_SLOTS_MAX)
             fc_in_fail(in);
         break;
     case 21:
-        hints(in, &m->hints, unfit);
+        hints(ps);
         break;
     default:
         fc_in_fail(in); /* 18, 19 and what format 1 does not know */
@@ -387,30 +367,34 @@ static void field(struct fc_in *in, const struct fc_hal *hal, const uint8_t *msg
     }
 }
 
-int fc_manifest_parse(const struct fc_hal *hal, const uint8_t *msg, const uint8_t *p, size_t n,
-                      struct fc_manifest *out) {
-    uint64_t size = 0;
-    uint32_t seen = 0;
-    int unfit = 0;
-    memset(out, 0, sizeof *out);
-    if (fc_cbor_check(p, n, 0, FC_ITEMS_MAX))
-        return FC_ERR_SCHEMA;
-    struct fc_in in = fc_in_of(p, n);
-    uint32_t keys = fc_in_map(&in, FC_KEY_MAX + 1);
-    for (uint32_t i = 0; i < keys && !in.err; i++) {
-        uint64_t key = fc_in_uint(&in, FC_KEY_MAX);
-        if (!in.err)
-            seen |= 1u << key;
-        field(&in, hal, msg, key, out, &size, &unfit);
+int fc_manifest_parse(const struct fc_hal *hal, const uint8_t *p, size_t n, uint32_t at,
+                      struct fc_manifest *m, struct fc_model *model) {
+    struct parse ps = {.hal = hal, .m = m, .model = model, .p = p, .at = at};
+    uint32_t seen = 0, keys = fc_in_open(&ps.in, p, n, FC_KEY_MAX + 1);
+    memset(m, 0, sizeof *m);
+    if (model)
+        memset(model, 0, sizeof *model);
+    for (uint32_t i = 0; i < keys && !ps.in.err; i++) {
+        uint64_t key = fc_in_uint(&ps.in, FC_KEY_MAX);
+        seen |= 1u << key;
+        field(&ps, key);
     }
-    if (!fc_in_done(&in) || (seen & 0x11FFFFu) != 0x11FFFFu)
+    if (!fc_in_done(&ps.in) || (seen & 0x11FFFFu) != 0x11FFFFu)
         return FC_ERR_SCHEMA;
-    if (size > FC_MODEL_MAX)
+    if (ps.size > FC_MODEL_MAX)
         return FC_ERR_TOO_LARGE;
-    out->size = (uint32_t)size;
-    out->model_chunks = (out->size + FC_SECTOR - 1) / FC_SECTOR;
-    out->chunks = out->model_chunks + (out->blob_size + FC_SECTOR - 1) / FC_SECTOR;
-    if (out->chunks > FC_CHUNKS_MAX)
+    m->size = (uint32_t)ps.size;
+    m->model_chunks = (m->size + FC_SECTOR - 1) / FC_SECTOR;
+    m->chunks = m->model_chunks + (m->blob_size + FC_SECTOR - 1) / FC_SECTOR;
+    if (m->chunks > FC_CHUNKS_MAX)
         return FC_ERR_TOO_LARGE;
-    return unfit ? FC_ERR_IO_CONTRACT : FC_OK;
+    if (model) {
+        model->nin = m->nin;
+        model->nout = m->nout;
+        model->seq = m->seq;
+        model->floor = m->floor;
+        model->size = m->size;
+        model->arena = m->arena;
+    }
+    return ps.unfit ? FC_ERR_IO_CONTRACT : FC_OK;
 }

@@ -2,18 +2,29 @@
  */
 #include "internal.h"
 
-int fc_uplink(struct fc_core *core, enum fc_kind kind, const uint8_t *payload, size_t n,
-              size_t most, int retain) {
-    static const char *const names[] = {[FC_K_REPORTED] = "reported", [FC_K_EVENT] = "event"};
-    char topic[FC_TOPIC_MAX];
+struct fc_out fc_uplink_open(struct fc_core *core) {
+    return fc_out_to(fc_msg(core), FC_MSG_MAX - 34);
+}
+
+int fc_uplink_seal(struct fc_core *core, enum fc_kind kind, const struct fc_out *out, size_t most,
+                   const uint8_t **msg) {
     uint8_t aad[16 + FC_TOPIC_MAX];
-    fc_topic_own(core, topic, names[kind]);
-    size_t aad_len = fc_cose_aad(aad, core->id.inst, topic);
-    int size = fc_cose_mac0(core->hal, core->scratch, kind, core->id.mac_kid, aad, aad_len, payload,
-                            n, core->out, most);
+    size_t aad_len = fc_aad_own(core, aad, fc_kind_name(kind));
+    if (out->err)
+        return FC_ERR_TOO_LARGE;
+    return fc_cose_mac0(core->hal, kind, core->id->mac_kid, aad, aad_len, fc_msg(core), out->n,
+                        most, msg);
+}
+
+int fc_uplink_send(struct fc_core *core, enum fc_kind kind, const struct fc_out *out, size_t most,
+                   int retain) {
+    const uint8_t *msg = NULL;
+    char topic[FC_TOPIC_MAX];
+    int size = fc_uplink_seal(core, kind, out, most, &msg);
     if (size < 0)
         return size;
-    return core->hal->send(core->hal->ctx, topic, core->out, (size_t)size, 1, retain);
+    fc_topic_own(core, topic, fc_kind_name(kind));
+    return core->hal->send(core->hal->ctx, topic, msg, (size_t)size, 1, retain);
 }
 
 void fc_report_want(struct fc_core *core, uint8_t how) {
@@ -65,10 +76,10 @@ static void put_slots(struct fc_out *out, const struct fc_core *core) {
     const struct fc_hal *hal = core->hal;
     uint32_t n = 0;
     for (uint8_t s = 0; s < FC_SLOTS; s++)
-        n += hal->capacity(hal->ctx, fc_bank_area(s, 0)) > 0;
+        n += core->app[s] && hal->capacity(hal->ctx, fc_bank_area(s, 0)) > 0;
     fc_out_map(out, n);
     for (uint8_t s = 0; s < FC_SLOTS; s++) {
-        if (!hal->capacity(hal->ctx, fc_bank_area(s, 0)))
+        if (!core->app[s] || !hal->capacity(hal->ctx, fc_bank_area(s, 0)))
             continue;
         fc_out_uint(out, s);
         put_slot(out, core, s);
@@ -86,29 +97,29 @@ static void put_invalid(struct fc_out *out, uint32_t invalid) {
 }
 
 static int is_stale(const struct fc_core *core) {
-    return core->has_desired && core->desired.expires && fc_now(core) >= core->desired.expires;
+    return core->desired_expires && fc_now(core) >= core->desired_expires;
 }
 
-static size_t encode(struct fc_core *core, uint32_t n) {
+static struct fc_out encode(struct fc_core *core, uint32_t n) {
     const struct fc_hal *hal = core->hal;
-    struct fc_out out = fc_out_to(core->msg, FC_REPORTED_MAX);
+    struct fc_out out = fc_uplink_open(core);
     uint64_t now = fc_now(core);
     uint8_t digest[32];
-    fc_sha256(hal, core->id.ops, core->id.ops_len, digest);
+    fc_sha256(hal, core->id->ops, core->id->ops_len, digest);
     fc_out_map(&out, 19);
-    const uint64_t first[] = {1, core->id.boot, n, now > UINT32_MAX ? 0 : now};
+    const uint64_t first[] = {1, core->id->boot, n, now > UINT32_MAX ? 0 : now};
     for (uint32_t key = 0; key < 4; key++) {
         fc_out_uint(&out, key);
         fc_out_uint(&out, first[key]);
     }
     fc_out_uint(&out, 4);
-    fc_out_bytes(&out, core->id.class_id, 16);
+    fc_out_bytes(&out, core->id->class_id, 16);
     fc_out_uint(&out, 5);
     fc_out_array(&out, 3);
     for (int i = 0; i < 3; i++)
-        fc_out_uint(&out, core->id.firmware[i]);
+        fc_out_uint(&out, core->id->firmware[i]);
     fc_out_uint(&out, 6);
-    fc_out_uint(&out, core->id.chip);
+    fc_out_uint(&out, core->id->chip);
     fc_out_uint(&out, 7);
     fc_out_bytes(&out, digest, 32);
     const uint64_t middle[] = {core->rec.trust_version, core->rec.desired_counter,
@@ -128,24 +139,23 @@ static size_t encode(struct fc_core *core, uint32_t n) {
     fc_out_uint(&out, 15);
     put_invalid(&out, fc_cfg(core)->invalid);
     fc_out_uint(&out, 16);
-    fc_out_raw(&out, core->id.ops, core->id.ops_len);
+    fc_out_raw(&out, core->id->ops, core->id->ops_len);
     fc_out_uint(&out, 17);
     fc_out_array(&out, 2);
-    fc_out_text(&out, core->id.firmware_version);
-    fc_out_text(&out, core->id.esp_nn);
+    fc_out_text(&out, core->id->firmware_version);
+    fc_out_text(&out, core->id->esp_nn);
     fc_out_uint(&out, 18);
     fc_out_array(&out, 2);
     fc_out_uint(&out, core->refusal_code);
     fc_out_uint(&out, core->refusal_detail);
-    return out.err ? 0 : out.n;
+    return out;
 }
 
 /* A token > 0, or FC_ERR_FULL and the like: asked again later. */
 int fc_report_send(struct fc_core *core) {
     struct fc_job *j = &core->job;
-    size_t n = encode(core, core->report_n + 1);
-    int token =
-        n ? fc_uplink(core, FC_K_REPORTED, core->msg, n, FC_REPORTED_MAX, 1) : FC_ERR_TOO_LARGE;
+    struct fc_out out = encode(core, core->report_n + 1);
+    int token = fc_uplink_send(core, FC_K_REPORTED, &out, FC_REPORTED_MAX, 1);
     if (token < 0)
         return token;
     core->report_n++;

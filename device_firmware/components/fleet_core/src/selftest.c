@@ -43,8 +43,8 @@ static uint32_t widen(uint16_t h) {
     return sign | (exponent + 112u) << 23 | m << 13;
 }
 
-static int element(const struct fc_tensor *t, const uint8_t *p, uint32_t i, int64_t *out) {
-    switch (t->dtype) {
+static int element(uint8_t dtype, const uint8_t *p, uint32_t i, int64_t *out) {
+    switch (dtype) {
     case 0:
         return fixed32(fc_get32(p + 4 * i), out);
     case 1:
@@ -67,19 +67,19 @@ static int element(const struct fc_tensor *t, const uint8_t *p, uint32_t i, int6
     }
 }
 
-uint32_t fc_output_diff(const struct fc_tensor *t, const uint8_t *got, const uint8_t *golden) {
+uint32_t fc_output_diff(uint8_t dtype, uint32_t bytes, const uint8_t *got, const uint8_t *golden) {
     static const uint8_t size[] = {4, 2, 4, 1, 8, 0, 1, 2, 0, 1};
-    uint32_t n = t->bytes / size[t->dtype], worst = 0;
+    uint32_t n = bytes / size[dtype], worst = 0;
     for (uint32_t i = 0; i < n; i++) {
         int64_t a = 0, b = 0;
-        if (t->dtype == 4 && memcmp(got + 8 * i, golden + 8 * i, 8) == 0)
+        if (dtype == 4 && memcmp(got + 8 * i, golden + 8 * i, 8) == 0)
             continue;
-        if (element(t, got, i, &a) || element(t, golden, i, &b))
+        if (element(dtype, got, i, &a) || element(dtype, golden, i, &b))
             return UINT32_MAX;
         uint64_t d = a > b ? (uint64_t)a - (uint64_t)b : (uint64_t)b - (uint64_t)a;
-        if (t->dtype < 2)
+        if (dtype < 2)
             d = (d + 255) / 256; /* 2^-16 steps to steps of 1/256, rounded up */
-        if (t->dtype == 4)
+        if (dtype == 4)
             d = d * 4 + 1;
         if (d >= UINT32_MAX)
             return UINT32_MAX;
@@ -96,7 +96,7 @@ static int golden_map(struct fc_core *core, const uint8_t **p, uint32_t *n) {
         off = fc_chunk_off(&j->m, j->m.model_chunks);
         *n = j->m.blob_size;
     }
-    return core->hal->map(core->hal->ctx, fc_bank_area(j->slot, j->bank), off, *n, p);
+    return core->hal->map(core->hal->ctx, fc_job_area(core), off, *n, p);
 }
 
 int fc_selftest_begin(struct fc_core *core) {
@@ -127,22 +127,23 @@ static uint32_t median(uint32_t *us, uint32_t n) {
 static int run_vector(struct fc_core *core, struct fc_in *in) {
     struct fc_job *j = &core->job;
     const struct fc_engine *engine = core->hal->engine;
-    struct fc_buf ins[FC_TENSORS_MAX], golden[FC_TENSORS_MAX], got[FC_TENSORS_MAX];
+    struct fc_buf bufs[2 * FC_TENSORS_MAX], got[FC_TENSORS_MAX];
     uint32_t us = 0, worst = 0;
     memset(got, 0, sizeof got);
-    if (fc_vector_parse(in, &j->m, ins, golden))
+    if (fc_vector_parse(in, &j->m, bufs))
         return FC_ERR_SCHEMA;
-    int rc = engine->invoke(engine->ctx, j->slot, ins, j->m.nin, got, j->m.nout, &us);
+    int rc = engine->invoke(engine->ctx, j->slot, bufs, j->m.nin, got, j->m.nout, &us);
     if (rc)
         return rc;
     for (uint32_t i = 0; i < j->m.nout; i++) {
-        if (got[i].n != j->m.out[i].bytes || !got[i].p)
+        uint32_t k = FC_TENSORS_MAX + i;
+        if (got[i].n != bufs[k].n || !got[i].p)
             return FC_ERR_IO_CONTRACT;
-        uint32_t d = fc_output_diff(&j->m.out[i], got[i].p, golden[i].p);
+        uint32_t d = fc_output_diff(j->m.dtype[k], bufs[k].n, got[i].p, bufs[k].p);
         worst = d > worst ? d : worst;
     }
     if (j->golden.n < FC_TIMES_MAX)
-        j->us[j->golden.n] = us;
+        j->u.us[j->golden.n] = us;
     j->golden.n++;
     j->golden.ok += worst <= j->m.tol && worst != UINT32_MAX;
     j->golden.max_diff = worst > j->golden.max_diff ? worst : j->golden.max_diff;
@@ -164,6 +165,6 @@ int fc_selftest_step(struct fc_core *core) {
         return rc;
     if (j->golden.n < j->m.golden_n)
         return 1;
-    j->golden.median_us = median(j->us, j->golden.n < FC_TIMES_MAX ? j->golden.n : FC_TIMES_MAX);
+    j->golden.median_us = median(j->u.us, j->golden.n < FC_TIMES_MAX ? j->golden.n : FC_TIMES_MAX);
     return 0;
 }

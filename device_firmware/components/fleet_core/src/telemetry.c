@@ -7,6 +7,11 @@
  */
 #include "internal.h"
 
+/* The ring: entries behind each other, each a head of 16 bytes and a batch, padded to 4. One that
+ * would not fit before the end begins at 0, and a length of 0 where it would have begun says so.
+ * The head: u16 length, u8 state, u8 records, u32 first counter, i32 token, u32 zero. */
+#define HEAD 16u
+
 enum { NEW, SENT, ACKED };
 #define FLAG_SWAP 2u
 #define FLAG_LOST 4u
@@ -30,7 +35,7 @@ static void open_window(struct fc_core *core, struct fc_app *a) {
 
 static uint32_t threshold(const struct fc_core *core, uint8_t slot) {
     const struct fc_config *c = fc_cfg(core);
-    const struct fc_hints *h = &core->slot[slot].model.hints;
+    const struct fc_hints *h = &core->app[slot]->model.hints;
     if (c->has_threshold)
         return c->threshold;
     return h->anomaly_kind == 3 ? h->anomaly_threshold : 0;
@@ -38,7 +43,7 @@ static uint32_t threshold(const struct fc_core *core, uint8_t slot) {
 
 /* k of the last n over the threshold: an event when that begins, at most one a minute. */
 static void alarm(struct fc_core *core, uint8_t slot, uint32_t score, uint32_t limit, int32_t top) {
-    struct fc_app *a = &core->app[slot];
+    struct fc_app *a = core->app[slot];
     const struct fc_config *c = fc_cfg(core);
     uint64_t mask = c->alarm_n >= 64 ? UINT64_MAX : ((uint64_t)1 << c->alarm_n) - 1;
     uint64_t now = fc_clock(core);
@@ -65,7 +70,7 @@ static void alarm(struct fc_core *core, uint8_t slot, uint32_t score, uint32_t l
 }
 
 static void classify(struct fc_core *core, const struct fc_sample *s) {
-    struct fc_app *a = &core->app[s->slot];
+    struct fc_app *a = core->app[s->slot];
     uint32_t top = 0, best = 0, second = 0;
     for (uint32_t i = 0; i < s->n_scores; i++) {
         uint32_t v = s->scores[i] > 10000 ? 10000 : s->scores[i];
@@ -86,7 +91,7 @@ static void classify(struct fc_core *core, const struct fc_sample *s) {
     }
     uint32_t limit = threshold(core, s->slot);
     uint32_t score = 1000 - (best - second) / 10; /* kind 3, score margin, in 1e-3 */
-    if (core->slot[s->slot].model.hints.anomaly_kind != 3 && !fc_cfg(core)->has_threshold)
+    if (a->model.hints.anomaly_kind != 3 && !fc_cfg(core)->has_threshold)
         return;
     a->anom_max = score > a->anom_max ? score : a->anom_max;
     a->anom_n += limit && score > limit;
@@ -104,7 +109,7 @@ int fc_sample_put(struct fc_core *core, const struct fc_sample *s) {
             fc_trial_fail(core, FC_ERR_LOAD_FAILED, 0);
         return FC_OK;
     }
-    struct fc_app *a = &core->app[s->slot];
+    struct fc_app *a = core->app[s->slot];
     if (!a->open)
         open_window(core, a);
     uint32_t us = s->us > MAX_US ? MAX_US : s->us, heap = hal->heap_free(hal->ctx);
@@ -196,45 +201,72 @@ static void close_window(struct fc_core *core, struct fc_app *a, uint32_t flags)
 /* --- the ring
  * ------------------------------------------------------------------------------------- */
 
-static struct fc_ring_entry *entry(struct fc_ring *r, uint32_t i) {
-    return &r->entry[(r->first + i) % FC_RING_ENTRIES];
+struct entry {
+    uint32_t len, state, count, first;
+    int32_t token;
+};
+
+static struct entry entry_get(const struct fc_ring *r, uint32_t at) {
+    const uint8_t *p = r->bytes + at;
+    return (struct entry){fc_get16(p), p[2], p[3], fc_get32(p + 4), (int32_t)fc_get32(p + 8)};
+}
+
+static void entry_put(struct fc_ring *r, uint32_t at, const struct entry *e) {
+    uint8_t *p = r->bytes + at;
+    memset(p, 0, HEAD);
+    fc_put16(p, (uint16_t)e->len);
+    p[2] = (uint8_t)e->state;
+    p[3] = (uint8_t)e->count;
+    fc_put32(p + 4, e->first);
+    fc_put32(p + 8, (uint32_t)e->token);
+}
+
+static uint32_t space(uint32_t len) {
+    return HEAD + (len + 3u) / 4u * 4u;
+}
+
+/* Where the entry behind the one at `at` begins, if there is one. */
+static uint32_t behind(const struct fc_ring *r, uint32_t at) {
+    at += space(fc_get16(r->bytes + at));
+    return at + HEAD > r->size || !fc_get16(r->bytes + at) ? 0 : at;
+}
+
+void fc_tele_flag(struct fc_core *core, uint32_t flag) {
+    for (uint8_t s = 0; s < FC_SLOTS; s++)
+        if (core->app[s])
+            core->app[s]->flags |= flag;
 }
 
 static void lost(struct fc_core *core, uint32_t from, uint32_t to, int64_t cause) {
-    int64_t ints[] = {core->id.boot, from, to, cause};
-    for (uint8_t s = 0; s < FC_SLOTS; s++)
-        core->app[s].flags |= FLAG_LOST;
+    int64_t ints[] = {core->id->boot, from, to, cause};
+    fc_tele_flag(core, FLAG_LOST);
     fc_event_put(core, FC_EV_TELEMETRY_LOST, -1, ints, 4);
 }
 
 static void evict(struct fc_core *core) {
     struct fc_ring *r = &core->ring;
-    struct fc_ring_entry *e = entry(r, 0);
-    if (e->state != ACKED)
-        lost(core, e->first, e->first + e->count - 1, 1);
-    r->first = (r->first + 1) % FC_RING_ENTRIES;
-    r->n--;
+    struct entry e = entry_get(r, r->first);
+    if (e.state != ACKED)
+        lost(core, e.first, e.first + e.count - 1, 1);
+    r->first = --r->n ? behind(r, r->first) : 0;
 }
 
-/* Entries lie one behind the other; one that would not fit before the end begins at 0. */
-static uint32_t place(struct fc_core *core, uint32_t len) {
+/* Makes room behind the newest entry. size <= FC_RING_MIN / 2 <= the ring's. */
+static uint32_t place(struct fc_core *core, uint32_t size) {
     struct fc_ring *r = &core->ring;
-    uint32_t at = 0;
-    if (r->n) {
-        const struct fc_ring_entry *last = entry(r, r->n - 1);
-        at = (uint32_t)last->off + last->len;
-    }
-    if (at + len > FC_RING_BYTES) {
+    if (r->end + size > r->size) {
         /* The tail is skipped: what is still there from the last round is older than the start. */
-        while (r->n && entry(r, 0)->off >= at)
+        while (r->n && r->first >= r->end)
             evict(core);
-        at = 0;
+        if (r->end + HEAD <= r->size)
+            fc_put16(r->bytes + r->end, 0);
+        r->end = 0;
     }
-    while (r->n && entry(r, 0)->off < at + len && entry(r, 0)->off + entry(r, 0)->len > at)
+    while (r->n && r->first >= r->end && r->first < r->end + size)
         evict(core);
-    if (r->n == FC_RING_ENTRIES)
-        evict(core);
-    return at;
+    if (!r->n)
+        r->first = r->end;
+    return r->end;
 }
 
 static void put_window(struct fc_out *out, const struct fc_window *w, uint64_t before) {
@@ -256,16 +288,16 @@ static void put_window(struct fc_out *out, const struct fc_window *w, uint64_t b
         fc_out_int(out, v[i]);
 }
 
-/* Payload into core->msg; 0 = no clock. */
-static size_t encode(struct fc_core *core, uint8_t slot, uint32_t n) {
-    const struct fc_app *a = &core->app[slot];
-    const struct fc_manifest *m = &core->slot[slot].model;
+/* 0 = no clock. */
+static int encode(struct fc_core *core, uint8_t slot, uint32_t n, struct fc_out *to) {
+    const struct fc_app *a = core->app[slot];
+    const struct fc_model *m = &a->model;
     uint64_t t0 = 0, before = a->closed[0].start_ms;
     int clock = fc_wall_ms(core, before, &t0);
     if (!clock)
         return 0;
-    struct fc_out out = fc_out_to(core->msg, FC_TELEMETRY_MAX);
-    const uint64_t head[] = {1, core->id.boot, core->tele_counter, t0, (uint64_t)clock};
+    struct fc_out out = fc_uplink_open(core);
+    const uint64_t head[] = {1, core->id->boot, core->tele_counter, t0, (uint64_t)clock};
     fc_out_map(&out, 8);
     for (uint32_t key = 0; key < 5; key++) {
         fc_out_uint(&out, key);
@@ -278,36 +310,35 @@ static size_t encode(struct fc_core *core, uint8_t slot, uint32_t n) {
     fc_out_text(&out, m->version);
     fc_out_bytes(&out, m->id, 8);
     fc_out_uint(&out, 6);
-    fc_out_bytes(&out, core->id.build_id, 4);
+    fc_out_bytes(&out, core->id->build_id, 4);
     fc_out_uint(&out, 7);
     fc_out_array(&out, n);
     for (uint32_t i = 0; i < n; i++) {
         put_window(&out, &a->closed[i], before);
         before = a->closed[i].end_ms;
     }
-    return out.err ? 0 : out.n;
+    *to = out;
+    return 1;
 }
 
 /* Turns up to twelve closed windows of a slot into a batch in the ring. 1 = done. */
 static int freeze(struct fc_core *core, uint8_t slot) {
-    struct fc_app *a = &core->app[slot];
+    struct fc_app *a = core->app[slot];
     struct fc_ring *r = &core->ring;
     uint32_t n = a->n_closed < FC_BATCH_WINDOWS ? a->n_closed : FC_BATCH_WINDOWS;
-    char topic[FC_TOPIC_MAX];
-    uint8_t aad[16 + FC_TOPIC_MAX];
-    size_t size = n ? encode(core, slot, n) : 0;
-    if (!size)
+    struct fc_out out;
+    const uint8_t *msg = NULL;
+    if (!n || !encode(core, slot, n, &out))
         return 0;
-    fc_topic_own(core, topic, "telemetry");
-    size_t aad_len = fc_cose_aad(aad, core->id.inst, topic);
-    int len = fc_cose_mac0(core->hal, core->scratch, FC_K_TELEMETRY, core->id.mac_kid, aad, aad_len,
-                           core->msg, size, core->out, FC_TELEMETRY_MAX);
+    int len = fc_uplink_seal(core, FC_K_TELEMETRY, &out, FC_TELEMETRY_MAX, &msg);
     if (len <= 0)
         return 0;
-    uint32_t at = place(core, (uint32_t)len);
-    struct fc_ring_entry *e = entry(r, r->n++);
-    *e = (struct fc_ring_entry){(uint16_t)at, (uint16_t)len, core->tele_counter, n, 0, NEW};
-    memcpy(r->bytes + at, core->out, (size_t)len);
+    uint32_t at = place(core, space((uint32_t)len));
+    struct entry e = {(uint32_t)len, NEW, n, core->tele_counter, 0};
+    entry_put(r, at, &e);
+    memcpy(r->bytes + at + HEAD, msg, (size_t)len);
+    r->end = at + space((uint32_t)len);
+    r->n++;
     core->tele_counter += n;
     a->n_closed = (uint8_t)(a->n_closed - n);
     memmove(a->closed, a->closed + n, a->n_closed * sizeof a->closed[0]);
@@ -316,7 +347,9 @@ static int freeze(struct fc_core *core, uint8_t slot) {
 
 /* The model run ends: its window is closed, and its batches must not wait for another model. */
 void fc_tele_cut(struct fc_core *core, uint8_t slot) {
-    struct fc_app *a = &core->app[slot];
+    struct fc_app *a = core->app[slot];
+    if (!a)
+        return;
     close_window(core, a, FLAG_SWAP);
     while (a->n_closed && freeze(core, slot))
         ;
@@ -332,7 +365,9 @@ int fc_tele_step(struct fc_core *core) {
     uint64_t now = fc_clock(core), width = (uint64_t)fc_cfg(core)->window_s * 1000;
     int worked = 0;
     for (uint8_t s = 0; s < FC_SLOTS; s++) {
-        struct fc_app *a = &core->app[s];
+        struct fc_app *a = core->app[s];
+        if (!a)
+            continue;
         if (a->open && now - a->start_ms >= width) {
             close_window(core, a, 0);
             worked = 1;
@@ -346,8 +381,8 @@ int fc_tele_step(struct fc_core *core) {
 uint64_t fc_tele_due(const struct fc_core *core) {
     uint64_t due = UINT64_MAX, width = (uint64_t)fc_cfg(core)->window_s * 1000;
     for (uint8_t s = 0; s < FC_SLOTS; s++) {
-        const struct fc_app *a = &core->app[s];
-        if (a->open && a->start_ms + width < due)
+        const struct fc_app *a = core->app[s];
+        if (a && a->open && a->start_ms + width < due)
             due = a->start_ms + width;
     }
     return due;
@@ -356,20 +391,22 @@ uint64_t fc_tele_due(const struct fc_core *core) {
 /* Oldest first, a few at a time. 1 = handed one over, 0 = nothing to do. */
 int fc_tele_send(struct fc_core *core) {
     struct fc_ring *r = &core->ring;
-    uint32_t inflight = 0;
+    uint32_t inflight = 0, at = r->first;
     char topic[FC_TOPIC_MAX];
-    for (uint32_t i = 0; i < r->n; i++)
-        inflight += entry(r, i)->state == SENT;
-    for (uint32_t i = 0; i < r->n && inflight < FC_RING_INFLIGHT; i++) {
-        struct fc_ring_entry *e = entry(r, i);
-        if (e->state != NEW)
+    for (uint32_t i = 0; i < r->n; i++, at = behind(r, at))
+        inflight += entry_get(r, at).state == SENT;
+    at = r->first;
+    for (uint32_t i = 0; i < r->n && inflight < FC_RING_INFLIGHT; i++, at = behind(r, at)) {
+        struct entry e = entry_get(r, at);
+        if (e.state != NEW)
             continue;
         fc_topic_own(core, topic, "telemetry");
-        int token = core->hal->send(core->hal->ctx, topic, r->bytes + e->off, e->len, 1, 0);
+        int token = core->hal->send(core->hal->ctx, topic, r->bytes + at + HEAD, e.len, 1, 0);
         if (token < 0)
             return token;
-        e->token = token;
-        e->state = SENT;
+        e.token = token;
+        e.state = SENT;
+        entry_put(r, at, &e);
         return 1;
     }
     return 0;
@@ -377,29 +414,38 @@ int fc_tele_send(struct fc_core *core) {
 
 void fc_tele_sent(struct fc_core *core, int32_t token) {
     struct fc_ring *r = &core->ring;
-    for (uint32_t i = 0; i < r->n; i++)
-        if (entry(r, i)->state == SENT && entry(r, i)->token == token)
-            entry(r, i)->state = ACKED;
+    uint32_t at = r->first;
+    for (uint32_t i = 0; i < r->n; i++, at = behind(r, at)) {
+        struct entry e = entry_get(r, at);
+        if (e.state == SENT && e.token == token)
+            r->bytes[at + 2] = ACKED;
+    }
 }
 
 void fc_tele_link(struct fc_core *core, int up, int fresh) {
     struct fc_ring *r = &core->ring;
-    for (uint32_t i = 0; i < r->n; i++) {
-        struct fc_ring_entry *e = entry(r, i);
-        if (e->state == SENT || (up && fresh))
-            e->state = NEW;
-    }
+    uint32_t at = r->first;
+    for (uint32_t i = 0; i < r->n; i++, at = behind(r, at))
+        if (r->bytes[at + 2] == SENT || (up && fresh))
+            r->bytes[at + 2] = NEW;
 }
 
 uint32_t fc_tele_resend(struct fc_core *core, uint32_t from, uint32_t to) {
     struct fc_ring *r = &core->ring;
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < r->n; i++) {
-        struct fc_ring_entry *e = entry(r, i);
-        if (e->state == ACKED && e->first <= to && e->first + e->count - 1 >= from) {
-            e->state = NEW;
+    uint32_t n = 0, at = r->first;
+    for (uint32_t i = 0; i < r->n; i++, at = behind(r, at)) {
+        struct entry e = entry_get(r, at);
+        if (e.state == ACKED && e.first <= to && e.first + e.count - 1 >= from) {
+            r->bytes[at + 2] = NEW;
             n++;
         }
     }
     return n;
+}
+
+uint32_t fc_tele_ring_used(const struct fc_core *core) {
+    uint32_t used = 0, at = core->ring.first;
+    for (uint32_t i = 0; i < core->ring.n; i++, at = behind(&core->ring, at))
+        used += fc_get16(core->ring.bytes + at);
+    return used;
 }

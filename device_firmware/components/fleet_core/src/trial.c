@@ -58,39 +58,44 @@ static int engine_code(int rc) {
 static int load(struct fc_core *core, uint8_t as) {
     struct fc_job *j = &core->job;
     struct fc_slot *s = &core->slot[j->slot];
-    const struct fc_engine *engine = core->hal->engine;
+    const struct fc_hal *hal = core->hal;
+    const struct fc_engine *engine = hal->engine;
+    struct fc_model *model = &core->app[j->slot]->model;
     struct fc_load_info info = {0};
-    const uint8_t *p = NULL;
+    uint8_t digest[32];
     fc_slot_unload(core, j->slot);
-    if (core->hal->map(core->hal->ctx, fc_bank_area(j->slot, j->bank), fc_chunk_off(&j->m, 0),
-                       j->m.size, &p))
+    uint32_t n = fc_message_read(core, fc_job_area(core), 0, digest);
+    if (!n || memcmp(digest, j->m.id, 32) != 0 ||
+        fc_manifest_read(core, n, &core->tmp.manifest, model))
+        return FC_ERR_DIGEST;
+    if (hal->map(hal->ctx, fc_job_area(core), fc_chunk_off(&j->m, 0), j->m.size, &s->mapped))
         return FC_ERR_FLASH_IO;
-    s->mapped = p;
-    int rc = engine->check(engine->ctx, p, j->m.size);
+    int rc = engine->check(engine->ctx, s->mapped, j->m.size);
     if (!rc)
-        rc = engine->load(engine->ctx, j->slot, p, j->m.size, &j->m, &info);
-    if (rc) {
+        rc = engine->load(engine->ctx, j->slot, s->mapped, j->m.size, model, &info);
+    if (rc)
+        rc = engine_code(rc);
+    else
+        s->arena_used = info.arena_used;
+    if (!rc && info.arena_used > core->id->arena_bytes)
+        rc = FC_ERR_ARENA_TOO_SMALL;
+    if (rc)
         fc_slot_unload(core, j->slot);
-        return engine_code(rc);
-    }
-    s->arena_used = info.arena_used;
-    if (info.arena_used > core->id.arena_bytes) {
-        fc_slot_unload(core, j->slot);
-        return FC_ERR_ARENA_TOO_SMALL;
-    }
-    s->loaded = as;
-    s->model = j->m;
-    return FC_OK;
+    else
+        s->loaded = as;
+    return rc;
 }
 
-const struct fc_manifest *fc_running(const struct fc_core *core, uint8_t slot) {
+const struct fc_model *fc_running(const struct fc_core *core, uint8_t slot) {
     const struct fc_job *j = &core->job;
     if (slot >= FC_SLOTS)
         return NULL;
     const struct fc_slot *s = &core->slot[slot];
     int in_probation = j->stage == FC_JOB_PROBATION && j->slot == slot;
     int in_check = j->stage == FC_JOB_CHECK && j->slot == slot; /* streaming state is not ours */
-    return (s->loaded == 1 && !in_check) || (s->loaded == 2 && in_probation) ? &s->model : NULL;
+    return (s->loaded == 1 && !in_check) || (s->loaded == 2 && in_probation)
+               ? &core->app[slot]->model
+               : NULL;
 }
 
 /* --- the confirmed model ------------------------------------------------------------- */
@@ -99,9 +104,8 @@ const struct fc_manifest *fc_running(const struct fc_core *core, uint8_t slot) {
 static void run_broken(struct fc_core *core, uint8_t slot, int code) {
     struct fc_slot *s = &core->slot[slot];
     const struct fc_rec_slot *rs = rec_slot(core, slot);
-    uint8_t other = fc_bank_idle(core, slot);
-    uint32_t detail = 0, n = 0;
-    int deferred = 0;
+    uint8_t other = fc_bank_idle(core, slot), digest[32];
+    uint32_t n = 0;
     int64_t ints[] = {-code, 0};
     fc_slot_unload(core, slot);
     s->run_broken = 1;
@@ -109,11 +113,9 @@ static void run_broken(struct fc_core *core, uint8_t slot, int code) {
     fc_job_end(core);
     fc_slot_set(core, slot, FC_ST_IDLE, code, 0);
     if ((rs->flags & FC_FLAG_USABLE) && rs->phase == FC_PH_CONFIRMED)
-        n = fc_bank_manifest(core, slot, other);
-    if (!n || fc_manifest_check(core, slot, core->msg, n, FC_CHECK_OTHER, &core->tmp.manifest,
-                                &detail, &deferred))
-        return;
-    if (memcmp(core->tmp.manifest.id, rs->other_id, 16) != 0)
+        n = fc_message_read(core, fc_bank_area(slot, other), 0, digest);
+    if (!n || memcmp(digest, rs->other_id, 16) != 0 ||
+        fc_manifest_check(core, slot, NULL, n, FC_CHECK_OTHER, &core->tmp.manifest))
         return;
     struct fc_record *r = fc_log_edit(core);
     struct fc_rec_slot *next = &r->slots[slot];
@@ -133,28 +135,26 @@ int fc_run_begin(struct fc_core *core, uint8_t slot) {
     struct fc_slot *s = &core->slot[slot];
     const struct fc_rec_slot *rs = rec_slot(core, slot);
     struct fc_job *j = &core->job;
-    uint8_t how = s->want_load;
+    uint8_t how = s->want_load, digest[32];
     s->want_load = 0;
     if (core->safe_mode || rs->run_bank == FC_NO_BANK || (rs->flags & FC_FLAG_STOPPED))
         return 0;
     memset(j, 0, sizeof *j);
     j->slot = slot;
     j->bank = rs->run_bank;
-    uint32_t n = fc_bank_manifest(core, slot, j->bank);
-    if (!n || fc_manifest_read(core, core->msg, n, &j->m) || memcmp(j->m.id, rs->run_id, 16) != 0) {
+    uint32_t n = fc_message_read(core, fc_job_area(core), 0, digest);
+    if (!n || memcmp(digest, rs->run_id, 16) != 0 || fc_manifest_read(core, n, &j->m, NULL)) {
         run_broken(core, slot, FC_ERR_DIGEST);
         return 1;
     }
     s->run_seq = j->m.seq;
-    core->hal->digest_begin(&j->digest);
+    core->hal->digest_begin(&j->u.digest);
     fc_job_stage(core, how == 2 ? FC_JOB_RUN_HASH : FC_JOB_RUN_LOAD);
     return 1;
 }
 
 int fc_run_step(struct fc_core *core) {
     struct fc_job *j = &core->job;
-    const struct fc_hal *hal = core->hal;
-    const uint8_t *p = NULL;
     uint8_t got[32];
     if (j->stage == FC_JOB_RUN_LOAD) {
         int rc = load(core, 1);
@@ -166,16 +166,14 @@ int fc_run_step(struct fc_core *core) {
         }
         return 1;
     }
-    uint32_t n = fc_chunk_len(&j->m, j->index);
-    if (hal->map(hal->ctx, fc_bank_area(j->slot, j->bank), fc_chunk_off(&j->m, j->index), n, &p)) {
+    if (fc_bank_hash(core, fc_chunk_off(&j->m, j->index), fc_chunk_len(&j->m, j->index),
+                     &j->u.digest)) {
         run_broken(core, j->slot, FC_ERR_FLASH_IO);
         return 1;
     }
-    hal->digest_add(&j->digest, p, n);
-    hal->unmap(hal->ctx, p);
     if (++j->index < j->m.model_chunks)
         return 1;
-    hal->digest_end(&j->digest, got);
+    core->hal->digest_end(&j->u.digest, got);
     if (memcmp(got, j->m.sha256, 32) != 0)
         run_broken(core, j->slot, FC_ERR_DIGEST);
     else
@@ -219,8 +217,8 @@ int fc_trial_resume(struct fc_core *core, uint8_t slot) {
     struct fc_job *j = &core->job;
     struct fc_slot *s = &core->slot[slot];
     const struct fc_rec_slot *rs = rec_slot(core, slot);
-    uint32_t detail = 0;
-    int deferred = 0, rc = FC_ERR_DIGEST;
+    int rc = FC_ERR_DIGEST;
+    uint8_t digest[32];
     s->want_trial = 0;
     memset(j, 0, sizeof *j);
     j->slot = slot;
@@ -228,19 +226,18 @@ int fc_trial_resume(struct fc_core *core, uint8_t slot) {
     j->again = 1;
     if (s->target.set && memcmp(s->target.id, rs->other_id, 16) == 0)
         j->target.attempt = s->target.attempt;
-    uint32_t n = fc_bank_manifest(core, slot, j->bank);
-    if (n)
-        rc = fc_manifest_check(core, slot, core->msg, n, FC_CHECK_OTHER, &j->m, &detail, &deferred);
-    if (!rc && memcmp(j->m.id, rs->other_id, 16) != 0)
-        rc = FC_ERR_DIGEST;
+    uint32_t n = fc_message_read(core, fc_job_area(core), 0, digest);
+    core->detail = 0;
+    if (n && memcmp(digest, rs->other_id, 16) == 0)
+        rc = fc_manifest_check(core, slot, NULL, n, FC_CHECK_OTHER, &j->m);
     if (rc) {
-        fc_trial_fail(core, rc, detail);
+        fc_trial_fail(core, rc, core->detail);
         return 1;
     }
     memcpy(j->target.id, j->m.id, 32);
     j->target.action = rs->flags & FC_FLAG_REVERTING ? FC_ACT_RUN_OTHER : FC_ACT_RUN;
-    s->total = s->have = j->m.chunks;
-    core->hal->digest_begin(&j->digest);
+    s->total = s->have = (uint16_t)j->m.chunks;
+    core->hal->digest_begin(&j->u.digest);
     show(core, FC_ST_TRIAL, 0, 0);
     fc_job_stage(core, FC_JOB_DIGEST);
     return 1;
@@ -343,7 +340,7 @@ static int selftest(struct fc_core *core) {
         fc_trial_fail(core, FC_ERR_SELFTEST_MISMATCH, j->golden.max_diff);
         return 1;
     }
-    if (j->m.hints.latency_us && j->golden.median_us > j->m.hints.latency_us) {
+    if (j->m.latency_us && j->golden.median_us > j->m.latency_us) {
         fc_trial_fail(core, FC_ERR_LATENCY_BUDGET, j->golden.median_us);
         return 1;
     }
@@ -410,9 +407,9 @@ static int probation(struct fc_core *core) {
     const struct fc_config *c = fc_cfg(core);
     uint64_t now = fc_clock(core), s = (now - j->since_ms) / 1000 + j->carried_s;
     uint32_t n_needed =
-        c->probation_n > core->id.probation_n ? c->probation_n : core->id.probation_n;
+        c->probation_n > core->id->probation_n ? c->probation_n : core->id->probation_n;
     uint32_t s_needed =
-        c->probation_s > core->id.probation_s ? c->probation_s : core->id.probation_s;
+        c->probation_s > core->id->probation_s ? c->probation_s : core->id->probation_s;
     if (now < j->wait_ms)
         return 0;
     if (j->acked && s >= s_needed && j->inferences >= n_needed)
@@ -430,15 +427,18 @@ static int probation(struct fc_core *core) {
 /* FC_OK, FC_ERR_BUSY while an update is under way. */
 int fc_check_begin(struct fc_core *core, uint8_t slot, uint64_t verb_counter) {
     struct fc_job *j = &core->job;
+    uint8_t digest[32];
     if (j->stage != FC_JOB_IDLE)
         return FC_ERR_BUSY;
     memset(j, 0, sizeof *j);
     j->slot = slot;
     j->bank = rec_slot(core, slot)->run_bank;
-    j->m = core->slot[slot].model;
     j->verb_counter = verb_counter;
+    uint32_t n = fc_message_read(core, fc_job_area(core), 0, digest);
+    int rc = n ? fc_manifest_read(core, n, &j->m, NULL) : FC_ERR_FLASH_IO;
     fc_job_stage(core, FC_JOB_CHECK);
-    int rc = fc_selftest_begin(core);
+    if (!rc)
+        rc = fc_selftest_begin(core);
     if (rc)
         memset(j, 0, sizeof *j);
     return rc;

@@ -1,59 +1,36 @@
 /* trust.c: the trust document: which keys may sign what (SPEC.md section 6).
  *
  * The payload is parsed before its own roots are known, so every byte is an attacker's: counts are
- * compared with the arrays here before an element is stored.
+ * compared with the arrays here before an element is stored. n <= FC_MSG_MAX, so no sum wraps.
  */
 #include <string.h>
 
 #include "documents.h"
 
-/* An array of keys. More than `most` is `trust`, not `schema`: the form is right. */
-static uint8_t keys(struct fc_in *in, const struct fc_hal *hal, struct fc_key *out, uint32_t most,
-                    int *insane) {
-    uint32_t n = fc_in_array(in, 0, FC_ITEMS_MAX), size = 0;
+/* Takes a list of byte strings of `size` bytes, at most `most` of them. More is `trust`, not
+ * `schema`: the form is right. */
+static uint8_t take_list(struct fc_in *in, uint32_t size, uint8_t *out, uint32_t most,
+                         int *insane) {
+    uint32_t n = fc_in_array(in, 0, FC_ITEMS_MAX);
+    *insane |= n > most;
     for (uint32_t i = 0; i < n && !in->err; i++) {
-        const uint8_t *pk = fc_in_bytes(in, 32, 32, &size);
-        if (!pk || i >= most)
-            continue;
-        uint8_t digest[32];
-        memcpy(out[i].pk, pk, 32);
-        fc_sha256(hal, pk, 32, digest);
-        memcpy(out[i].kid, digest, 8);
+        if (i < most)
+            fc_in_raw(in, out + i * size, size);
+        else
+            fc_in_bytes(in, size, size, NULL);
     }
-    if (n > most)
-        *insane = 1;
     return (uint8_t)(n > most ? most : n);
 }
 
-static void revoked(struct fc_in *in, struct fc_trust *out, int *insane) {
-    uint32_t n = fc_in_array(in, 0, FC_ITEMS_MAX), size = 0;
-    for (uint32_t i = 0; i < n && !in->err; i++) {
-        const uint8_t *kid = fc_in_bytes(in, 8, 8, &size);
-        if (kid && i < 8)
-            memcpy(out->revoked[i], kid, 8);
-    }
-    if (n > 8)
-        *insane = 1;
-    out->n_revoked = (uint8_t)(n > 8 ? 8 : n);
-}
-
-static int is_name(const uint8_t *p, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++) {
-        int alnum = (p[i] >= 'a' && p[i] <= 'z') || (p[i] >= '0' && p[i] <= '9');
-        int extra = i > 0 && (p[i] == '.' || p[i] == '_' || p[i] == '-');
-        if (!alnum && !extra)
-            return 0;
-    }
-    return n > 0;
-}
-
-static void names(struct fc_in *in, const struct fc_hal *hal, struct fc_trust *out, int *insane) {
+static void take_names(struct fc_in *in, const struct fc_hal *hal, struct fc_trust *out,
+                       int *insane) {
     uint32_t n = fc_in_map(in, FC_ITEMS_MAX), size = 0;
+    *insane |= n > FC_NAMES;
     for (uint32_t i = 0; i < n && !in->err; i++) {
         struct fc_name_rule rule;
         uint8_t digest[32];
         const uint8_t *name = fc_in_text(in, 1, 32, &size);
-        if (!name || !is_name(name, size)) {
+        if (!name || !fc_is_name(name, size)) {
             fc_in_fail(in);
             return;
         }
@@ -65,99 +42,72 @@ static void names(struct fc_in *in, const struct fc_hal *hal, struct fc_trust *o
         if (i < FC_NAMES)
             out->names[i] = rule;
     }
-    if (n > FC_NAMES)
-        *insane = 1;
     out->n_names = (uint8_t)(n > FC_NAMES ? FC_NAMES : n);
 }
 
+/* No key twice, neither in a role nor in two. */
 static int has_twins(const struct fc_trust *t) {
-    const struct fc_key *all[12];
+    const uint8_t *seen[FC_ROLES * FC_ROLE_KEYS];
     uint32_t n = 0;
-    for (uint32_t i = 0; i < t->n_roots; i++)
-        all[n++] = &t->roots[i];
-    for (uint32_t i = 0; i < t->n_release; i++)
-        all[n++] = &t->release[i];
-    for (uint32_t i = 0; i < t->n_online; i++)
-        all[n++] = &t->online[i];
-    for (uint32_t i = 0; i < t->n_firmware; i++)
-        all[n++] = &t->firmware[i];
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t j = 0; j < i; j++)
-            if (memcmp(all[i]->pk, all[j]->pk, 32) == 0)
-                return 1;
+    for (uint32_t r = 0; r < FC_ROLES; r++) {
+        for (uint32_t i = 0; i < t->role[r].n; i++) {
+            seen[n] = t->role[r].key[i];
+            for (uint32_t j = 0; j < n; j++)
+                if (memcmp(seen[j], seen[n], 32) == 0)
+                    return 1;
+            n++;
+        }
+    }
     return 0;
 }
 
-static int threshold_fits(uint64_t threshold, uint32_t n) {
-    return threshold >= 1 && threshold <= n;
-}
-
 int fc_trust_parse(const struct fc_hal *hal, const uint8_t *p, size_t n, struct fc_trust *out) {
+    static const uint8_t most[FC_ROLES] = {4, 4, 2, 2};
+    struct fc_in in;
     int insane = 0;
+    uint64_t v = 0;
     memset(out, 0, sizeof *out);
-    if (fc_cbor_check(p, n, 0, FC_ITEMS_MAX))
+    if (fc_in_open(&in, p, n, 13) != 13)
         return FC_ERR_SCHEMA;
-    struct fc_in in = fc_in_of(p, n);
-    if (fc_in_map(&in, 13) != 13)
-        return FC_ERR_SCHEMA;
-    uint64_t root = 0, release = 0, firmware = 0;
-    for (uint64_t key = 0; key < 13 && !in.err; key++) {
-        if (fc_in_uint(&in, 12) != key)
-            fc_in_fail(&in);
+    for (uint32_t key = 0; key < 13; key++) {
+        /* Roots 3, release 5, online 7, firmware 10; a threshold follows but for online. */
+        uint32_t r = key < 9 ? (key - 3) / 2 : FC_FIRMWARE;
+        struct fc_role_keys *role = &out->role[key < 3 ? 0 : r];
+        fc_in_key(&in, key);
         switch (key) {
-        case 0:
-            if (fc_in_uint(&in, 1) != 1)
-                fc_in_fail(&in);
-            break;
-        case 1:
-            out->version = (uint32_t)fc_in_uint(&in, (1u << 23) - 1);
-            if (!out->version)
-                fc_in_fail(&in);
-            break;
-        case 2:
-            out->expires = fc_in_uint(&in, UINT64_MAX);
-            break;
         case 3:
-            out->n_roots = keys(&in, hal, out->roots, 4, &insane);
-            break;
-        case 4:
-            root = fc_in_uint(&in, UINT64_MAX);
-            break;
         case 5:
-            out->n_release = keys(&in, hal, out->release, 4, &insane);
-            break;
-        case 6:
-            release = fc_in_uint(&in, UINT64_MAX);
-            break;
         case 7:
-            out->n_online = keys(&in, hal, out->online, 2, &insane);
+        case 10:
+            role->n = take_list(&in, 32, role->key[0], most[r], &insane);
             break;
         case 8:
-            revoked(&in, out, &insane);
+            out->n_revoked = take_list(&in, 8, out->revoked[0], 8, &insane);
             break;
         case 9:
-            names(&in, hal, out, &insane);
-            break;
-        case 10:
-            out->n_firmware = keys(&in, hal, out->firmware, 2, &insane);
-            break;
-        case 11:
-            firmware = fc_in_uint(&in, UINT64_MAX);
+            take_names(&in, hal, out, &insane);
             break;
         default:
-            out->issued = fc_in_uint(&in, UINT64_MAX);
+            v = fc_in_uint(&in, UINT64_MAX);
+            if (key == 0 ? v != 1 : key == 1 && (v < 1 || v >= 1u << 23))
+                fc_in_fail(&in);
+            if (key == 1)
+                out->version = (uint32_t)v;
+            else if (key == 2)
+                out->expires = v;
+            else if (key == 12)
+                out->issued = v;
+            else if (key) /* 4, 6, 11 */
+                role->threshold = (uint8_t)(v > UINT8_MAX ? UINT8_MAX : v);
             break;
         }
     }
     if (!fc_in_done(&in))
         return FC_ERR_SCHEMA;
-    if (insane || !out->n_online || !threshold_fits(root, out->n_roots) ||
-        !threshold_fits(release, out->n_release) || has_twins(out))
-        return FC_ERR_TRUST;
-    if (out->n_firmware ? !threshold_fits(firmware, out->n_firmware) : firmware != 0)
-        return FC_ERR_TRUST;
-    out->root_threshold = (uint8_t)root;
-    out->release_threshold = (uint8_t)release;
-    out->firmware_threshold = (uint8_t)firmware;
-    return FC_OK;
+    out->role[FC_ONLINE].threshold = 1;
+    for (uint32_t r = 0; r < FC_ROLES; r++) {
+        uint8_t t = out->role[r].threshold;
+        insane |= t > out->role[r].n || (t < 1 && (r != FC_FIRMWARE || out->role[r].n));
+    }
+    return insane || has_twins(out) ? FC_ERR_TRUST : FC_OK;
 }

@@ -99,40 +99,36 @@ void fc_job_fault(struct fc_core *core) {
         core->job.wait_ms = fc_clock(core) + FC_RETRY_MS;
 }
 
-/* The bank holds the wanted manifest: go on with what else it holds. */
-static void begin_in_bank(struct fc_core *core, uint32_t n) {
-    struct fc_job *j = &core->job;
-    const struct fc_rec_slot *rs = rec_slot(core, j->slot);
-    int usable = (rs->flags & FC_FLAG_USABLE) && memcmp(rs->other_id, j->target.id, 16) == 0;
-    enum fc_check how = j->target.action == FC_ACT_RUN_OTHER ? FC_CHECK_OTHER : FC_CHECK_NEW;
-    uint32_t detail = 0;
-    int deferred = 0;
-    int rc = fc_manifest_check(core, j->slot, core->msg, n, how, &j->m, &detail, &deferred);
-    core->slot[j->slot].total = rc ? 0 : j->m.chunks;
-    if (rc && deferred) {
-        core->slot[j->slot].look_at_ms = fc_clock(core) + FC_DEFER_MS;
-        fc_slot_set(core, j->slot, FC_ST_DEFERRED, rc, detail);
-        memset(j, 0, sizeof *j);
-        return;
-    }
-    if (rc) {
-        fc_job_refuse(core, rc, detail);
-        return;
-    }
-    if (usable) { /* confirmed here once: only its digest is checked again */
-        core->slot[j->slot].have = j->m.chunks;
-        core->hal->digest_begin(&j->digest);
-        fc_job_stage(core, FC_JOB_DIGEST);
-        return;
-    }
-    if (fc_record_fetch(core)) {
+/* What the bank holds besides its manifest tells what is to be done. */
+static void begin_fetch(struct fc_core *core) {
+    if (fc_record_fetch(core))
         fc_job_fault(core);
-        return;
+    else
+        fc_job_stage(core, fc_bank_leaves_check(core) ? FC_JOB_LEAVES : FC_JOB_REHASH);
+}
+
+/* The bank holds the wanted manifest, which lies in fc_msg(): go on with what else it holds. */
+static void begin_in_bank(struct fc_core *core, uint32_t n, int held) {
+    struct fc_job *j = &core->job;
+    struct fc_slot *s = &core->slot[j->slot];
+    enum fc_check how = j->target.action == FC_ACT_RUN_OTHER ? FC_CHECK_OTHER : FC_CHECK_NEW;
+    int rc = fc_manifest_check(core, j->slot, NULL, n, how, &j->m);
+    s->total = rc ? 0 : (uint16_t)j->m.chunks;
+    if (rc && core->deferred) {
+        s->look_at_ms = fc_clock(core) + FC_DEFER_MS;
+        fc_slot_set(core, j->slot, FC_ST_DEFERRED, rc, core->detail);
+        memset(j, 0, sizeof *j);
+    } else if (rc) {
+        fc_job_refuse(core, rc, core->detail);
+    } else if (held) { /* confirmed here once: only its digest is checked again */
+        s->have = s->total;
+        core->hal->digest_begin(&j->u.digest);
+        fc_job_stage(core, FC_JOB_DIGEST);
+    } else {
+        s->other_seq = j->m.seq;
+        fc_slot_set(core, j->slot, FC_ST_MANIFEST_OK, 0, 0);
+        begin_fetch(core);
     }
-    core->slot[j->slot].other_seq = j->m.seq;
-    fc_slot_set(core, j->slot, FC_ST_MANIFEST_OK, 0, 0);
-    fc_job_stage(core, fc_bank_leaves_check(core, j->slot, j->bank, &j->m) ? FC_JOB_LEAVES
-                                                                           : FC_JOB_REHASH);
 }
 
 static void begin(struct fc_core *core, uint8_t slot) {
@@ -149,20 +145,15 @@ static void begin(struct fc_core *core, uint8_t slot) {
         return;
     }
     int held = (rs->flags & FC_FLAG_USABLE) && memcmp(rs->other_id, j->target.id, 16) == 0;
-    uint32_t n = fc_bank_manifest(core, slot, j->bank);
-    if (n) {
-        fc_sha256(core->hal, core->msg, n, digest);
-        n = memcmp(digest, j->target.id, 32) == 0 ? n : 0;
-    }
-    if (j->target.action == FC_ACT_RUN_OTHER && !(held && n)) {
+    uint32_t n = fc_message_read(core, fc_job_area(core), 0, digest);
+    if (n && memcmp(digest, j->target.id, 32) != 0)
+        n = 0;
+    if (j->target.action == FC_ACT_RUN_OTHER && !(held && n))
         fc_job_refuse(core, FC_ERR_NOT_IN_BANK, 0);
-        return;
-    }
-    if (n) {
-        begin_in_bank(core, n);
-        return;
-    }
-    fc_slot_set(core, slot, FC_ST_OFFERED, 0, 0);
+    else if (n)
+        begin_in_bank(core, n, held);
+    else
+        fc_slot_set(core, slot, FC_ST_OFFERED, 0, 0);
 }
 
 static void stop(struct fc_core *core, uint8_t slot) {
@@ -243,7 +234,7 @@ static void look(struct fc_core *core, uint8_t slot) {
     if (s->given_up || !core->has_trust) /* flash may have lost the document: it comes again */
         return;
     /* Signed but out of date: nothing new is begun under it; what runs goes on. */
-    if (core->desired.expires && fc_now(core) >= core->desired.expires)
+    if (core->desired_expires && fc_now(core) >= core->desired_expires)
         return;
     begin(core, slot);
 }
@@ -258,12 +249,9 @@ static int digest_failed(struct fc_core *core) {
         fc_trial_fail(core, FC_ERR_DIGEST, 0);
     } else if (j->refetched || j->target.action == FC_ACT_RUN_OTHER) {
         fc_job_refuse(core, FC_ERR_DIGEST, j->part);
-    } else if (fc_record_fetch(core)) {
-        fc_job_fault(core);
     } else {
         j->refetched = 1;
-        fc_job_stage(core, fc_bank_leaves_check(core, j->slot, j->bank, &j->m) ? FC_JOB_LEAVES
-                                                                               : FC_JOB_REHASH);
+        begin_fetch(core);
     }
     return 1;
 }
@@ -276,7 +264,7 @@ static int blob_ok(struct fc_core *core) {
     if (!j->m.blob_size)
         return FC_OK;
     uint32_t off = fc_chunk_off(&j->m, j->m.model_chunks);
-    if (hal->map(hal->ctx, fc_bank_area(j->slot, j->bank), off, j->m.blob_size, &p))
+    if (hal->map(hal->ctx, fc_job_area(core), off, j->m.blob_size, &p))
         return FC_ERR_FLASH_IO;
     int rc = fc_blob_check(&j->m, p, j->m.blob_size);
     hal->unmap(hal->ctx, p);
@@ -287,24 +275,21 @@ static int blob_ok(struct fc_core *core) {
 static int digest(struct fc_core *core) {
     struct fc_job *j = &core->job;
     const struct fc_hal *hal = core->hal;
-    const uint8_t *p = NULL;
     uint8_t got[32];
     uint32_t last = j->part ? j->m.chunks : j->m.model_chunks;
-    uint32_t n = fc_chunk_len(&j->m, j->index);
-    if (hal->map(hal->ctx, fc_bank_area(j->slot, j->bank), fc_chunk_off(&j->m, j->index), n, &p)) {
+    if (fc_bank_hash(core, fc_chunk_off(&j->m, j->index), fc_chunk_len(&j->m, j->index),
+                     &j->u.digest)) {
         fc_job_fault(core);
         return 0;
     }
-    hal->digest_add(&j->digest, p, n);
-    hal->unmap(hal->ctx, p);
     if (++j->index < last)
         return 1;
-    hal->digest_end(&j->digest, got);
+    hal->digest_end(&j->u.digest, got);
     if (memcmp(got, j->part ? j->m.blob_sha256 : j->m.sha256, 32) != 0)
         return digest_failed(core);
     if (!j->part && j->m.blob_size) {
         j->part = 1;
-        hal->digest_begin(&j->digest);
+        hal->digest_begin(&j->u.digest);
         return 1;
     }
     int rc = blob_ok(core);

@@ -9,7 +9,9 @@
 #include "fleet_core/documents.h"
 #include "fleet_core/hal.h"
 
-/* What a device is: from provisioning and from the build. Pointers must outlive the core. */
+struct fc_app;
+
+/* What a device is: from provisioning and from the build. It must outlive the core. */
 struct fc_ident {
     const char *device_id;
     const char *firmware_version;
@@ -22,12 +24,19 @@ struct fc_ident {
     uint8_t mac_kid[4];
     uint32_t boot; /* counted beside the MAC key */
     uint32_t least_trust_version;
-    struct fc_key roots[4]; /* kid is filled by fc_core_boot() */
+    uint8_t roots[4][32];
     uint8_t n_roots, root_threshold;
     uint32_t arena_bytes;
     uint32_t probation_n, probation_s; /* the class floor */
     const uint8_t *ops;                /* linked operators: the CBOR array of manifest key 12 */
     size_t ops_len;
+};
+
+/* Memory that the caller gives and that must outlive the core. */
+struct fc_memory {
+    struct fc_app *app[FC_SLOTS]; /* NULL = this firmware has no such slot */
+    uint8_t *ring;                /* telemetry kept for a re-send; at least FC_RING_MIN bytes */
+    uint32_t ring_bytes;
 };
 
 struct fc_rec_name {
@@ -43,15 +52,20 @@ struct fc_rec_slot {
     uint32_t failed_attempt, panics;
 };
 
-/* A record of the metadata log (SPEC.md section 8): everything that survives, in one transaction.
- */
+/* A record of the metadata log: everything that survives, in one transaction. The fields lie as in
+ * flash (SPEC.md section 8); metalog.c asserts offsets and byte order. */
 struct fc_record {
-    uint64_t number, desired_counter, cmd_counter, time_floor;
-    uint32_t trust_version, panics;
-    uint8_t trust_sector, desired_sector;
-    uint8_t desired_digest[8], trust_digest[8];
+    uint8_t magic[8];
+    uint64_t number, desired_counter;
+    uint8_t desired_digest[8];
+    uint32_t trust_version;
+    uint8_t trust_sector, desired_sector, zero_a[2];
+    uint8_t trust_digest[8];
+    uint64_t cmd_counter, time_floor;
+    uint32_t panics, zero_b[3];
     struct fc_rec_name names[FC_NAMES];
-    struct fc_rec_slot slots[FC_SLOTS];
+    struct fc_rec_slot slots[FC_SLOTS_MAX];
+    uint32_t zero_c[3], crc;
 };
 
 struct fc_log_pos {
@@ -68,19 +82,19 @@ struct fc_golden {
 struct fc_slot {
     struct fc_target target; /* newest accepted desired entry */
     uint8_t state, code;     /* enum fc_state, SPEC code */
-    uint32_t detail, have, total;
-    uint8_t given_up;            /* refused: not before a new entry */
-    uint8_t loaded;              /* 0 nothing, 1 the confirmed model, 2 the candidate */
-    uint8_t want_load;           /* 1 load the confirmed model, 2 hash it first */
-    uint8_t want_trial;          /* resume the trial that the record names */
-    uint8_t run_broken;          /* the run bank does not hold what it should */
-    uint8_t look;                /* something changed: compare with the target */
-    uint64_t look_at_ms;         /* a deferral: look again then, 0 = no */
+    uint8_t given_up;        /* refused: not before a new entry */
+    uint8_t loaded;          /* 0 nothing, 1 the confirmed model, 2 the candidate */
+    uint8_t want_load;       /* 1 load the confirmed model, 2 hash it first */
+    uint8_t want_trial;      /* resume the trial that the record names */
+    uint8_t run_broken;      /* the run bank does not hold what it should */
+    uint8_t look;            /* something changed: compare with the target */
+    uint16_t have, total;    /* chunks */
+    uint32_t detail;
     uint32_t run_seq, other_seq; /* for `reported` */
-    const uint8_t *mapped;       /* the loaded model's bytes, while loaded */
     uint32_t arena_used;
+    const uint8_t *mapped; /* the loaded model's bytes, while loaded */
+    uint64_t look_at_ms;   /* a deferral: look again then, 0 = no */
     struct fc_golden golden;
-    struct fc_manifest model; /* of what is loaded */
 };
 
 enum fc_stage {
@@ -112,60 +126,34 @@ struct fc_job {
     uint8_t refetched; /* the whole digest failed once */
     uint8_t again;     /* trial after a reset: the record is there */
     uint8_t fail_code; /* FC_JOB_FAIL */
-    uint32_t fail_detail;
-    struct fc_target target;
-    struct fc_manifest m;
-    uint32_t leaf_sectors, index, have, part; /* part: 0 model, 1 blob, while hashing */
-    uint32_t segment, want;                   /* want: chunk asked for alone */
-    uint8_t bitmap[(FC_CHUNKS_MAX + 8u) / 8u];
-    uint64_t wait_ms; /* when the wait is over */
-    struct fc_digest digest;
-    /* self-test */
-    uint32_t vec_off; /* next vector, from the start of the golden bytes */
-    struct fc_golden golden;
-    uint32_t us[FC_TIMES_MAX];
-    uint64_t verb_counter; /* FC_JOB_CHECK: the command to answer */
-    /* probation */
-    uint64_t since_ms;
-    uint32_t inferences, carried_s;
-    uint8_t linked; /* a connection was made since probation began */
+    uint8_t part;      /* while hashing: 0 model, 1 blob */
+    uint8_t linked;    /* a connection was made since probation began */
     uint8_t acked;
-    int32_t token; /* of the `reported` that must be acknowledged, 0 none */
+    uint16_t index, have;
+    uint16_t segment, want; /* want: chunk asked for alone */
+    uint32_t fail_detail;
+    uint32_t vec_off; /* next vector, from the start of the golden bytes */
+    uint32_t inferences, carried_s;
+    int32_t token;         /* of the `reported` that must be acknowledged, 0 none */
+    uint64_t wait_ms;      /* when the wait is over */
+    uint64_t since_ms;     /* probation's clock */
+    uint64_t verb_counter; /* FC_JOB_CHECK: the command to answer */
+    struct fc_target target;
+    struct fc_golden golden;
+    struct fc_manifest m;
+    union {
+        uint8_t bitmap[(FC_CHUNKS_MAX + 8u) / 8u]; /* while fetching */
+        struct fc_digest digest;                   /* while hashing the whole */
+        uint32_t us[FC_TIMES_MAX];                 /* in the self-test */
+    } u;
 };
 
-/* Twelve or fewer closed windows of one model run become a batch; see telemetry.c. */
-struct fc_window {
-    uint64_t start_ms, end_ms;
-    uint32_t n, us_mean, us_max, score, anom_max, anom_n, lab_n, lab_ok, heap_min, flags;
-    int32_t top, rssi;
-};
-
-struct fc_app {
-    uint64_t start_ms;
-    uint64_t us_sum, score_sum;
-    uint32_t n, us_max, anom_max, anom_n, lab_n, lab_ok, heap_min, flags;
-    int32_t rssi;
-    uint16_t classes[FC_CLASSES_MAX];
-    uint8_t open; /* a window is being filled */
-    uint8_t n_closed;
-    struct fc_window closed[FC_WINDOWS_MAX];
-    uint64_t alarm_bits; /* newest inference in bit 0 */
-    uint32_t alarm_seen, suppressed;
-    uint8_t alarmed;
-    uint64_t alarm_at_ms;
-};
-
-struct fc_ring_entry {
-    uint16_t off, len;
-    uint32_t first, count;
-    int32_t token;
-    uint8_t state; /* 0 to be sent, 1 handed to the port, 2 acknowledged */
-};
-
+/* Sent telemetry, oldest first, in the caller's bytes; telemetry.c has the layout. */
 struct fc_ring {
-    uint32_t first, n; /* entries, oldest first, modulo FC_RING_ENTRIES */
-    struct fc_ring_entry entry[FC_RING_ENTRIES];
-    uint8_t bytes[FC_RING_BYTES];
+    uint8_t *bytes;
+    uint32_t size;
+    uint32_t first, n; /* offset of the oldest entry, number of entries */
+    uint32_t end;      /* where the next entry may begin */
 };
 
 struct fc_event {
@@ -174,61 +162,57 @@ struct fc_event {
     uint8_t clock; /* of t_ms */
     uint8_t mid[8];
     int32_t token;
-    uint64_t at_ms; /* uptime */
-    uint64_t t_ms;  /* unix, once numbered */
+    uint64_t t_ms; /* uptime, and unix once numbered */
     int64_t ints[FC_EVENT_INTS];
 };
 
+/* Small and often used things come first: their offsets make short instructions. */
 struct fc_core {
     const struct fc_hal *hal;
-    struct fc_ident id;
-    struct fc_record rec, next;
-    struct fc_log_pos log;
-    struct fc_trust trust;
-    struct fc_desired desired;
-    uint8_t has_trust, has_desired, stale, safe_mode, link, link_count;
+    const struct fc_ident *id;
+    struct fc_app *app[FC_SLOTS];
+    uint8_t has_trust, has_desired, safe_mode, link, has_wall;
     uint8_t chain_watched; /* f1/trust/<version + 1> is subscribed */
+    uint8_t reset_reason, refusal_code, n_events, want_reboot;
+    uint8_t report_due; /* 1 progress, 2 now */
+    uint8_t deferred;   /* of the last manifest check: only an unsigned clock speaks against it */
+    struct fc_log_pos log;
+    uint32_t detail;       /* of the last failed manifest check */
     uint32_t wanted_trust; /* version that a desired document asked for */
-    uint8_t reset_reason;
-    uint32_t reset_raw;
-    uint8_t refusal_code;
-    uint32_t refusal_detail;
-    uint64_t last_cmd_counter;
-    struct fc_slot slot[FC_SLOTS];
-    struct fc_job job;
-    struct fc_app app[FC_SLOTS];
-    struct fc_ring ring;
-    struct fc_event events[FC_EVENTS_MAX];
-    uint8_t n_events;
+    uint32_t reset_raw, refusal_detail;
     uint32_t event_n, report_n, tele_counter;
-    uint32_t lost_from, lost_to; /* telemetry overwritten before it was acknowledged */
-    uint8_t report_due;          /* 1 progress, 2 now */
+    uint32_t minute_chunks, dropped_messages, dropped_chunks;
+    uint64_t last_cmd_counter;
     uint64_t report_at_ms;       /* the last one */
     uint64_t retry_at_ms;        /* the outbox was full */
     uint64_t boot_ms, issued_ms; /* uptime when signed time was last taken */
     uint64_t issued_s;
-    int64_t wall_offset_ms; /* unix ms - uptime ms, from SNTP */
-    uint8_t has_wall;
-    uint64_t minute_ms; /* chunk cap: the minute being counted */
-    uint32_t minute_chunks;
-    uint8_t want_reboot;
-    uint32_t dropped_messages, dropped_chunks;
+    int64_t wall_offset_ms;   /* unix ms - uptime ms, from SNTP */
+    uint64_t minute_ms;       /* chunk cap: the minute being counted */
+    uint64_t desired_expires; /* 0 = never */
+    struct fc_ring ring;
+    struct fc_job job;
+    struct fc_slot slot[FC_SLOTS];
+    struct fc_record rec;
+    struct fc_config config; /* in force: the default until a document came, and in safe mode */
+    struct fc_trust trust;   /* before a document came: the firmware's roots alone */
+    struct fc_event events[FC_EVENTS_MAX];
     union {
         struct fc_trust trust;
         struct fc_desired desired;
         struct fc_command command;
         struct fc_manifest manifest;
-    } tmp;                       /* a document while it is judged */
-    uint8_t scratch[FC_SCRATCH]; /* Sig_structure, outgoing payloads */
-    uint8_t msg[FC_SECTOR];      /* a stored document being read back */
-    uint8_t out[FC_REPORTED_MAX];
+    } tmp; /* a document while it is judged */
+    /* The document being judged and its Sig_structure, an uplink being made, or the next record. */
+    _Alignas(8) uint8_t work[FC_WORK];
 };
 
 /* Reads the log, counts the reset, plans what to load; the work follows in fc_core_step().
  *   FC_OK            running; also when flash is blank or damaged
- *   FC_ERR_SCHEMA    the identity is unusable
+ *   FC_ERR_SCHEMA    the identity or the memory is unusable
  *   FC_ERR_FLASH_IO  the area for metadata is missing or unreadable */
-int fc_core_boot(struct fc_core *core, const struct fc_hal *hal, const struct fc_ident *ident);
+int fc_core_boot(struct fc_core *core, const struct fc_hal *hal, const struct fc_ident *ident,
+                 const struct fc_memory *memory);
 
 /* The connection came up or went down. fresh: the broker held no session for this device. */
 void fc_link_set(struct fc_core *core, int up, int fresh);
@@ -257,6 +241,6 @@ struct fc_sample {
 int fc_sample_put(struct fc_core *core, const struct fc_sample *s);
 
 /* The model that may run inferences in a slot now, NULL when there is none. */
-const struct fc_manifest *fc_running(const struct fc_core *core, uint8_t slot);
+const struct fc_model *fc_running(const struct fc_core *core, uint8_t slot);
 
 #endif

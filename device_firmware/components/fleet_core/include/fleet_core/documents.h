@@ -8,28 +8,27 @@
 
 #include "fleet_core/limits.h"
 
-struct fc_key {
-    uint8_t pk[32];
-    uint8_t kid[8]; /* SHA-256(pk)[0:8] */
-};
-
 struct fc_name_rule {
     uint8_t hash[8]; /* SHA-256(model name)[0:8] */
     uint32_t least_seq;
     uint8_t resets;
 };
 
+/* The roles of keys, in the order of the trust document's keys 3, 5, 7 and 10. */
+enum fc_role { FC_ROOT, FC_RELEASE, FC_ONLINE, FC_FIRMWARE, FC_ROLES };
+#define FC_ROLE_KEYS 4u
+
+struct fc_role_keys {
+    uint8_t n, threshold; /* the online role's threshold is 1 */
+    uint8_t key[FC_ROLE_KEYS][32];
+};
+
 struct fc_trust {
     uint32_t version;
+    uint8_t n_revoked, n_names;
     uint64_t issued;
     uint64_t expires; /* 0 = never */
-    struct fc_key roots[4];
-    struct fc_key release[4];
-    struct fc_key online[2];
-    struct fc_key firmware[2];
-    uint8_t n_roots, n_release, n_online, n_firmware;
-    uint8_t root_threshold, release_threshold, firmware_threshold;
-    uint8_t n_revoked, n_names;
+    struct fc_role_keys role[FC_ROLES];
     uint8_t revoked[8][8];
     struct fc_name_rule names[FC_NAMES];
 };
@@ -50,21 +49,32 @@ struct fc_hints {
     uint8_t labels[8];
 };
 
-struct fc_manifest {
-    uint8_t id[32]; /* SHA-256 of the signed message */
+/* What an engine and an application need to know of a loaded model. */
+struct fc_model {
+    uint8_t id[32]; /* SHA-256 of the signed manifest message */
     char name[33];
     char version[25];
+    uint8_t nin, nout;
+    uint32_t seq, floor, size, arena;
+    struct fc_tensor in[FC_TENSORS_MAX];
+    struct fc_tensor out[FC_TENSORS_MAX];
+    struct fc_hints hints;
+};
+
+/* What an update needs to know of a manifest. */
+struct fc_manifest {
+    uint8_t id[32]; /* SHA-256 of the signed message */
     uint8_t name_hash[8];
     uint32_t seq, floor, size, arena;
     uint8_t sha256[32];
     uint8_t leaves_sha256[32];
     uint16_t firmware[3];
-    uint64_t expires; /* 0 = never */
     uint8_t kind, slot;
+    uint64_t expires; /* 0 = never */
     uint8_t nin, nout;
-    struct fc_tensor in[FC_TENSORS_MAX];
-    struct fc_tensor out[FC_TENSORS_MAX];
-    struct fc_hints hints;
+    uint8_t dtype[2 * FC_TENSORS_MAX];  /* inputs, then outputs */
+    uint32_t bytes[2 * FC_TENSORS_MAX]; /* <= FC_TENSOR_BYTES_MAX each */
+    uint32_t latency_us;                /* hint 6 */
     /* Golden vectors: inline at msg[golden_off .. + golden_len), or a blob behind the model. */
     uint32_t golden_off, golden_len;
     uint32_t blob_size;
@@ -82,15 +92,18 @@ struct fc_target {
     uint64_t not_before, deadline; /* unix s, 0 = none */
 };
 
+/* The numbers come first and in the order of their keys: desired.c walks them by a table. */
 struct fc_config {
-    uint32_t heartbeat_s, window_s, period_ms, threshold, has_threshold;
+    uint32_t heartbeat_s, window_s, period_ms, threshold;
     uint32_t alarm_k, alarm_n;
     uint32_t maint_mask, maint_start_min, maint_min; /* mask 0 = always */
     uint32_t probation_n, probation_s;
     uint32_t sample_n, chunk_cap;
+    uint32_t has_threshold;
     uint32_t invalid; /* bit per key whose value was refused */
 };
 
+/* A desired document while it is judged; what is in force lies in slots and configuration. */
 struct fc_desired {
     uint64_t counter, issued, expires;
     uint32_t trust_version;

@@ -10,14 +10,14 @@
 #include "fleet_core/codes.h"
 #include "fleet_core/limits.h"
 
-struct fc_manifest;
+struct fc_model;
 
 enum fc_area { FC_META, FC_FW_HDR, FC_FW_IMG, FC_BANK0 /* + 2 * slot + bank */ };
 #define FC_AREAS (FC_BANK0 + 2u * FC_SLOTS)
 
 /* The port's SHA-256 state; the port asserts that its own type fits. */
 struct fc_digest {
-    _Alignas(8) uint8_t opaque[256];
+    _Alignas(8) uint8_t opaque[FC_DIGEST_BYTES];
 };
 
 struct fc_buf {
@@ -34,8 +34,8 @@ struct fc_load_info {
 struct fc_engine {
     void *ctx;
     int (*check)(void *ctx, const uint8_t *model, uint32_t n); /* an index walk, nothing executed */
-    int (*load)(void *ctx, uint8_t slot, const uint8_t *model, uint32_t n,
-                const struct fc_manifest *m, struct fc_load_info *info);
+    int (*load)(void *ctx, uint8_t slot, const uint8_t *model, uint32_t n, const struct fc_model *m,
+                struct fc_load_info *info);
     /* Outputs point into the engine and live until its next call. */
     int (*invoke)(void *ctx, uint8_t slot, const struct fc_buf *in, uint32_t nin,
                   struct fc_buf *out, uint32_t nout, uint32_t *us);

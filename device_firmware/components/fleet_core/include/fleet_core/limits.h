@@ -17,24 +17,29 @@
 #define FC_TELEMETRY_MAX 1024u
 #define FC_DEPTH_MAX 6u /* nested arrays and maps */
 #define FC_KEY_MAX 31u  /* largest map key */
-#define FC_SLOTS 4u
+#define FC_SLOTS_MAX 4u /* slots that the protocol and a record know */
+#ifndef FC_SLOTS
+#define FC_SLOTS 4u /* slots this build has, 1..4; the 4 MB partition table has two */
+#endif
 #define FC_NAMES 8u /* model names with rollback protection */
 #define FC_TENSORS_MAX 8u
 #define FC_DIMS_MAX 5u
 #define FC_TENSOR_BYTES_MAX 262144u
 #define FC_OPS_BYTES_MAX 512u /* linked operators as CBOR; they ride in `reported` */
 #define FC_TOPIC_MAX 80u      /* "f1/model/" 16 hex "/127/1022" and "f1/dev/" 32 "/telemetry" fit */
-#define FC_SIG_OVERHEAD 192u  /* Sig_structure around a payload: context, headers, aad */
-#define FC_SCRATCH (FC_MSG_MAX + FC_SIG_OVERHEAD)
-#define FC_RING_BYTES 16384u /* sent telemetry kept for a re-send */
-#define FC_RING_ENTRIES 128u
+#define FC_HEAD 256u /* before a payload: Sig_structure or MAC_structure with headers and aad */
+#define FC_WORK (FC_HEAD + FC_MSG_MAX)
+#ifndef FC_DIGEST_BYTES
+#define FC_DIGEST_BYTES 128u /* the port's SHA-256 state; libsodium's has 104 bytes */
+#endif
+#define FC_RING_MIN 2048u    /* two batches of the largest size, nearly */
 #define FC_RING_INFLIGHT 8u  /* batches handed to the port and not yet acknowledged */
 #define FC_WINDOWS_MAX 16u   /* closed windows that wait for a clock or a link */
 #define FC_BATCH_WINDOWS 12u /* 12 * 53 B + names + envelope < FC_TELEMETRY_MAX */
 #define FC_EVENTS_MAX 8u
-#define FC_EVENT_INTS 6u
+#define FC_EVENT_INTS 4u
 #define FC_CLASSES_MAX 256u
-#define FC_TIMES_MAX 64u /* self-test timings kept for the median */
+#define FC_TIMES_MAX 32u /* self-test timings kept for the median */
 
 #define FC_QUIET_MS 10000u  /* no chunk for so long: a miss */
 #define FC_MISSES_SINGLE 3u /* misses after which chunks are asked for one by one */
@@ -53,6 +58,7 @@
 _Static_assert(FC_MODEL_MAX == (FC_CHUNKS_MAX - 1u) * FC_SECTOR, "limit follows from the chunks");
 _Static_assert(8u * FC_CHUNKS_MAX <= FC_LEAVES_MAX, "leaf list of the largest artifact");
 _Static_assert(FC_SECTOR % FC_PROGRAM_UNIT == 0, "a sector is whole program units");
+_Static_assert(FC_SLOTS >= 1 && FC_SLOTS <= FC_SLOTS_MAX, "slots of a record");
 _Static_assert(FC_MSG_MAX + 4u <= FC_SECTOR, "a stored document fits its sector");
 
 #endif
