@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "fleet_core/app.h"
 #include "fleet_core/core.h"
 #include "mqtt_mini.h"
 #include "pages.h"
@@ -20,6 +21,7 @@
 #define SWARM_OUT_MAX 32768u    /* bytes a device may have waiting for its socket */
 #define SWARM_INFLIGHT 20u
 #define SWARM_READ 65536u
+#define SWARM_RING 4096u /* telemetry that a device keeps for a re-send */
 
 struct swarm_options {
     const char *file, *host;
@@ -60,6 +62,8 @@ enum outcome { OUTCOME_PASS, OUTCOME_BAD_GOLDEN, OUTCOME_CRASH };
 
 struct device {
     struct fc_core core;
+    struct fc_app app; /* of its only slot */
+    _Alignas(4) uint8_t ring[SWARM_RING];
     struct fc_hal hal;
     struct fc_engine engine;
     struct fc_ident ident;
@@ -74,7 +78,8 @@ struct device {
     uint64_t sample_ms;         /* next inference */
     uint64_t cut_ms, cut_by_ms; /* next power cut; an armed one that met no flash operation */
     uint8_t is_on, reason, want_reconnect, want_reboot;
-    uint8_t offset; /* what the played engine adds to its answers */
+    uint8_t offset;                    /* what the played engine adds to its answers */
+    uint32_t answer_n[FC_TENSORS_MAX]; /* bytes of the loaded model's outputs */
     uint32_t rng, boots;
     uint64_t settled_ms; /* when the present goal was reached, 0 = not yet */
     uint8_t end_state, end_code;

@@ -180,7 +180,7 @@ static int engine_check(void *ctx, const uint8_t *model, uint32_t n) {
 }
 
 static int engine_load(void *ctx, uint8_t slot, const uint8_t *model, uint32_t n,
-                       const struct fc_manifest *m, struct fc_load_info *info) {
+                       const struct fc_model *m, struct fc_load_info *info) {
     struct device *d = ctx;
     (void)slot;
     (void)model;
@@ -189,6 +189,8 @@ static int engine_load(void *ctx, uint8_t slot, const uint8_t *model, uint32_t n
     if (outcome == OUTCOME_CRASH)
         longjmp(d->end, LIFE_PANIC);
     d->offset = outcome == OUTCOME_BAD_GOLDEN ? 50 : 0;
+    for (uint32_t i = 0; i < m->nout; i++)
+        d->answer_n[i] = m->out[i].bytes;
     info->arena_used = m->arena;
     return FC_OK;
 }
@@ -198,17 +200,16 @@ static int engine_invoke(void *ctx, uint8_t slot, const struct fc_buf *in, uint3
                          struct fc_buf *out, uint32_t nout, uint32_t *us) {
     struct device *d = ctx;
     struct swarm *s = d->swarm;
-    const struct fc_tensor *t = d->core.job.m.out;
     uint32_t at = 0;
     (void)slot;
     for (uint32_t i = 0; i < nout; i++) {
-        if (!nin || !in[0].n || t[i].bytes > sizeof s->answer - at)
+        if (!nin || !in[0].n || d->answer_n[i] > sizeof s->answer - at)
             return FC_ERR_IO_CONTRACT;
         out[i].p = s->answer + at;
-        out[i].n = t[i].bytes;
-        for (uint32_t k = 0; k < t[i].bytes; k++)
+        out[i].n = d->answer_n[i];
+        for (uint32_t k = 0; k < d->answer_n[i]; k++)
             s->answer[at + k] = (uint8_t)(in[0].p[k % in[0].n] + d->offset);
-        at += t[i].bytes;
+        at += d->answer_n[i];
     }
     *us = US;
     return FC_OK;
@@ -307,9 +308,11 @@ static void begin(struct device *d, uint64_t now) {
     d->sample_ms = now + swarm_random(&d->rng) % 1000;
     if (d->reason == FC_RST_POWER)
         memset(d->keep, 0, sizeof d->keep);
+    struct fc_memory memory = {.app = {&d->app}, .ring = d->ring, .ring_bytes = sizeof d->ring};
     memset(&d->core, 0, sizeof d->core);
+    memset(&d->app, 0, sizeof d->app);
     link_plan(d, now, 0);
-    if (fc_core_boot(&d->core, &d->hal, &d->ident))
+    if (fc_core_boot(&d->core, &d->hal, &d->ident, &memory))
         abort(); /* the identity was checked, and these pages cannot fail */
 }
 

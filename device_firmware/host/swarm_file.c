@@ -35,7 +35,7 @@ static int number(const char *text, uint32_t most, uint32_t *out) {
 }
 
 static int take_root(struct fc_ident *id, const char *hex) {
-    if (id->n_roots >= 4 || unhex(hex, id->roots[id->n_roots].pk, 32, 32) != 32)
+    if (id->n_roots >= 4 || unhex(hex, id->roots[id->n_roots], 32, 32) != 32)
         return FC_ERR_SCHEMA;
     id->n_roots++;
     return FC_OK;
