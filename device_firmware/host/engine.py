@@ -9,7 +9,7 @@ reset reason.
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ class WheelEngine:
         self._operators = frozenset(operators)
         self._arena_bytes = arena_bytes
         self._loaded: dict[int, tuple[Any, Model]] = {}
+        self.before_load: Callable[[Model], None] | None = None
+        """Called with a model that is about to be loaded: where a fault may strike."""
 
     def check(self, model: bytes) -> None:
         """Walk the FlatBuffer's indices. Raises EngineError `schema`, or `op_missing` for an operator the
@@ -65,6 +67,8 @@ class WheelEngine:
         manifest's.
         """
         self.unload(slot)
+        if self.before_load is not None:
+            self.before_load(spec)
         try:
             interpreter = runtime.Interpreter.from_bytes(model, arena_size=self._arena_bytes)
         except RuntimeError as error:

@@ -1,19 +1,31 @@
 """What a virtual device senses: windows of real recordings, quantised for the running model, with labels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from device_firmware.host.core import Model, Tensor
-from device_firmware.host.engine import WheelEngine, dequantise, quantise
+from device_firmware.host.engine import dequantise, quantise
 
 CLASSES_MAX = 256
 """The core keeps counts of so many classes (FC_CLASSES_MAX)."""
 RESET_PER_WINDOW = 1
 _HEAD_SCORES = 1
-Windows = Iterator[tuple[np.ndarray[Any, Any], int]]
+Window = np.ndarray[Any, Any]
+Windows = Iterator[tuple[Window, int]]
+Distort = Callable[[Window], Window]
+
+
+class Runtime(Protocol):
+    """What runs a loaded model: `engine.WheelEngine`, or a pool of workers behind the same face."""
+
+    def invoke(self, slot: int, inputs: Sequence[bytes]) -> tuple[list[bytes], int]:
+        """Run once on raw tensors: outputs and microseconds."""
+
+    def reset(self, slot: int) -> None:
+        """Clear streaming state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +37,10 @@ class Sample:
     label: int
 
 
+def _as_it_is(window: Window) -> Window:
+    return window
+
+
 class Sensor:
     """Feeds the model in slot 0 with one window after another.
 
@@ -33,13 +49,16 @@ class Sensor:
     its latency and its survival are real, its answers mean nothing.
     """
 
-    def __init__(self, windows: Windows, engine: WheelEngine) -> None:
+    def __init__(self, windows: Windows, engine: Runtime, *, distort: Distort = _as_it_is) -> None:
+        """distort: what the board's sensor makes of a window."""
         self._windows = windows
         self._engine = engine
+        self._distort = distort
 
     def sense(self, model: Model) -> Sample:
         """Run the model on the next window. Raises what the engine raises."""
         window, label = next(self._windows)
+        window = self._distort(window)
         is_own = len(model.inputs) == 1 and _elements(model.inputs[0]) == window.size
         if model.reset_policy == RESET_PER_WINDOW:
             self._engine.reset(0)

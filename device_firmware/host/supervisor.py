@@ -198,7 +198,8 @@ class Supervisor:
                 reply({"devices": {child.device_id: child.status() for child in self.children.values()}})
             case "fault":
                 child = self.children[str(request["device"])]
-                child.suffer(Fault.parse(request), after_restart=bool(request.get("after_restart")))
+                fault = {k: v for k, v in request.items() if k not in ("do", "device", "after_restart")}
+                child.suffer(Fault.parse(fault), after_restart=bool(request.get("after_restart")))
                 reply({"ok": True})
             case "add":
                 self.add(read_tickets(Path(str(request["tickets"]))), reply)
@@ -245,6 +246,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dir", type=Path, required=True, help="one folder a device, and the control socket")
     parser.add_argument("--data", type=Path, required=True, help="recordings; made here when missing")
     parser.add_argument("--tickets", type=Path, help="what `manage.py devices enrol` wrote")
+    parser.add_argument("--idle", action="store_true", help="start only devices that are asked for")
     parser.add_argument("--ca", help="CA file of the backend's HTTPS, when it is a private one")
     args = parser.parse_args(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -257,7 +259,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     signal.signal(signal.SIGTERM, supervisor.stop)
     signal.signal(signal.SIGINT, supervisor.stop)
-    say("started", devices=supervisor.start_known())
+    say("started", devices=0 if args.idle else supervisor.start_known())
     if tickets:
         supervisor.add(tickets, lambda answer: say("enrolled", devices=len(supervisor.children), **answer))
     supervisor.run()
