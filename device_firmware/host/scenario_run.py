@@ -98,7 +98,7 @@ class ScenarioRun:
         return [self._status[one] for one in self.ids if one in self._status]
 
     def summary(self) -> dict[str, Any]:
-        """What happened, for a machine. A fault's sums run over the devices it hit, whatever else hit them."""
+        """What happened, for a machine. A fault's sums are those of the devices it hit, whatever else did."""
         touched = set().union(*(sent.devices for sent in self._sent)) if self._sent else set()
         return {
             "scenario": self.scenario.name,

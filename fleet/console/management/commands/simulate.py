@@ -28,13 +28,12 @@ from fleet.stack.run import ended_by_signals
 
 SUPERVISOR_S = 120.0
 UP_S = 120.0
-ADD_BATCH = 200
 
 
 class Command(BaseCommand):
     help = (
-        "Run virtual devices (the real firmware core and TFLM, one process each) with the faults of a scenario "
-        "file against a running installation: enrol them, play the faults, say what each one did."
+        "Run virtual devices (the real firmware core and TFLM, one process each) with the faults of a "
+        "scenario file against a running installation: enrol them, play the faults, say what each one did."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -43,10 +42,10 @@ class Command(BaseCommand):
         parser.epilog = (
             f"Scenario files are TOML; their form is described in device_firmware/host/scenario.py. Shipped: "
             f"{shipped}.\nKinds of fault and what they take:\n{faults_text()}\n\n"
-            "Devices are called <scenario>-0000, <scenario>-0001, ...; they are enrolled at the first run and "
-            "keep\ntheir flash below --dir. Rollouts are made in the console or by REST, as for any fleet.\n"
-            "Codes of failures: those of scenario files (syntax, unknown_key, missing_key, bad_value, too_many, "
-            "unreadable),\nno_installation, no_supervisor, not_online, and what enrolment answers."
+            "Devices are called <scenario>-0000, <scenario>-0001, ...; they are enrolled at the first run and\n"
+            "keep their flash below --dir. Rollouts are made in the console or by REST, as for any fleet.\n"
+            "Codes of failures: those of scenario files (unreadable, syntax, unknown_key, missing_key,\n"
+            "bad_value, too_many), no_installation, no_supervisor, not_online, and what enrolment answers."
         )
         parser.add_argument(
             "scenario",
@@ -80,7 +79,7 @@ class Command(BaseCommand):
 
     def _list(self, scenario: Scenario, ids: list[str]) -> None:
         for step in scenario.steps(ids):
-            said = " ".join(f"{key}={value:g}" for key, value in step.fault.numbers.items())
+            said = " ".join(f"{key}={value:.12g}" for key, value in step.fault.numbers.items())
             self.stdout.write(f"{step.at_s:8.1f} s  {step.device_id}  {step.fault.kind} {said}")
 
     def _run(self, scenario: Scenario, ids: list[str], options: dict[str, Any]) -> None:
@@ -173,9 +172,7 @@ def _tickets(scenario: Scenario, ids: list[str], folder: Path) -> Path:
         except EnrolmentError as error:
             hint = ""
             if error.code == "device_exists":
-                hint = (
-                    f"; its keys are not in {folder}: name the folder it was made in, or rename the scenario"
-                )
+                hint = f"; its keys are not in {folder}: give --dir, or rename the scenario"
             raise CommandError(f"{error}{hint}") from error
         tokens = dict(zip(fresh, made, strict=True))
     path = folder / "tickets.jsonl"
