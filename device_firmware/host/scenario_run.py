@@ -126,7 +126,7 @@ class ScenarioRun:
             "error": sent.error,
             **group,
             "acted": acted,
-            "is_counted": any(not KINDS[kind].ends_life for kind in sent.kinds),
+            "is_counted": any(not KINDS[kind].ends_life and kind != "model" for kind in sent.kinds),
         }
 
     def _group(self, ids: set[str]) -> dict[str, Any]:

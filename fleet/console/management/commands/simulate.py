@@ -42,7 +42,7 @@ class Command(BaseCommand):
         parser.epilog = (
             f"Scenario files are TOML; their form is described in device_firmware/host/scenario.py. Shipped: "
             f"{shipped}.\nKinds of fault and what they take:\n{faults_text()}\n\n"
-            "Devices are called <scenario>-0000, <scenario>-0001, ...; they are enrolled at the first run and\n"
+            "Devices are called <scenario>-0000 and so on; they are enrolled at the first run and\n"
             "keep their flash below --dir. Rollouts are made in the console or by REST, as for any fleet.\n"
             "Codes of failures: those of scenario files (unreadable, syntax, unknown_key, missing_key,\n"
             "bad_value, too_many), no_installation, no_supervisor, not_online, and what enrolment answers."
