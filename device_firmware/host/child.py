@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from device_firmware.host.core import Reset, exit_cut
@@ -49,8 +50,15 @@ class Child:
         self._pause_s = RESTART_S
         self._is_killed = False
 
-    def start(self, recording: Recording, *, in_child: Callable[[], None], now: float) -> None:
-        """Fork the device. in_child: closes what the parent has open."""
+    def start(
+        self,
+        recording: Recording,
+        *,
+        in_child: Callable[[], None],
+        now: float,
+        pool: tuple[Path, int] | None = None,
+    ) -> None:
+        """Fork the device. in_child: closes what the parent has open. pool: see `Device`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
         pid = os.fork()
@@ -61,7 +69,7 @@ class Child:
                 _die_with(parent)
                 in_child()
                 windows = stream(recording, seed=self.seat)
-                device = Device(self.home, windows, control=theirs, seed=self.seat)
+                device = Device(self.home, windows, control=theirs, seed=self.seat, pool=pool)
                 status = device.run(self._reason)
             except BaseException as error:
                 say("died", device=self.device_id, text=repr(error))

@@ -10,6 +10,7 @@ import json
 import random
 import socket
 import time
+from pathlib import Path
 
 from device_firmware.host.core import CODE_NAMES, Core, Ident, Reset
 from device_firmware.host.devicelog import LogEvent, describe, say
@@ -18,6 +19,7 @@ from device_firmware.host.faults import Fault
 from device_firmware.host.home import Home
 from device_firmware.host.identity import Identity
 from device_firmware.host.link import Link
+from device_firmware.host.pooled_engine import PooledEngine
 from device_firmware.host.sensor import Sensor, Windows
 from device_firmware.host.suffering import Suffering
 
@@ -31,15 +33,23 @@ _IDLE_S = 1.0
 class Device:
     """The port of one core, and the loop that drives it."""
 
-    def __init__(self, home: Home, windows: Windows, *, control: socket.socket, seed: int) -> None:
+    def __init__(
+        self,
+        home: Home,
+        windows: Windows,
+        *,
+        control: socket.socket,
+        seed: int,
+        pool: tuple[Path, int] | None = None,
+    ) -> None:
         """control: to the supervisor, a packet socket; heartbeats up, faults down. seed: spreads reconnects
-        and inference phases.
+        and inference phases. pool: folder and number of shared TFLM workers; None: TFLM in this process.
         """
         self.home = home
         self.identity = Identity.load(home.identity_file)
         self._control = control
         self._jitter = random.Random(seed)  # noqa: S311 - jitter, not a secret
-        self._engine = WheelEngine(operators=self.identity.operators, arena_bytes=self.identity.arena_bytes)
+        self._engine = _engine(self.identity, pool)
         self._exit: int | None = None
         self._is_dropping = False
         self._period_s = 1.0
@@ -220,3 +230,9 @@ class Device:
             self.core.sample(0, us=0, failed=True)
             return
         self.core.sample(0, us=sample.us, scores=sample.scores, label=sample.label)
+
+
+def _engine(me: Identity, pool: tuple[Path, int] | None) -> WheelEngine | PooledEngine:
+    if pool is None:
+        return WheelEngine(operators=me.operators, arena_bytes=me.arena_bytes)
+    return PooledEngine(*pool, device_id=me.device_id, operators=me.operators, arena_bytes=me.arena_bytes)

@@ -32,7 +32,7 @@ UP_S = 120.0
 
 class Command(BaseCommand):
     help = (
-        "Run virtual devices (the real firmware core and TFLM, one process each) with the faults of a "
+        "Run virtual devices (the real firmware core and TFLM, a process each) with the faults of a "
         "scenario file against a running installation: enrol them, play the faults, say what each one did."
     )
 
@@ -57,6 +57,9 @@ class Command(BaseCommand):
         parser.add_argument("--duration", type=float, help="seconds; 0 = until Ctrl-C")
         parser.add_argument("--seed", type=int, help="of everything random")
         parser.add_argument("--class", dest="device_class", help="device class to enrol in")
+        parser.add_argument(
+            "--engines", type=int, default=0, help="processes that share TFLM (default: one in each device)"
+        )
         parser.add_argument(
             "--dir", type=Path, help="one folder a device (default: simulate/ in the run folder)"
         )
@@ -94,6 +97,7 @@ class Command(BaseCommand):
         command = [sys.executable, "-m", "device_firmware.host.supervisor", "--idle"]
         command += ["--dir", str(folder), "--data", str(options["data"] or run_dir / "data" / "watch")]
         command += ["--ca", ca_file] if ca_file else []
+        command += ["--engines", str(options["engines"])]
         log_file = folder / "supervisor.log"
         with ended_by_signals(), log_file.open("ab") as log:
             process = subprocess.Popen(command, stderr=log, cwd=settings.BASE_DIR, start_new_session=True)
