@@ -2,7 +2,7 @@
 
 A worker serves devices one request at a time and writes down, before it begins, for whom. So when TFLM
 crashes the worker, or hangs it until the pool ends it, that one device knows that it was its model, and
-panics or hangs itself. The others connect to the next worker, load again and go on; they lose streaming state.
+panics or hangs itself. The others connect to the next worker, load again and go on, without streaming state.
 
 Frames both ways: u32le length of a JSON header, the header, then the blobs whose lengths it names. The header
 is {"do", "slot", "blobs", ..} from a device, {"blobs", ..} or {"code", "text"} from a worker.
