@@ -11,6 +11,7 @@
     share = 0.1                 # of the devices; or count = 2, or names = ["attic-0003"]
     start_s = 30                # since the start (0)
     duration_s = 300            # 0 = until the end
+    seed = 3                    # its own, so that other faults can change around it
     per_hour = 60               # what the kind takes
 
 Unknown keys are refused, so that a mistyped one does not silently do nothing.
@@ -95,13 +96,14 @@ class Scenario:
         end_s = (self.duration_s if run_s is None else run_s) or 86_400.0
         steps: list[Step] = []
         for index, rule in enumerate(self.rules):
-            luck = random.Random(f"{self.seed} {index}")  # noqa: S311 - repeatable, not secret
+            seed = f"{self.seed} {index}" if rule.seed is None else f"own {rule.seed}"
+            luck = random.Random(seed)  # noqa: S311 - repeatable, not secret
             strangers = sorted(set(rule.names) - set(ids))
             if strangers:
                 raise ScenarioError("bad_value", f"fault[{index}].names", f"no device is {strangers[0]}")
             last_s = min(end_s, rule.start_s + (rule.duration_s or FOREVER_S))
             for device_id in rule.members(ids, luck):
-                own = random.Random(f"{self.seed} {index} {device_id}")  # noqa: S311
+                own = random.Random(f"{seed} {device_id}")  # noqa: S311
                 made = FACES[rule.kind].make(rule, last_s, own)
                 steps += [Step(at, device_id, fault, index) for at, fault in made if at < end_s]
                 if len(steps) > STEPS_MAX:
@@ -162,7 +164,7 @@ def _rule(index: int, raw: dict[str, Any]) -> Rule:
     if not isinstance(kind, str) or kind not in FACES:
         raise ScenarioError("bad_value", f"{where}.kind", f"one of {', '.join(FAULTS)}, not {kind!r}")
     keys = FACES[kind].keys
-    table = _Table(where, raw, ("kind", *_WHOM, "start_s", "duration_s", *keys))
+    table = _Table(where, raw, ("kind", *_WHOM, "start_s", "duration_s", "seed", *keys))
     given = [key for key in _WHOM if key in raw]
     if len(given) != 1:
         code = "missing_key" if not given else "bad_value"
@@ -184,6 +186,7 @@ def _rule(index: int, raw: dict[str, Any]) -> Rule:
         share=table.number("share", 0, 1, default=0),
         count=int(table.number("count", 1, DEVICES_MAX, is_whole=True, default=0)),
         names=table.names("names"),
+        seed=int(table.number("seed", 0, 2**63 - 1, is_whole=True)) if "seed" in raw else None,
         numbers=numbers,
     )
 

@@ -20,7 +20,9 @@ _AREAS = {"metadata": 0, "run": 1, "other": 2}
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One [[fault]]: whom it hits, when, and what it does there. numbers: checked values of its own keys."""
+    """One [[fault]]: whom it hits, when, and what it does there. seed: None = from the scenario's. numbers:
+    checked values of its own keys.
+    """
 
     kind: str
     start_s: float
@@ -28,6 +30,7 @@ class Rule:
     share: float
     count: int
     names: tuple[str, ...]
+    seed: int | None
     numbers: Mapping[str, Any]
 
     def members(self, ids: Sequence[str], luck: random.Random) -> list[str]:

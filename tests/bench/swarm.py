@@ -99,10 +99,11 @@ def echoing(count: int) -> list[GoldenVector]:
 
 
 @contextmanager
-def broker_of(folder: Path, devices: list[Person]) -> Iterator[tuple[Broker, int]]:
+def broker_of(folder: Path, devices: list[Person], *, is_durable: bool) -> Iterator[tuple[Broker, int]]:
     """The stack's Mosquitto with a plain loopback listener beside the TLS one; yields it and that port.
 
-    Its store is kept in memory only: the stack's own settings write it to disk after every change.
+    is_durable: with the stack's own settings, which write the store to disk after every change; else it is
+    kept in memory.
     """
     run = RunDir(folder).ensure()
     port, plain, tls = free_port(), free_port(), ensure_tls(run)
@@ -110,9 +111,8 @@ def broker_of(folder: Path, devices: list[Person]) -> Iterator[tuple[Broker, int
     spec = mosquitto.spec(run, port, tls)
     broker_files.change(mosquitto.password_file(run), add=hashes)
     config = run.mosquitto / "mosquitto.conf"
-    kept = [
-        line for line in config.read_text().splitlines() if not line.startswith(("autosave", "persistence"))
-    ]
+    saving = () if is_durable else ("autosave", "persistence ", "persistence_location")
+    kept = [line for line in config.read_text().splitlines() if not line.startswith(saving)]
     config.write_text("\n".join([*kept, f"listener {plain} {LOOPBACK}", ""]))
     with Supervisor(run.logs, say=lambda _line: None) as supervisor:
         supervisor.start(spec)
@@ -205,7 +205,7 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     program = build.build_swarm(sanitize=args.sanitize)
     first = rig.artifact(1, size=20_000, golden=echoing(2))
     second = rig.artifact(2, size=args.kib * 1024, golden=echoing(4))
-    with broker_of(folder, devices) as (broker, plain):
+    with broker_of(folder, devices, is_durable=args.durable) as (broker, plain):
         os.environ.update(broker.env(), DJANGO_SETTINGS_MODULE="fleet.settings")
         broker_pid = int(mosquitto.pid_file(broker.run).read_text())
         backend = Backend(devices)
@@ -344,6 +344,7 @@ def table(result: dict[str, Any]) -> str:
             "flash pages: in memory, referred to",
             f"{end['pages_shared'] + end['pages_private']:,}, {end['pages_referred_to']:,}",
         ),
+        ("store of the broker", "on disk after every change" if options["durable"] else "in memory"),
         ("verdict", result["verdict"]),
     ]
     width = max(len(name) for name, _ in rows)
@@ -362,6 +363,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--crash", type=float, default=0.01)
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--deadline", type=int, default=900, help="seconds")
+    options.add_argument("--durable", action="store_true", help="let the broker save as the stack does")
     options.add_argument("--sanitize", action="store_true", help="build the swarm with ASan and UBSan")
     options.add_argument("--progress", action="store_true", help="states over time on stderr")
     options.add_argument("--json", type=Path, help="write everything that was measured here")

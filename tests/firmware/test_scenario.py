@@ -123,6 +123,16 @@ def test_a_run_follows_from_the_seed_and_the_devices() -> None:
     assert scenario.steps(ids(scenario), run_s=60) == []
 
 
+def test_a_fault_with_a_seed_of_its_own_stays_the_same_beside_others() -> None:
+    kept = 'kind = "power_cut"\ncount = 2\nper_hour = 60\nseed = 9'
+    alone = one(kept)
+    second = one(f'kind = "panic"\ncount = 1\n[[fault]]\n{kept}', seed=77)
+    mine = [(s.at_s, s.device_id, s.fault) for s in second.steps(ids(alone)) if s.rule == 1]
+    assert mine == [(s.at_s, s.device_id, s.fault) for s in alone.steps(ids(alone))]
+    with pytest.raises(ScenarioError, match=r"fault\[0\].seed"):
+        one(f"{kept}\n".replace("seed = 9", "seed = -1"))
+
+
 def test_names_counts_and_shares_choose_devices() -> None:
     everyone = ids(one(ALL[0]))
     named = one('kind = "panic"\nnames = ["attic-0003", "attic-0001"]').steps(everyone)
