@@ -135,9 +135,13 @@ int fc_accept_trust(struct fc_core *core, const uint8_t *p, size_t n) {
             slot->code == -FC_ERR_EXPIRED || slot->code == -FC_ERR_SEQUENCE)
             slot->given_up = 0;
     }
+    /* The newest comes again: it is this one, or tells that the chain goes on. So does what was
+     * refused for want of this document. */
+    if (core->link)
+        core->hal->watch(core->hal->ctx, "f1/trust", 1);
     if (core->wanted_trust > core->trust.version)
         chain_watch(core, 1);
-    fc_watch_own(core); /* what was refused for want of this document comes again */
+    fc_watch_own(core);
     fc_report_want(core, 2);
     return FC_OK;
 }
@@ -177,11 +181,14 @@ static void retarget(struct fc_core *core, uint8_t slot, const struct fc_target 
     struct fc_slot *s = &core->slot[slot];
     int same = s->target.set == t->set && s->target.action == t->action &&
                s->target.attempt == t->attempt && memcmp(s->target.id, t->id, 32) == 0;
-    s->target = *t;
     s->look = 1;
+    if (!same)
+        fc_update_retarget(core, slot);
+    s->target = *t;
     if (same)
         return;
     s->given_up = 0;
+    s->ready = 0;
     s->have = s->total = 0;
     fc_slot_set(core, slot, t->set ? FC_ST_OFFERED : FC_ST_IDLE, 0, 0);
 }
@@ -196,7 +203,6 @@ void fc_desired_apply(struct fc_core *core) {
     fc_signed_time(core, d->issued);
     for (uint8_t s = 0; s < FC_SLOTS; s++)
         retarget(core, s, &d->target[s]);
-    fc_update_retarget(core);
 }
 
 /* FC_OK accepted or held already; FC_ERR_TOO_LARGE, SCHEMA, SIGNATURE, TRUST, SEQUENCE,
@@ -241,42 +247,46 @@ int fc_accept_desired(struct fc_core *core, const uint8_t *p, size_t n) {
     return FC_OK;
 }
 
-static int32_t selftest_slot(const struct fc_core *core, const struct fc_command *c) {
-    uint64_t slot = c->nargs ? c->args[0] : 0;
-    return slot < FC_SLOTS && fc_running(core, (uint8_t)slot) ? (int32_t)slot : -1;
-}
-
-/* Runs a verb whose counter is persisted. 1 = the answer comes later. */
-static int run_verb(struct fc_core *core, const struct fc_command *c, int *code) {
-    *code = FC_OK;
-    switch (c->verb) {
-    case FC_VERB_IDENTIFY:
-        core->hal->identify(core->hal->ctx);
-        return 0;
-    case FC_VERB_REBOOT:
+/* Runs a verb whose counter is persisted, and answers it by an event. The self-test's answer comes
+ * later. */
+static int run_verb(struct fc_core *core, const struct fc_command *c) {
+    const struct fc_hal *hal = core->hal;
+    int64_t ints[] = {(int64_t)(c->verb > INT32_MAX ? INT32_MAX : c->verb), 0, (int64_t)c->counter,
+                      0};
+    uint64_t first = c->nargs ? c->args[0] : 0;
+    uint8_t slot = first < FC_SLOTS ? (uint8_t)first : 0, n = 3;
+    uint32_t bytes = 0;
+    int code = FC_OK;
+    int is_for_slot = c->verb == FC_VERB_SELFTEST ||
+                      (c->verb == FC_VERB_PROBE && hal->engine->probe) ||
+                      (c->verb == FC_VERB_CAPTURE && hal->capture);
+    if (is_for_slot && (first >= FC_SLOTS || !fc_running(core, slot))) {
+        code = FC_ERR_NOT_IN_BANK;
+    } else if (c->verb == FC_VERB_IDENTIFY) {
+        hal->identify(hal->ctx);
+    } else if (c->verb == FC_VERB_REBOOT) {
         core->want_reboot = 1;
-        return 0;
-    case FC_VERB_SELFTEST: {
-        int32_t slot = selftest_slot(core, c);
-        if (slot < 0)
-            *code = FC_ERR_NOT_IN_BANK;
-        else
-            *code = fc_check_begin(core, (uint8_t)slot, c->counter);
-        return *code == FC_OK;
-    }
-    case FC_VERB_RESEND:
-        if (c->nargs != 3 || c->args[0] != core->id->boot || c->args[1] > c->args[2])
-            *code = FC_ERR_NOT_IN_BANK; /* another boot's ring is gone */
+    } else if (c->verb == FC_VERB_SELFTEST) {
+        code = fc_check_begin(core, slot, c->counter);
+        if (code == FC_OK)
+            return code;
+    } else if (c->verb == FC_VERB_RESEND) {
+        if (c->nargs != 3 || first != core->id->boot || c->args[1] > c->args[2])
+            code = FC_ERR_NOT_IN_BANK; /* another boot's ring is gone */
         else
             fc_tele_resend(core, (uint32_t)c->args[1], (uint32_t)c->args[2]);
-        return 0;
-    case FC_VERB_REPORT:
-        fc_report_want(core, 2);
-        return 0;
-    default:
-        *code = FC_ERR_UNKNOWN_ACTION;
-        return 0;
+    } else if (c->verb == FC_VERB_PROBE) {
+        code = fc_arena_probe(core, slot, &bytes);
+        n = code == FC_OK ? 4 : 3;
+    } else if (c->verb == FC_VERB_CAPTURE && hal->capture) {
+        code = hal->capture(hal->ctx, slot);
+    } else if (c->verb != FC_VERB_REPORT) {
+        code = FC_ERR_UNKNOWN_ACTION;
     }
+    ints[1] = -code;
+    ints[3] = bytes;
+    fc_event_put(core, FC_EV_COMMAND, -1, ints, n);
+    return code;
 }
 
 /* FC_OK done or done before; FC_ERR_TOO_LARGE, SCHEMA, SIGNATURE, TRUST, SEQUENCE, EXPIRED,
@@ -284,7 +294,6 @@ static int run_verb(struct fc_core *core, const struct fc_command *c, int *code)
 int fc_accept_command(struct fc_core *core, const uint8_t *p, size_t n) {
     struct fc_command *c = &core->tmp.command;
     struct fc_cose cose;
-    int code = FC_OK;
     int rc = check_online(core, FC_K_CMD, p, n, &cose);
     if (rc)
         return rc;
@@ -306,12 +315,8 @@ int fc_accept_command(struct fc_core *core, const uint8_t *p, size_t n) {
         return rc;
     core->last_cmd_counter = c->counter;
     fc_signed_time(core, c->issued);
-    if (!run_verb(core, c, &code)) {
-        int64_t ints[] = {(int64_t)(c->verb > INT32_MAX ? INT32_MAX : c->verb), -code,
-                          (int64_t)c->counter};
-        fc_event_put(core, FC_EV_COMMAND, -1, ints, 3);
-    }
-    fc_log(core, 1, FC_LOG_COMMAND, (uint32_t)c->verb, (uint32_t)-code);
+    rc = run_verb(core, c);
+    fc_log(core, 1, FC_LOG_COMMAND, (uint32_t)c->verb, (uint32_t)-rc);
     fc_report_want(core, 2);
     return c->verb < FC_VERB_IDENTIFY || c->verb > FC_VERB_LAST ? FC_ERR_UNKNOWN_ACTION : FC_OK;
 }

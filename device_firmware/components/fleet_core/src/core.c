@@ -1,6 +1,10 @@
 /* core.c: the loop a port drives: link, messages, acknowledgements, steps. */
 #include "internal.h"
 
+void fc_log(struct fc_core *core, int level, enum fc_log event, uint32_t a, uint32_t b) {
+    core->hal->log(core->hal->ctx, level, event, a, b);
+}
+
 static const uint8_t ONLINE[] = {0xA1, 0x00, 0x01};
 
 /* SNTP's offset to uptime. A jump of more than 2 s is told, so that nobody trusts the seam. */

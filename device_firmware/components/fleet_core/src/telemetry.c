@@ -100,15 +100,11 @@ static void classify(struct fc_core *core, const struct fc_sample *s) {
 
 int fc_sample_put(struct fc_core *core, const struct fc_sample *s) {
     const struct fc_hal *hal = core->hal;
-    struct fc_job *j = &core->job;
     if (s->slot >= FC_SLOTS || s->n_scores > FC_CLASSES_MAX || !fc_running(core, s->slot))
         return FC_ERR_DROP;
-    int trial = j->stage == FC_JOB_PROBATION && j->slot == s->slot;
-    if (s->failed) {
-        if (trial)
-            fc_trial_fail(core, FC_ERR_LOAD_FAILED, 0);
+    fc_trial_sample(core, s->slot, s->failed);
+    if (s->failed)
         return FC_OK;
-    }
     struct fc_app *a = core->app[s->slot];
     if (!a->open)
         open_window(core, a);
@@ -120,10 +116,6 @@ int fc_sample_put(struct fc_core *core, const struct fc_sample *s) {
     a->rssi = hal->rssi(hal->ctx);
     if (s->n_scores)
         classify(core, s);
-    if (trial) {
-        j->inferences++;
-        fc_keep_write(core, 0);
-    }
     return FC_OK;
 }
 
