@@ -19,6 +19,7 @@ import argparse
 import hashlib
 import json
 import os
+import random
 import resource
 import subprocess
 import sys
@@ -203,8 +204,9 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The whole benchmark; returns everything that was measured."""
     devices = people(args.devices, args.seed)
     program = build.build_swarm(sanitize=args.sanitize)
-    first = rig.artifact(1, size=20_000, golden=echoing(2))
-    second = rig.artifact(2, size=args.kib * 1024, golden=echoing(4))
+    luck = random.Random(args.seed)  # no two chunks alike
+    first = rig.artifact(1, data=luck.randbytes(20_000), golden=echoing(2))
+    second = rig.artifact(2, data=luck.randbytes(args.kib * 1024), golden=echoing(4))
     with broker_of(folder, devices, is_durable=args.durable) as (broker, plain):
         os.environ.update(broker.env(), DJANGO_SETTINGS_MODULE="fleet.settings")
         broker_pid = int(mosquitto.pid_file(broker.run).read_text())

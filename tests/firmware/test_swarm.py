@@ -23,8 +23,8 @@ def test_two_hundred_cores_end_as_scripted_under_loss_and_cuts(tmp_path: Path) -
     """ASan and UBSan watch the cores; the reports are read back from the broker and their MACs checked."""
     out = tmp_path / "swarm.json"
     command = [sys.executable, "-m", "tests.bench.swarm", "--sanitize", "--json", str(out)]
-    command += ["--devices", str(DEVICES), "--loss", "0.001", "--cut-per-hour", "40", "--bad-golden", "0.05"]
-    command += ["--crash", "0.05", "--deadline", "200"]
+    command += ["--devices", str(DEVICES), "--kib", "120", "--loss", "0.003", "--cut-per-hour", "40"]
+    command += ["--bad-golden", "0.05", "--crash", "0.05", "--deadline", "200"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     result = json.loads(out.read_text())
