@@ -26,6 +26,7 @@ from device_firmware.host.suffering import Suffering
 EXIT_REBOOT = 80  # the core asked for a restart: reset reason EXPECTED
 EXIT_STOP = 0
 BEAT_S = 1.0
+HEAP_FLOOR = 16 * 1024  # below it the core switches no model; the process itself has memory enough
 _PACKET_MAX = 4096
 _IDLE_S = 1.0
 
@@ -77,6 +78,7 @@ class Device:
             least_trust_version=me.least_trust_version,
             operators=me.operators,
             arena_bytes=me.arena_bytes,
+            heap_floor=HEAP_FLOOR,
             slot_capacity=me.slot_bytes,
         )
 

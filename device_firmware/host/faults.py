@@ -98,7 +98,9 @@ KINDS: Mapping[str, Kind] = {
     ),
     "battery": Kind("too little power to switch models", {}, is_lasting=True),
     "heap": Kind(
-        "too little memory to switch models", {"free_bytes": _whole(0, _BIG, 8192)}, is_lasting=True
+        "the board has free_bytes left: below 16 KiB the core switches no model",
+        {"free_bytes": _whole(0, _BIG, 8192)},
+        is_lasting=True,
     ),
     "sensor": Kind(
         "what is sensed is value * gain + offset; axis >= 0: that one stands still instead",

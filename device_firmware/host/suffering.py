@@ -69,10 +69,9 @@ class Suffering:
 
     def may_switch(self) -> str | None:
         """Why the board must not change its model now."""
-        for kind, code in (("battery", "low_power"), ("heap", "low_heap")):
-            if self._lasting.get(kind):
-                self.acted[kind] += 1
-                return code
+        if self._lasting.get("battery"):
+            self.acted["battery"] += 1
+            return "low_power"
         return None
 
     def chunk(self, topic: str, payload: bytes) -> bytes | None:
@@ -130,6 +129,7 @@ class Suffering:
         if self._is_news("slow_flash", slow):
             self._core.flash_slow(slow["ms"] if slow else 0.0)
         if self._is_news("heap", heap):
+            self.acted["heap"] += heap is not None
             self._core.health(heap_free=heap.whole("free_bytes") if heap else HEAP_FREE, rssi=0)
         if self._is_news("clock", clock):
             if clock is None:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.xdist_group("scenario")
 WEEK_S = 604_800
 SCENARIO = """
 name = "house"
-devices = 9
+devices = 10
 class = "test"
 duration_s = 34
 
@@ -49,6 +49,12 @@ down_s = 2
 kind = "low_battery"
 names = ["house-0004"]
 duration_s = 8
+
+[[fault]]
+kind = "low_heap"
+names = ["house-0009"]
+duration_s = 8
+free_bytes = 9000
 
 [[fault]]
 kind = "corrupt_flash"
@@ -87,7 +93,7 @@ GOOD, BETTER = artifact(model_bytes("activity-v1"), 1), artifact(model_bytes("ac
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Any], Backend, Devices]]:
-    """The summary of one run; nine devices had activity 1.0.1 and were offered 1.0.2 a second into it."""
+    """The summary of one run; ten devices had activity 1.0.1 and were offered 1.0.2 a second into it."""
     scenario = parse(SCENARIO)
     names = [f"house-{number:04d}" for number in range(scenario.devices)]
     with (
@@ -136,7 +142,7 @@ def test_the_device_without_a_fault_notices_nothing(played: Played) -> None:
     assert healthy["ends"] == {"confirmed(none)": 1}
     assert healthy["models"] == RUNS_BETTER
     assert healthy["restarts"] == healthy["acted"] == {}
-    assert played[0]["devices_with_faults"] == 8
+    assert played[0]["devices_with_faults"] == 9
 
 
 @pytest.mark.parametrize(
@@ -158,6 +164,13 @@ def test_a_low_battery_defers_the_switch_until_it_is_charged(played: Played) -> 
     assert row["seen"]["deferred(low_power)"] >= 1
     assert row["acted"]["battery"] >= 1
     assert row["models"] == RUNS_BETTER
+
+
+def test_a_board_short_of_memory_waits_too_and_reports_it(played: Played) -> None:
+    row = rule(played, "low_heap")
+    assert row["seen"]["deferred(low_heap)"] >= 1
+    assert row["models"] == RUNS_BETTER
+    assert 9000 in {report.free_heap_bytes for report in played[1].reports("house-0009")}
 
 
 def test_rotten_flash_is_found_at_the_next_start_and_fetched_again(played: Played) -> None:
@@ -185,7 +198,7 @@ def test_a_lying_clock_and_a_dead_sensor_are_seen_by_the_backend(played: Played)
     assert max(others) < time.time() + 600
     scores = {w.top for batch in backend.batches("house-0007")[-3:] for w in batch.windows}
     assert len(scores) == 1, "with gain 0 every window looks the same"
-    assert summary["all"]["devices"] == 9
+    assert summary["all"]["devices"] == 10
 
 
 def test_a_power_cut_on_slow_flash_ends_with_the_new_model(played: Played) -> None:
@@ -197,7 +210,7 @@ def test_a_power_cut_on_slow_flash_ends_with_the_new_model(played: Played) -> No
 
 def test_sums_are_conserved_and_the_table_names_every_fault(played: Played) -> None:
     summary, _, devices = played
-    assert sum(summary["all"]["ends"].values()) == sum(summary["all"]["models"].values()) == 9
+    assert sum(summary["all"]["ends"].values()) == sum(summary["all"]["models"].values()) == 10
     text = Path(devices.folder / "summary.txt").read_text()
     for row in summary["faults"]:
         assert row["kind"] in text
