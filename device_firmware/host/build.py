@@ -1,4 +1,4 @@
-"""Build the firmware core for this machine: `python -m device_firmware.host.build [--force]`.
+"""Build the firmware core for this machine: `python -m device_firmware.host.build [--force] [--swarm]`.
 
 The core is compiled with the project's strict C flags; cffi's generated wrapper, which does not live up to
 them, is compiled apart and linked with it into one extension module below `device_firmware/build/host/`. A
@@ -42,6 +42,10 @@ STRICT = (
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 HOST_SOURCES = ("nor.c", "hal_host.c", "fleet_host.c", "app_host.c", "stage_host.c")
 CDEF_HEADERS = ("fleet_host.h", "stage_host.h")
+SWARM_SOURCES = (
+    *("swarm.c", "swarm_device.c", "swarm_link.c", "swarm_file.c", "swarm_report.c"),
+    *("pages.c", "mqtt_mini.c"),
+)
 
 PYTHON_CALLBACKS = """
 extern "Python" int fc_py_send(void *, const char *, const uint8_t *, size_t, int, int);
@@ -182,6 +186,26 @@ def build_program(
     return target
 
 
+def build_swarm(*, sanitize: bool = False) -> Path:
+    """Build the swarm program unless it is current; returns its path. Safe from many processes."""
+    folder = BUILD_DIR / ("swarm-asan" if sanitize else "swarm")
+    folder.mkdir(parents=True, exist_ok=True)
+    target, stamp = folder / "swarm", folder / "stamp"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        wanted = source_hash()
+        if target.exists() and stamp.exists() and stamp.read_text() == wanted:
+            return target
+        extras = SANITIZE if sanitize else ()
+        sources = sorted((CORE_DIR / "src").glob("*.c")) + [HOST_DIR / name for name in SWARM_SOURCES]
+        objects = compile_objects(folder, sources, [*STRICT, "-O2", "-g", *extras])
+        partial = target.with_suffix(".new")
+        run_compiler([compiler(), *extras, *objects, "-lsodium", "-lm", "-o", str(partial)])
+        partial.replace(target)
+        stamp.write_text(wanted)
+    return target
+
+
 def load() -> ModuleType:
     """Build if needed and import the extension module (`.ffi`, `.lib`)."""
     if MODULE_NAME in sys.modules:
@@ -201,9 +225,10 @@ def main() -> int:
     """Build from the command line. 0 built or current, 1 failed."""
     parser = argparse.ArgumentParser(description="Build the firmware core for this machine.")
     parser.add_argument("--force", action="store_true", help="build although nothing changed")
+    parser.add_argument("--swarm", action="store_true", help="build the swarm program instead")
     arguments = parser.parse_args()
     try:
-        print(build_module(force=arguments.force))
+        print(build_swarm() if arguments.swarm else build_module(force=arguments.force))
     except BuildError as error:
         print(f"{error.code}: {error}", file=sys.stderr)
         return 1

@@ -10,12 +10,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from device_firmware.host.core import Reset, exit_cut
 from device_firmware.host.device import EXIT_REBOOT, EXIT_STOP, Device
 from device_firmware.host.devicelog import say
-from device_firmware.host.faults import Fault
+from device_firmware.host.faults import Fault, Lasting
 from device_firmware.host.home import Home
 from device_firmware.host.recordings import Recording, stream
 
@@ -39,6 +40,9 @@ class Child:
         self.restart_at = 0.0
         self.restarts: dict[str, int] = {}
         self.waiting: list[Fault] = []
+        self.acted: dict[str, int] = {}  # what faults did in former lives
+        self.seen: dict[str, int] = {}  # states, and how often each was entered
+        self._lasting = Lasting()
         self._reason = Reset.POWER
         self._beat: dict[str, Any] = {}
         self._beat_at = 0.0
@@ -46,8 +50,15 @@ class Child:
         self._pause_s = RESTART_S
         self._is_killed = False
 
-    def start(self, recording: Recording, *, in_child: Callable[[], None], now: float) -> None:
-        """Fork the device. in_child: closes what the parent has open."""
+    def start(
+        self,
+        recording: Recording,
+        *,
+        in_child: Callable[[], None],
+        now: float,
+        pool: tuple[Path, int] | None = None,
+    ) -> None:
+        """Fork the device. in_child: closes what the parent has open. pool: see `Device`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
         pid = os.fork()
@@ -58,7 +69,7 @@ class Child:
                 _die_with(parent)
                 in_child()
                 windows = stream(recording, seed=self.seat)
-                device = Device(self.home, windows, control=theirs, seed=self.seat)
+                device = Device(self.home, windows, control=theirs, seed=self.seat, pool=pool)
                 status = device.run(self._reason)
             except BaseException as error:
                 say("died", device=self.device_id, text=repr(error))
@@ -70,11 +81,13 @@ class Child:
         self._started_at = self._beat_at = now
         self._beat = {}  # what it said in its last life is over
         self._is_killed = False
+        for fault in self._lasting.left(now):
+            ours.send(fault.packet())
         while self.waiting:
             fault = self.waiting.pop(0)
             ours.send(fault.packet())
-            if fault.kind != "flip":
-                break  # it ends this life; what follows is for the next one
+            if fault.ends_life:
+                break  # what follows is for the next life
 
     def read(self) -> bool:
         """Take heartbeats. False when the device closed its end."""
@@ -88,13 +101,19 @@ class Child:
             if not packet:
                 return False
             self._beat, self._beat_at = json.loads(packet), time.monotonic()
+            for state in self._beat.pop("seen", ()):
+                self.seen[state] = self.seen.get(state, 0) + 1
         return False
 
     def suffer(self, fault: Fault, *, after_restart: bool) -> None:
         """Pass a fault on, now or when the device starts the next time. Raises OSError when it cannot
         listen.
         """
-        if self.control is None or after_restart:
+        if fault.is_lasting:
+            self._lasting.begin(fault, time.monotonic())
+            if self.control is not None:
+                self.control.send(fault.packet())
+        elif self.control is None or after_restart:
             self.waiting.append(fault)
         else:
             self.control.send(fault.packet())
@@ -115,6 +134,8 @@ class Child:
         A device that dies young again and again is restarted after pauses that double up to 30 s.
         """
         self.pid = 0
+        for kind, count in self._beat.pop("acted", {}).items():
+            self.acted[kind] = self.acted.get(kind, 0) + count
         if self.control is not None:
             self.control.close()
             self.control = None
@@ -130,7 +151,16 @@ class Child:
 
     def status(self) -> dict[str, Any]:
         """For the control socket."""
-        return {**self._beat, "pid": self.pid, "restarts": self.restarts}
+        acted = dict(self.acted)
+        for kind, count in self._beat.get("acted", {}).items():
+            acted[kind] = acted.get(kind, 0) + count
+        return {
+            **self._beat,
+            "pid": self.pid,
+            "restarts": self.restarts,
+            "acted": acted,
+            "seen": self.seen,
+        }
 
 
 def reset_reason(status: int) -> Reset:

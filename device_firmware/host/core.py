@@ -238,6 +238,18 @@ class Core:
         """Cut the power at the n-th flash operation from now: the process ends with status `exit_cut()`."""
         self._lib.fh_cut_after(self._h, n_ops, int(mode))
 
+    def flash_slow(self, ms: float) -> None:
+        """Each erase and program takes `ms` longer from now on."""
+        self._lib.fh_flash_slow(self._h, round(ms * 1000))
+
+    def clock_lie(self, *, offset_s: int = 0, drift_ppm: float = 0.0, is_absent: bool = False) -> None:
+        """The wall clock is wrong from now on. is_absent: not synchronised. TLS does not ask this clock."""
+        self._lib.fh_clock_lie(self._h, offset_s, drift_ppm, int(is_absent))
+
+    def clock_truth(self) -> None:
+        """The wall clock is right again."""
+        self.clock_lie()
+
     def flip(self, area: int, offset: int, bit: int) -> None:
         """Flip one bit of the flash file behind the core's back."""
         self._ok(self._lib.fh_flip(self._h, area, offset, bit), "flip")

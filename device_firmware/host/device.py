@@ -7,24 +7,26 @@ with labels.
 """
 
 import json
-import os
 import random
-import signal
 import socket
 import time
+from pathlib import Path
 
-from device_firmware.host.core import Core, Ident, Reset, State
+from device_firmware.host.core import CODE_NAMES, Core, Ident, Reset
 from device_firmware.host.devicelog import LogEvent, describe, say
 from device_firmware.host.engine import WheelEngine
 from device_firmware.host.faults import Fault
 from device_firmware.host.home import Home
 from device_firmware.host.identity import Identity
 from device_firmware.host.link import Link
+from device_firmware.host.pooled_engine import PooledEngine
 from device_firmware.host.sensor import Sensor, Windows
+from device_firmware.host.suffering import Suffering
 
 EXIT_REBOOT = 80  # the core asked for a restart: reset reason EXPECTED
 EXIT_STOP = 0
 BEAT_S = 1.0
+HEAP_FLOOR = 16 * 1024  # below it the core switches no model; the process itself has memory enough
 _PACKET_MAX = 4096
 _IDLE_S = 1.0
 
@@ -32,17 +34,23 @@ _IDLE_S = 1.0
 class Device:
     """The port of one core, and the loop that drives it."""
 
-    def __init__(self, home: Home, windows: Windows, *, control: socket.socket, seed: int) -> None:
+    def __init__(
+        self,
+        home: Home,
+        windows: Windows,
+        *,
+        control: socket.socket,
+        seed: int,
+        pool: tuple[Path, int] | None = None,
+    ) -> None:
         """control: to the supervisor, a packet socket; heartbeats up, faults down. seed: spreads reconnects
-        and inference phases.
+        and inference phases. pool: folder and number of shared TFLM workers; None: TFLM in this process.
         """
         self.home = home
         self.identity = Identity.load(home.identity_file)
         self._control = control
         self._jitter = random.Random(seed)  # noqa: S311 - jitter, not a secret
-        self._engine = WheelEngine(operators=self.identity.operators, arena_bytes=self.identity.arena_bytes)
-        self._sensor = Sensor(windows, self._engine)
-        self._armed: list[Fault] = []
+        self._engine = _engine(self.identity, pool)
         self._exit: int | None = None
         self._is_dropping = False
         self._period_s = 1.0
@@ -50,6 +58,10 @@ class Device:
         self._failed_id = b""
         self._link = Link(self.identity, self, jitter=self._jitter)
         self.core = Core(home.flash_file, self._ident(home.next_boot()), engine=self._engine, port=self)
+        self._suffering = Suffering(self.core, self._link, seed=self._jitter.getrandbits(32))
+        self._sensor = Sensor(windows, self._engine, distort=self._suffering.sensed)
+        self._engine.before_load = self._suffering.loading
+        self._seen: list[str] = []  # states since the last heartbeat
 
     def _ident(self, boot: int) -> Ident:
         me = self.identity
@@ -66,6 +78,7 @@ class Device:
             least_trust_version=me.least_trust_version,
             operators=me.operators,
             arena_bytes=me.arena_bytes,
+            heap_floor=HEAP_FLOOR,
             slot_capacity=me.slot_bytes,
         )
 
@@ -88,8 +101,8 @@ class Device:
         self._is_dropping = True
 
     def may_switch(self) -> str | None:
-        """A virtual device has power and heap."""
-        return None
+        """Power and heap are there, unless a fault took them."""
+        return self._suffering.may_switch()
 
     def reboot(self) -> None:
         """End at the next turn of the loop; the supervisor starts the device again."""
@@ -103,6 +116,8 @@ class Device:
         """One line of the device's log; a new desired document may carry another configuration."""
         self._is_stale = self._is_stale or event == LogEvent.DESIRED
         line = describe(level, event, a, b)
+        if event == LogEvent.STATE and line is not None:
+            self._seen.append(f"{line[1]['state']}({line[1]['code']})")
         if line is not None:
             self.say(line[0], **line[1])
 
@@ -127,14 +142,13 @@ class Device:
         self.core.sent(token)
 
     def link_message(self, topic: str, payload: bytes) -> None:
-        """Hand a message to the core, with a flipped bit when that fault is armed for it."""
-        for fault in self._armed:
-            if fault.kind == "flip" and payload and _is_chunk(topic, fault.chunk):
-                payload = bytes([payload[0] ^ 1]) + payload[1:]
-                self._armed.remove(fault)
-                self.say("bit_flipped", topic=topic)
-                break
-        self.core.message(topic, payload)
+        """Hand a message to the core, as faults leave it."""
+        flips = self._suffering.acted["flip"]
+        left = self._suffering.chunk(topic, payload)
+        if self._suffering.acted["flip"] > flips:
+            self.say("bit_flipped", topic=topic)
+        if left is not None:
+            self.core.message(topic, left)
 
     # Loop
 
@@ -145,8 +159,10 @@ class Device:
         next_beat = 0.0
         while self._exit is None:
             again_s = self.core.step() / 1000
-            self._arm_cut()
             now = time.monotonic()
+            cut = self._suffering.turn(now)
+            if cut is not None:
+                self.say("cut_armed", ops=cut["ops"], mode=cut["mode"], have=self.core.slot(0).have)
             if now >= next_beat:
                 self._beat()
                 next_beat = now + BEAT_S
@@ -167,6 +183,9 @@ class Device:
         slot, running = self.core.slot(0), self.core.running(0)
         beat = {
             "state": slot.state.name.lower(),
+            "code": CODE_NAMES.get(slot.code, str(slot.code)),
+            "seen": self._seen[:16],
+            "acted": dict(self._suffering.acted),
             "have": slot.have,
             "total": slot.total,
             "model": f"{running.name} {running.version}" if running else "",
@@ -174,6 +193,7 @@ class Device:
         }
         try:
             self._control.send(json.dumps(beat).encode(), socket.MSG_DONTWAIT)
+            self._seen.clear()
         except BlockingIOError:
             pass  # the supervisor is busy; the next one will do
         except OSError:
@@ -193,22 +213,8 @@ class Device:
         if raw.get("kind") == "stop":
             self._exit = EXIT_STOP
             return
-        fault = Fault.parse(raw)
         self.say("fault", **raw)
-        if fault.kind == "crash":
-            os.kill(os.getpid(), signal.SIGSEGV)
-        elif fault.kind == "hang":
-            time.sleep(3600)
-        else:
-            self._armed.append(fault)
-
-    def _arm_cut(self) -> None:
-        for fault in self._armed:
-            if fault.kind == "cut" and self.core.slot(0).state == State.DOWNLOADING:
-                self.say("cut_armed", ops=fault.ops, mode=fault.mode, have=self.core.slot(0).have)
-                self.core.cut_after(fault.ops, fault.mode)
-                self._armed.remove(fault)
-                return
+        self._suffering.take(Fault.parse(raw), time.monotonic())
 
     def _infer(self) -> None:
         if self._is_stale:
@@ -225,5 +231,7 @@ class Device:
                 self.say("invoke_failed", model=model.mid, text=repr(error))
 
 
-def _is_chunk(topic: str, index: int) -> bool:
-    return topic.startswith("f1/model/") and topic.endswith(f"/{index}")
+def _engine(me: Identity, pool: tuple[Path, int] | None) -> WheelEngine | PooledEngine:
+    if pool is None:
+        return WheelEngine(operators=me.operators, arena_bytes=me.arena_bytes)
+    return PooledEngine(*pool, device_id=me.device_id, operators=me.operators, arena_bytes=me.arena_bytes)

@@ -9,7 +9,7 @@ reset reason.
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,21 +42,12 @@ class WheelEngine:
         self._operators = frozenset(operators)
         self._arena_bytes = arena_bytes
         self._loaded: dict[int, tuple[Any, Model]] = {}
+        self.before_load: Callable[[Model], None] | None = None
+        """Called with a model that is about to be loaded: where a fault may strike."""
 
     def check(self, model: bytes) -> None:
-        """Walk the FlatBuffer's indices. Raises EngineError `schema`, or `op_missing` for an operator the
-        class lacks.
-        """
-        try:
-            found = inspect(model)
-        except OtaError as error:
-            raise EngineError(error.code if error.code == "op_missing" else "schema", error.text) from error
-        wanted: list[Operator] = [
-            (op.builtin, op.custom) if op.custom else op.builtin for op in found.operators
-        ]
-        missing = [operator for operator in wanted if operator not in self._operators]
-        if missing:
-            raise EngineError("op_missing", f"operators {missing} are not linked")
+        """See `check_operators`."""
+        check_operators(model, self._operators)
 
     def load(self, slot: int, model: bytes, spec: Model) -> int:
         """Allocate a fresh interpreter. Returns arena bytes used; a 64-bit host figure, never a board's.
@@ -65,6 +56,8 @@ class WheelEngine:
         manifest's.
         """
         self.unload(slot)
+        if self.before_load is not None:
+            self.before_load(spec)
         try:
             interpreter = runtime.Interpreter.from_bytes(model, arena_size=self._arena_bytes)
         except RuntimeError as error:
@@ -99,6 +92,20 @@ class WheelEngine:
     def unload(self, slot: int) -> None:
         """Drop the slot's interpreter and its arena."""
         self._loaded.pop(slot, None)
+
+
+def check_operators(model: bytes, operators: frozenset[Operator]) -> None:
+    """Walk the FlatBuffer's indices. Raises EngineError `schema`, or `op_missing` for an operator that is not
+    among those of the class.
+    """
+    try:
+        found = inspect(model)
+    except OtaError as error:
+        raise EngineError(error.code if error.code == "op_missing" else "schema", error.text) from error
+    wanted: list[Operator] = [(op.builtin, op.custom) if op.custom else op.builtin for op in found.operators]
+    missing = [operator for operator in wanted if operator not in operators]
+    if missing:
+        raise EngineError("op_missing", f"operators {missing} are not linked")
 
 
 def quantise(values: np.ndarray[Any, Any], tensor: Tensor) -> bytes:

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "hal_host.h"
@@ -283,6 +284,17 @@ int fh_exit_cut(void) {
 void fh_on_cut(struct fh *h, void (*cut)(void *ctx), void *ctx) {
     h->on_cut = cut;
     h->cut_ctx = ctx;
+}
+
+void fh_flash_slow(struct fh *h, uint32_t us) {
+    h->slow_us = us;
+}
+
+void fh_clock_lie(struct fh *h, int64_t offset_s, double drift_ppm, int absent) {
+    h->lie_s = offset_s;
+    h->lie_ppm = drift_ppm;
+    h->lie_from = (uint64_t)time(NULL);
+    h->no_clock = absent;
 }
 
 uint32_t fh_capacity(struct fh *h, int area) {

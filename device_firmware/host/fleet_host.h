@@ -230,6 +230,11 @@ int fh_bad_sector(struct fh *h, int area, uint32_t sector, int kind);
 int fh_flash_read(struct fh *h, int area, uint32_t off, uint8_t *dst, uint32_t n);
 uint32_t fh_erase_count(struct fh *h, int area, uint32_t sector);
 
+/* Each erase and program takes us microseconds longer. */
+void fh_flash_slow(struct fh *h, uint32_t us);
+/* The wall clock is wrong from now on, and drifts; absent = not synchronised. All 0 = the truth. */
+void fh_clock_lie(struct fh *h, int64_t offset_s, double drift_ppm, int absent);
+
 /* Codecs alone, for the shared vectors: 0 or -code, *detail filled where there is one. */
 int fh_check_cbor(const uint8_t *p, size_t n);
 /* slot -1: form, signatures, least seq and expiry only, whatever this device is. */

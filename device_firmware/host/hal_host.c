@@ -23,11 +23,20 @@ static int hal_read(void *ctx, uint8_t area, uint32_t off, void *dst, uint32_t n
     return nor_read(&((struct fh *)ctx)->nor, area, off, dst, n);
 }
 
+/* What slow flash does to whoever drives the core. */
+static void be_slow(const struct fh *h) {
+    struct timespec t = {.tv_sec = h->slow_us / 1000000, .tv_nsec = h->slow_us % 1000000 * 1000l};
+    if (h->slow_us)
+        nanosleep(&t, NULL);
+}
+
 static int hal_program(void *ctx, uint8_t area, uint32_t off, const void *src, uint32_t n) {
+    be_slow(ctx);
     return nor_program(&((struct fh *)ctx)->nor, area, off, src, n);
 }
 
 static int hal_erase(void *ctx, uint8_t area, uint32_t off) {
+    be_slow(ctx);
     return nor_erase(&((struct fh *)ctx)->nor, area, off);
 }
 
@@ -98,7 +107,11 @@ static uint64_t hal_clock_ms(void *ctx) {
 
 static uint64_t hal_unix_s(void *ctx) {
     const struct fh *h = ctx;
-    return h->fixed_clock ? h->unix_s : (uint64_t)time(NULL);
+    if (h->fixed_clock || h->no_clock)
+        return h->no_clock ? 0 : h->unix_s;
+    uint64_t now = (uint64_t)time(NULL);
+    int64_t off = h->lie_s + (int64_t)((double)(now - h->lie_from) * h->lie_ppm / 1e6);
+    return off < 0 && (uint64_t)-off >= now ? 1 : now + (uint64_t)off;
 }
 
 static uint32_t hal_random(void *ctx) {

@@ -27,7 +27,12 @@ struct fh {
     uint32_t reset_raw;
     int fixed_clock; /* the caller tells the time */
     uint64_t clock_ms, unix_s;
-    uint32_t seed; /* of random numbers, 0 = from the system */
+    int64_t lie_s; /* what the wall clock is wrong by; lie_ppm since lie_from */
+    double lie_ppm;
+    uint64_t lie_from;
+    int no_clock;
+    uint32_t slow_us; /* a flash operation takes so much longer */
+    uint32_t seed;    /* of random numbers, 0 = from the system */
     uint32_t heap_free;
     int rssi;
     uint8_t *out; /* outputs of the last invoke */

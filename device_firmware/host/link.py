@@ -1,5 +1,6 @@
 """One TLS connection to the broker for a virtual device: paho-mqtt, driven from the device's own loop."""
 
+import contextlib
 import random
 import select
 import socket
@@ -58,6 +59,7 @@ class Link:
         self._pause_s = 0.5
         self._connect_at = time.monotonic() + jitter.random() * 0.5
         self._has_failed = False
+        self._has_radio = True
         self._is_dropping = False  # the next disconnection is our own wish
         self._has_broken = False  # the last connection ended otherwise
         client = mqtt.Client(
@@ -87,11 +89,12 @@ class Link:
         """
         sock = self._client.socket()
         now = time.monotonic()
-        if sock is None and now >= self._connect_at:
+        if sock is None and now >= self._connect_at and self._has_radio:
             self._connect()
             sock, wait_s = self._client.socket(), 0.0
         if sock is None:
-            wait_s = max(0.0, min(wait_s, self._connect_at - now))
+            if self._has_radio:
+                wait_s = max(0.0, min(wait_s, self._connect_at - now))
             readable = bool(select.select([control], [], [], wait_s)[0])
         else:
             readable = self._exchange(cast(socket.socket, sock), wait_s, control)
@@ -122,6 +125,19 @@ class Link:
         self._is_dropping = True
         self._client.disconnect()
         self._connect_at = time.monotonic()
+
+    def radio(self, is_on: bool) -> bool:
+        """Switch the radio. True when that changed anything; off breaks the connection without a word."""
+        if is_on == self._has_radio:
+            return False
+        self._has_radio = is_on
+        sock = self._client.socket()
+        if not is_on and sock is not None:
+            with contextlib.suppress(OSError):
+                cast(socket.socket, sock).shutdown(socket.SHUT_RDWR)
+        if is_on:
+            self._connect_at = time.monotonic()
+        return True
 
     def _connect(self) -> None:
         broker = self._identity

@@ -1,19 +1,31 @@
 """What a virtual device senses: windows of real recordings with labels, fed into the shipped pipeline."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from device_firmware.host.core import Core, CoreError, EngineError, Model, Tensor
-from device_firmware.host.engine import WheelEngine, dequantise, quantise
+from device_firmware.host.engine import dequantise, quantise
 
 CLASSES_MAX = 256
 """The core keeps counts of so many classes (FC_CLASSES_MAX)."""
 RESET_PER_WINDOW = 1
 _HEAD_SCORES = 1
-Windows = Iterator[tuple[np.ndarray[Any, Any], int]]
+Window = np.ndarray[Any, Any]
+Windows = Iterator[tuple[Window, int]]
+Distort = Callable[[Window], Window]
+
+
+class Runtime(Protocol):
+    """What runs a loaded model: `engine.WheelEngine`, or a pool of workers behind the same face."""
+
+    def invoke(self, slot: int, inputs: Sequence[bytes]) -> tuple[list[bytes], int]:
+        """Run once on raw tensors: outputs and microseconds."""
+
+    def reset(self, slot: int) -> None:
+        """Clear streaming state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +37,10 @@ class Sample:
     label: int
 
 
+def _as_it_is(window: Window) -> Window:
+    return window
+
+
 class Sensor:
     """Feeds the model in slot 0 with one window after another.
 
@@ -34,9 +50,11 @@ class Sensor:
     answers mean nothing.
     """
 
-    def __init__(self, windows: Windows, engine: WheelEngine) -> None:
+    def __init__(self, windows: Windows, engine: Runtime, *, distort: Distort = _as_it_is) -> None:
+        """distort: what the board's sensor makes of a window."""
         self._windows = windows
         self._engine = engine
+        self._distort = distort
         self._foreign_id = b""
 
     def infer(self, core: Core, model: Model) -> None:
@@ -46,6 +64,7 @@ class Sensor:
         raises for a model of another sensor.
         """
         window, label = next(self._windows)
+        window = self._distort(window)
         try:
             has_pipeline = self._has_pipeline(core, model, window)
         except CoreError:

@@ -26,6 +26,7 @@ from device_firmware.host import build
 from device_firmware.host.child import Child
 from device_firmware.host.control import ControlServer, Reply, ask
 from device_firmware.host.devicelog import say
+from device_firmware.host.engine_pool import EnginePool
 from device_firmware.host.enrolment import Enrolment
 from device_firmware.host.faults import Fault
 from device_firmware.host.home import Home
@@ -58,8 +59,11 @@ class SupervisorError(Exception):
 class Supervisor:
     """Owns the processes. One thread, because it forks; every wait has a bound."""
 
-    def __init__(self, folder: Path, data: Path, *, ca_file: str | None) -> None:
-        """Take the folder. Raises SupervisorError `dir_in_use` after 5 s of waiting for it."""
+    def __init__(self, folder: Path, data: Path, *, ca_file: str | None, engines: int = 0) -> None:
+        """Take the folder. engines: workers that share TFLM; 0: TFLM in each device's process.
+
+        Raises SupervisorError `dir_in_use` after 5 s of waiting for it.
+        """
         self.folder = folder
         self.ca_file = ca_file
         self.children: dict[str, Child] = {}
@@ -72,6 +76,8 @@ class Supervisor:
         self._lock = _locked(folder / "lock")
         self._selector = selectors.DefaultSelector()
         self._server = ControlServer(folder, self._selector, self._handle)
+        self._engines = engines
+        self._pool = EnginePool(folder, engines, in_child=self._become_child) if engines else None
 
     def start_known(self) -> int:
         """Start the devices that a former run enrolled; they need no ticket. Returns how many there are."""
@@ -116,6 +122,8 @@ class Supervisor:
             if now >= next_look:
                 next_look = now + LOOK_S
                 self._server.expire(now)
+                if self._pool is not None:
+                    self._pool.look(now)
                 for child in self.children.values():
                     child.kill_if_silent(now)
                     if not child.pid and now >= child.restart_at:
@@ -134,7 +142,8 @@ class Supervisor:
 
     def _start(self, child: Child) -> None:
         recording = self._recordings[field_subject(child.seat)]
-        child.start(recording, in_child=self._become_child, now=time.monotonic())
+        pool = (self.folder, self._engines) if self._pool is not None else None
+        child.start(recording, in_child=self._become_device, now=time.monotonic(), pool=pool)
         self._by_pid[child.pid] = child
         control = child.control
 
@@ -144,6 +153,12 @@ class Supervisor:
 
         if control is not None:
             self._selector.register(control, selectors.EVENT_READ, heard)
+
+    def _become_device(self) -> None:
+        """In a forked device."""
+        self._become_child()
+        if self._pool is not None:
+            self._pool.forget()
 
     def _become_child(self) -> None:
         """In a forked process: none of the parent's sockets, default signals."""
@@ -189,16 +204,24 @@ class Supervisor:
         for pid in left:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+        if self._pool is not None:
+            self._pool.close()
         self._server.close()
         say("stopped", devices=len(self.children), killed=len(left))
 
     def _handle(self, request: dict[str, Any], reply: Reply) -> None:
         match request.get("do"):
             case "status":
-                reply({"devices": {child.device_id: child.status() for child in self.children.values()}})
+                reply(
+                    {
+                        "devices": {child.device_id: child.status() for child in self.children.values()},
+                        "engine_restarts": self._pool.restarts if self._pool is not None else 0,
+                    }
+                )
             case "fault":
                 child = self.children[str(request["device"])]
-                child.suffer(Fault.parse(request), after_restart=bool(request.get("after_restart")))
+                fault = {k: v for k, v in request.items() if k not in ("do", "device", "after_restart")}
+                child.suffer(Fault.parse(fault), after_restart=bool(request.get("after_restart")))
                 reply({"ok": True})
             case "add":
                 self.add(read_tickets(Path(str(request["tickets"]))), reply)
@@ -245,19 +268,28 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dir", type=Path, required=True, help="one folder a device, and the control socket")
     parser.add_argument("--data", type=Path, required=True, help="recordings; made here when missing")
     parser.add_argument("--tickets", type=Path, help="what `manage.py devices enrol` wrote")
+    parser.add_argument(
+        "--engines",
+        type=int,
+        default=0,
+        choices=range(65),
+        metavar="N",
+        help="worker processes that run TFLM for all devices (default: each device runs its own)",
+    )
+    parser.add_argument("--idle", action="store_true", help="start only devices that are asked for")
     parser.add_argument("--ca", help="CA file of the backend's HTTPS, when it is a private one")
     args = parser.parse_args(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         tickets = read_tickets(args.tickets) if args.tickets else []
         prepare(args.data)
-        supervisor = Supervisor(args.dir, args.data, ca_file=args.ca)
+        supervisor = Supervisor(args.dir, args.data, ca_file=args.ca, engines=args.engines)
     except (OSError, ValueError, RecordingsError, SupervisorError) as error:
         print(f"supervisor: {error}", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, supervisor.stop)
     signal.signal(signal.SIGINT, supervisor.stop)
-    say("started", devices=supervisor.start_known())
+    say("started", devices=0 if args.idle else supervisor.start_known())
     if tickets:
         supervisor.add(tickets, lambda answer: say("enrolled", devices=len(supervisor.children), **answer))
     supervisor.run()
