@@ -86,7 +86,7 @@ class Partner:
             outputs, us = self._engine.invoke(slot, _buffers(body[2:], body[1]))
             return struct.pack("<I", us) + b"".join(struct.pack("<I", len(out)) + out for out in outputs)
         if verb == SENSE:
-            sample = self._sensor.sense(self._loaded[slot])
+            sample = self._sensor.sense(self._loaded[slot], *next(self._windows))
             scores = [round(score * 10_000) for score in sample.scores]
             return struct.pack(f"<Ii{len(scores)}H", sample.us, sample.label, *scores)
         if verb == RESET:
