@@ -196,6 +196,31 @@ def test_front_end_2_runs_another_slots_model_first(tmp_path: Path) -> None:
     assert not rig.core.has_pipeline()
 
 
+def test_another_model_in_another_slot_rebuilds_the_arena_so_streams_start_anew(tmp_path: Path) -> None:
+    other = TensorSpec.of(DType.INT8, (1, 8), 0.25, 0)
+    engine = Recorder(sizes={1: 8})
+    main = model(**SCORES, reset_policy=2)
+    rig = running(tmp_path, main, model(slot=1, outputs=other), engine=engine)
+    rig.core.open_pipeline()
+    rig.core.feed(frames(6))
+    assert rig.core.infer() is not None
+    assert rig.core.infer() is not None
+    assert engine.resets == [0], "at the start"
+    newer = model(2, slot=1, outputs=other)
+    rig.stage(newer)
+    rig.want(
+        DesiredEntry(Action.RUN, main.id, attempt=1),
+        DesiredEntry(Action.RUN, newer.id, attempt=2),
+        config={ConfigKey.WINDOW_S: 10},
+    )
+    assert rig.core.has_pipeline(), "its own model did not change"
+    engine.resets.clear()
+    rig.core.feed(frames(2, 6))
+    outcome = rig.core.infer()
+    assert outcome is not None
+    assert (outcome.resets, engine.resets) == (1, [0])
+
+
 def test_a_front_end_that_does_not_run_or_is_another_one_keeps_the_pipeline_shut(tmp_path: Path) -> None:
     first = model(slot=1, outputs=TensorSpec.of(DType.INT8, (1, WINDOW, CHANNELS), 0.25, -1))
     main = model(**SCORES, front_end=(2, first.id[:8]), front_params=b"\x01")

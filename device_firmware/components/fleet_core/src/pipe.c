@@ -175,7 +175,8 @@ static void read_scores(struct fc_pipe *p, const struct fc_buf *out, uint64_t no
         return;
     for (uint32_t i = 0; i < n; i++) {
         float v = fc_quant_get(&p->out, out->p, i) * 10000.0f + 0.5f;
-        r->scores[i] = !(v > 0) ? 0 : v > 10000.0f ? 10000 : (uint16_t)v;
+        uint32_t e4 = !(v > 0) ? 0 : v > 10000.0f ? 10000 : (uint32_t)v; /* NaN: 0 */
+        r->scores[i] = (uint16_t)e4;
     }
     r->n_scores = n;
     if (p->decides)

@@ -243,6 +243,10 @@ void fc_tele_cut(struct fc_core *core, uint8_t slot) {
     memset(&a->alarm, 0, sizeof a->alarm);
     a->alarm_told = 0;
     a->pipe.model = NULL;
+    /* One arena for all slots: another model in one of them rebuilds it, and streams start anew. */
+    for (uint8_t s = 0; s < FC_SLOTS; s++)
+        if (core->app[s])
+            core->app[s]->pipe.stale = 1;
 }
 
 static int step_slot(struct fc_core *core, uint8_t slot) {
