@@ -262,6 +262,13 @@ MUTANTS = (
         "int is_enough = passed_ms",
         "test_trial::test_probation_needs_inferences_seconds_and_a_report_over_a_new_connection",
     ),
+    Mutant(
+        "an entry for the candidate under trial looks like a new offer",
+        "accept.c",
+        "if ((core->job.group >> slot & 1) &&",
+        "if ((core->job.group >> slot & 1) > 1 &&",
+        "test_records::test_an_entry_that_names_the_candidate_takes_over_its_trial",
+    ),
     # --- untrusted bytes -----------------------------------------------------------------------
     Mutant(
         "trailing bytes are accepted",

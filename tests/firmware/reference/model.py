@@ -98,11 +98,12 @@ class Device:
         if is_same:
             return
         self.is_given_up = False
-        if self.phase is Phase.TRIAL and target and target.version == self.idle_bank.version:
-            self.trial_attempt = target.attempt
-            self._show("TRIAL")
-        elif self.phase is Phase.TRIAL:
-            self._show("OFFERED" if target else "IDLE")
+        if self.phase is Phase.TRIAL:
+            if not target or target.version == self.idle_bank.version:
+                self._name_trial()
+                self._show("TRIAL")
+            else:
+                self._show("OFFERED")
         elif not is_going_on:
             self.have = 0
             self.look()
@@ -250,7 +251,7 @@ class Device:
     def _test(self) -> None:
         candidate = self.idle_bank.version
         assert candidate
-        if self.target and self.target.version == candidate and self.state != "TRIAL":
+        if not self.target or self.target.version == candidate:
             self._show("TRIAL")
         if candidate.seq < max(self.floor, self.least_seq):
             self._fail("floor" if candidate.seq < self.floor else "sequence")
