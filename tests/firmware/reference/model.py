@@ -92,8 +92,6 @@ class Device:
         """A newer desired document was accepted."""
         self.desired_counter = counter
         is_same = self.target == target
-        is_going_on = self.target and target and self.state in ("DOWNLOADING", "DEFERRED")
-        is_going_on = is_going_on and self._what(self.target) == self._what(target)
         self.target = target
         if is_same:
             return
@@ -104,13 +102,9 @@ class Device:
                 self._show("TRIAL")
             else:
                 self._show("OFFERED")
-        elif not is_going_on:
+        else:
             self.have = 0
             self.look()
-
-    @staticmethod
-    def _what(target: Target | None) -> tuple[str, Version | None]:
-        return (target.action, target.version) if target else ("", None)
 
     def on_command(self, counter: int) -> None:
         """A command was accepted."""
@@ -205,15 +199,9 @@ class Device:
         if target.action == "back" and not is_held:
             self._refuse("not_in_bank")
             return
-        if version.seq < self.floor:
-            self._refuse("floor")
-            return
-        if version.seq < self.least_seq:
-            self._refuse("sequence")
-            return
-        is_older = version.seq < self.seq or (version.seq == self.seq and version.id != self.seq_id)
-        if target.action == "run" and is_older:
-            self._refuse("sequence")
+        refused = self._judge(target)
+        if refused:
+            self._refuse(refused)
             return
         if is_held:
             self.have = 2
@@ -222,6 +210,17 @@ class Device:
         self.phase, self.other, self.is_usable = Phase.FETCH, version.id[:16], False
         self.idle_bank.version = version
         self._fetch()
+
+    def _judge(self, target: Target) -> str:
+        """Why the target's version may not run here, or nothing."""
+        version = target.version
+        assert version
+        if version.seq < self.floor:
+            return "floor"
+        is_older = version.seq < self.seq or (version.seq == self.seq and version.id != self.seq_id)
+        if version.seq < self.least_seq or (target.action == "run" and is_older):
+            return "sequence"
+        return ""
 
     def _fetch(self) -> None:
         bank = self.idle_bank
@@ -237,6 +236,10 @@ class Device:
         assert self.target.version
         if self.board:
             self._show("DEFERRED", self.board)
+            return
+        refused = self._judge(self.target)  # again: trust went on while it waited
+        if refused:
+            self._refuse(refused)
             return
         self.phase, self.attempts, self.cuts, self.inferences = Phase.TRIAL, 0, 0, 0
         self.other = self.target.version.id[:16]
