@@ -28,13 +28,6 @@ void fc_topic_own(const struct fc_core *core, char out[FC_TOPIC_MAX], const char
     fc_text_put(fc_text_put(p, "/"), kind);
 }
 
-size_t fc_aad_own(const struct fc_core *core, uint8_t aad[16 + FC_TOPIC_MAX], const char *kind) {
-    char *topic = (char *)aad + 16;
-    memcpy(aad, core->id->inst, 16);
-    fc_topic_own(core, topic, kind);
-    return 16 + strlen(topic);
-}
-
 /* SUBSCRIBE again brings retained documents again. */
 void fc_watch_own(struct fc_core *core) {
     const struct fc_hal *hal = core->hal;
@@ -62,7 +55,7 @@ static void chain_watch(struct fc_core *core, int on) {
 
 static int roots_signed(struct fc_core *core, const struct fc_cose *cose,
                         const struct fc_role_keys *roots) {
-    return fc_cose_signers(core->hal, FC_K_TRUST, cose, roots, NULL, NULL, 0) >= roots->threshold;
+    return fc_cose_signers(core->hal, FC_K_TRUST, cose, roots, NULL, NULL) >= roots->threshold;
 }
 
 /* A root-signed reset lowers what a name has reached, once, in the record that accepts it. */
@@ -81,7 +74,8 @@ static void apply_resets(struct fc_record *r, const struct fc_trust *t) {
 }
 
 /* FC_OK accepted or held already; FC_ERR_TOO_LARGE, FC_ERR_SCHEMA, FC_ERR_TRUST, FC_ERR_FLASH_IO.
- * Expiry stands in no newer document's way. */
+ * Expiry stands in no newer document's way. p[0..n) is the broker's: hashed as it is, then bounded
+ * by FC_MSG_MAX, walked, and nothing of it counts before the old roots signed it. */
 int fc_accept_trust(struct fc_core *core, const uint8_t *p, size_t n) {
     struct fc_trust *t = &core->tmp.trust;
     struct fc_cose cose;
@@ -150,14 +144,13 @@ int fc_accept_trust(struct fc_core *core, const uint8_t *p, size_t n) {
 static int check_online(struct fc_core *core, enum fc_kind kind, const uint8_t *p, size_t n,
                         struct fc_cose *cose) {
     const struct fc_trust *t = &core->trust;
-    uint8_t aad[16 + FC_TOPIC_MAX];
+    const struct fc_place place = {core->id->inst, core->id->device_id};
     int rc = fc_cose_open(core, kind, p, n, cose);
     if (rc)
         return rc;
     if (!core->has_trust)
         return FC_ERR_TRUST;
-    size_t aad_len = fc_aad_own(core, aad, fc_kind_name(kind));
-    return fc_cose_signers(core->hal, kind, cose, &t->role[FC_ONLINE], t, aad, aad_len)
+    return fc_cose_signers(core->hal, kind, cose, &t->role[FC_ONLINE], t, &place)
                ? FC_OK
                : FC_ERR_SIGNATURE;
 }
@@ -212,7 +205,9 @@ void fc_desired_apply(struct fc_core *core) {
 }
 
 /* FC_OK accepted or held already; FC_ERR_TOO_LARGE, SCHEMA, SIGNATURE, TRUST, SEQUENCE,
- * UNKNOWN_ACTION, FLASH_IO. An expired document is accepted and reported as stale. */
+ * UNKNOWN_ACTION, FLASH_IO. An expired document is accepted and reported as stale. p[0..n) is the
+ * broker's until an online key signed it; then a backend's, which may choose among released models
+ * and nothing else: numbers are bounded by desired.c, and what they name is judged on its own. */
 int fc_accept_desired(struct fc_core *core, const uint8_t *p, size_t n) {
     struct fc_desired *d = &core->tmp.desired;
     struct fc_cose cose;
@@ -253,50 +248,46 @@ int fc_accept_desired(struct fc_core *core, const uint8_t *p, size_t n) {
     return FC_OK;
 }
 
-/* Runs a verb whose counter is persisted, and answers it by an event. The self-test's answer comes
- * later. */
-static int run_verb(struct fc_core *core, const struct fc_command *c) {
+/* Does what a verb says. FC_OK, or the code of the answer; *value = what it found. */
+static int run_verb(struct fc_core *core, const struct fc_command *c, uint32_t *value) {
     const struct fc_hal *hal = core->hal;
-    int64_t ints[] = {(int64_t)(c->verb > INT32_MAX ? INT32_MAX : c->verb), 0, (int64_t)c->counter,
-                      0};
     uint64_t first = c->nargs ? c->args[0] : 0;
-    uint8_t slot = first < FC_SLOTS ? (uint8_t)first : 0, n = 3;
-    uint32_t bytes = 0;
-    int code = FC_OK;
-    int is_for_slot = c->verb == FC_VERB_SELFTEST ||
-                      (c->verb == FC_VERB_PROBE && hal->engine->probe) ||
-                      (c->verb == FC_VERB_CAPTURE && hal->capture);
-    if (is_for_slot && (first >= FC_SLOTS || !fc_running(core, slot))) {
-        code = FC_ERR_NOT_IN_BANK;
-    } else if (c->verb == FC_VERB_IDENTIFY) {
+    uint8_t slot = first < FC_SLOTS ? (uint8_t)first : 255; /* fc_running() knows no such slot */
+    uint32_t verb = c->verb > FC_VERB_LAST ? 0 : (uint32_t)c->verb;
+    if ((verb == FC_VERB_PROBE && !hal->engine->probe) ||
+        (verb == FC_VERB_CAPTURE && !hal->capture))
+        verb = 0;
+    if ((verb == FC_VERB_SELFTEST || verb >= FC_VERB_PROBE) && !fc_running(core, slot))
+        return FC_ERR_NOT_IN_BANK;
+    switch (verb) {
+    case FC_VERB_IDENTIFY:
         hal->identify(hal->ctx);
-    } else if (c->verb == FC_VERB_REBOOT) {
+        return FC_OK;
+    case FC_VERB_REBOOT:
         core->want_reboot = 1;
-    } else if (c->verb == FC_VERB_SELFTEST) {
-        code = fc_check_begin(core, slot, c->counter);
-        if (code == FC_OK)
-            return code;
-    } else if (c->verb == FC_VERB_RESEND) {
+        return FC_OK;
+    case FC_VERB_SELFTEST:
+        return fc_check_begin(core, slot, c->counter);
+    case FC_VERB_RESEND:
         if (c->nargs != 3 || first != core->id->boot || c->args[1] > c->args[2])
-            code = FC_ERR_NOT_IN_BANK; /* another boot's ring is gone */
-        else
-            fc_tele_resend(core, (uint32_t)c->args[1], (uint32_t)c->args[2]);
-    } else if (c->verb == FC_VERB_PROBE) {
-        code = fc_arena_probe(core, slot, &bytes);
-        n = code == FC_OK ? 4 : 3;
-    } else if (c->verb == FC_VERB_CAPTURE && hal->capture) {
-        code = hal->capture(hal->ctx, slot);
-    } else if (c->verb != FC_VERB_REPORT) {
-        code = FC_ERR_UNKNOWN_ACTION;
+            return FC_ERR_NOT_IN_BANK; /* another boot's ring is gone */
+        fc_tele_resend(core, (uint32_t)c->args[1], (uint32_t)c->args[2]);
+        return FC_OK;
+    case FC_VERB_REPORT:
+        return FC_OK; /* a report follows every command */
+    case FC_VERB_PROBE:
+        return fc_arena_probe(core, slot, value);
+    case FC_VERB_CAPTURE:
+        return hal->capture(hal->ctx, slot);
+    default:
+        return FC_ERR_UNKNOWN_ACTION;
     }
-    ints[1] = -code;
-    ints[3] = bytes;
-    fc_event_put(core, FC_EV_COMMAND, -1, ints, n);
-    return code;
 }
 
 /* FC_OK done or done before; FC_ERR_TOO_LARGE, SCHEMA, SIGNATURE, TRUST, SEQUENCE, EXPIRED,
- * UNKNOWN_ACTION, FLASH_IO. At most once: the counter is persisted before the verb runs. */
+ * UNKNOWN_ACTION, FLASH_IO. At most once: the counter is persisted before the verb runs. Who writes
+ * p[0..n) is as for desired; no argument of a verb is used as a length, and a slot is compared with
+ * FC_SLOTS before it is an index. */
 int fc_accept_command(struct fc_core *core, const uint8_t *p, size_t n) {
     struct fc_command *c = &core->tmp.command;
     struct fc_cose cose;
@@ -321,7 +312,12 @@ int fc_accept_command(struct fc_core *core, const uint8_t *p, size_t n) {
         return rc;
     core->last_cmd_counter = c->counter;
     fc_signed_time(core, c->issued);
-    rc = run_verb(core, c);
+    uint32_t value = 0;
+    rc = run_verb(core, c, &value);
+    int64_t ints[] = {(int64_t)(c->verb > INT32_MAX ? INT32_MAX : c->verb), -rc,
+                      (int64_t)c->counter, value};
+    if (rc || c->verb != FC_VERB_SELFTEST) /* whose answer comes when it is done */
+        fc_event_put(core, FC_EV_COMMAND, -1, ints, value ? 4 : 3);
     fc_log(core, 1, FC_LOG_COMMAND, (uint32_t)c->verb, (uint32_t)-rc);
     fc_report_want(core, 2);
     return c->verb < FC_VERB_IDENTIFY || c->verb > FC_VERB_LAST ? FC_ERR_UNKNOWN_ACTION : FC_OK;

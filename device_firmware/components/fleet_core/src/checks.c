@@ -197,7 +197,7 @@ int fc_manifest_check(struct fc_core *core, uint8_t slot, const uint8_t *p, size
     if (!core->has_trust)
         return FC_ERR_TRUST;
     fc_sha256(core->hal, fc_msg(core), n, id);
-    core->detail = fc_cose_signers(core->hal, FC_K_MANIFEST, &cose, role, &core->trust, NULL, 0);
+    core->detail = fc_cose_signers(core->hal, FC_K_MANIFEST, &cose, role, &core->trust, NULL);
     if (core->detail < role->threshold)
         return FC_ERR_SIGNATURE;
     core->detail = 0;

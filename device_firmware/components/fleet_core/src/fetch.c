@@ -137,6 +137,9 @@ static void all_there(struct fc_core *core) {
     fc_job_stage(core, FC_JOB_DIGEST);
 }
 
+/* The broker picks numbers and bytes. A chunk is taken only while chunks are asked for, at an index
+ * below the signed count (<= FC_CHUNKS_MAX, so no product wraps), and when its leaf fits; then it
+ * is read back. */
 static int on_chunk(struct fc_core *core, uint32_t segment, uint32_t index, const uint8_t *p,
                     size_t n) {
     struct fc_job *j = &core->job;
@@ -171,7 +174,8 @@ static int on_chunk(struct fc_core *core, uint32_t segment, uint32_t index, cons
     return FC_OK;
 }
 
-/* A decimal number without leading zeros, up to the next slash; -1 = none. */
+/* A decimal number without leading zeros, up to the next slash; -1 = none. The text is the
+ * broker's: at most five digits are taken, so v < 100,000. */
 static int32_t take_number(const char **p, const char *end) {
     int32_t v = 0;
     const char *start = *p;
@@ -182,6 +186,8 @@ static int32_t take_number(const char **p, const char *end) {
     return v;
 }
 
+/* `rest` is what the broker wrote behind f1/model/: 16 hex digits of the manifest we want, a slash
+ * (so that 17 may be added to rest), and one of three forms. Everything else is dropped. */
 int fc_update_message(struct fc_core *core, const char *rest, size_t rest_len, const uint8_t *p,
                       size_t n) {
     char mid[17];

@@ -98,8 +98,6 @@ int fc_accept_command(struct fc_core *core, const uint8_t *p, size_t n);
 /* Takes over the desired document in core->tmp (also the stored one at boot). */
 void fc_desired_apply(struct fc_core *core);
 void fc_topic_own(const struct fc_core *core, char out[FC_TOPIC_MAX], const char *kind);
-/* Installation id ‖ topic; the topic is text from aad + 16 on. Returns the length. */
-size_t fc_aad_own(const struct fc_core *core, uint8_t aad[16 + FC_TOPIC_MAX], const char *kind);
 /* Text and numbers behind each other; both return where the text ends. */
 char *fc_text_put(char *p, const char *text);
 char *fc_text_number(char *p, uint32_t v);

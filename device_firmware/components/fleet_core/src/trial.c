@@ -45,7 +45,7 @@ static void keep_read(struct fc_core *core) {
 /* --- beginning ----------------------------------------------------------------------- */
 
 /* The next member: its signatures, floor and least seq are checked at every start of a model. */
-static void member(struct fc_core *core) {
+static FC_NOINLINE int member(struct fc_core *core) {
     struct fc_job *j = &core->job;
     uint8_t digest[32];
     int rc = FC_ERR_DIGEST;
@@ -60,12 +60,13 @@ static void member(struct fc_core *core) {
         rc = fc_manifest_check(core, j->slot, NULL, n, FC_CHECK_OTHER, &j->m);
     if (rc) {
         fc_trial_fail(core, rc, core->detail);
-        return;
+        return 1;
     }
     core->slot[j->slot].total = core->slot[j->slot].have = (uint16_t)j->m.chunks;
     core->slot[j->slot].other_seq = j->m.seq;
     core->hal->digest_begin(&j->u.digest);
     fc_job_stage(core, j->again ? FC_JOB_DIGEST : FC_JOB_LOAD);
+    return 1;
 }
 
 static void start(struct fc_core *core, uint8_t group, uint8_t again) {
@@ -82,7 +83,7 @@ static void start(struct fc_core *core, uint8_t group, uint8_t again) {
         if (is_wanted || !slot->target.set) /* else the state is a newer entry's */
             fc_slot_set(core, s, FC_ST_TRIAL, 0, 0);
     }
-    member(core);
+    j->stage = FC_JOB_MEMBER;
 }
 
 /* Row 8: TRIAL in the log before the engine sees a byte. */
@@ -137,8 +138,10 @@ static int record_fail(struct fc_core *core) {
     return fc_log_commit(core);
 }
 
-static int fail_step(struct fc_core *core) {
+static FC_NOINLINE int fail_step(struct fc_core *core) {
     struct fc_job *j = &core->job;
+    EACH(s, core)
+    fc_slot_unload(core, s);
     if (record_fail(core)) {
         fc_job_wait(core, FC_RETRY_MS);
         return 0;
@@ -156,14 +159,12 @@ static int fail_step(struct fc_core *core) {
     return 1;
 }
 
+/* The next step takes the models out of the engine, which no longer runs them, and records it. */
 void fc_trial_fail(struct fc_core *core, int code, uint32_t detail) {
     struct fc_job *j = &core->job;
-    EACH(s, core)
-    fc_slot_unload(core, s);
     j->fail_code = (uint8_t)-code;
     j->fail_detail = detail;
     fc_job_stage(core, FC_JOB_FAIL);
-    fail_step(core);
 }
 
 /* --- testing and probation ----------------------------------------------------------- */
@@ -223,7 +224,7 @@ static int selftest(struct fc_core *core) {
     }
     if (j->todo & (j->todo - 1u)) { /* not the last one */
         j->todo &= (uint8_t)(j->todo - 1u);
-        member(core);
+        fc_job_stage(core, FC_JOB_MEMBER);
         return 1;
     }
     return probation_begin(core);
@@ -252,7 +253,7 @@ static void raise_name(struct fc_core *core, struct fc_record *r, const struct f
 }
 
 /* Row 11: CONFIRMED. One record changes the run banks, seqs and floors together. */
-static int confirm(struct fc_core *core) {
+static FC_NOINLINE int confirm(struct fc_core *core) {
     struct fc_record *r = fc_log_edit(core);
     EACH(s, core) {
         struct fc_rec_slot *rs = &r->slots[s];
@@ -341,6 +342,8 @@ int fc_trial_step(struct fc_core *core) {
     struct fc_job *j = &core->job;
     int rc;
     switch (j->stage) {
+    case FC_JOB_MEMBER:
+        return member(core);
     case FC_JOB_LOAD: /* row 9 */
         rc = fc_model_load(core, 2);
         if (!rc)

@@ -360,7 +360,7 @@ static int blob_ok(struct fc_core *core) {
 }
 
 /* Row 7: hashed from flash, one sector a step; nothing is persisted. */
-static int digest(struct fc_core *core) {
+static FC_NOINLINE int digest(struct fc_core *core) {
     struct fc_job *j = &core->job;
     const struct fc_hal *hal = core->hal;
     uint8_t got[32];
@@ -393,7 +393,7 @@ static int digest(struct fc_core *core) {
     return 1;
 }
 
-static int next_slot(struct fc_core *core) {
+static FC_NOINLINE int next_slot(struct fc_core *core) {
     uint64_t now = fc_clock(core);
     /* A trial that a reset interrupted goes first: the arena may hold only one model. */
     if (core->want_trial) {

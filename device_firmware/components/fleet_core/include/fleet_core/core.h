@@ -109,6 +109,7 @@ enum fc_stage {
     FC_JOB_REHASH,
     FC_JOB_CHUNKS,
     FC_JOB_DIGEST,
+    FC_JOB_MEMBER, /* the next slot of a trial: its manifest is judged */
     FC_JOB_LOAD,
     FC_JOB_SELFTEST,
     FC_JOB_PROBATION,
