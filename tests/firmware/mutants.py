@@ -308,8 +308,8 @@ MUTANTS = (
     Mutant(
         "a desired document of another installation or topic passes",
         "accept.c",
-        "return fc_cose_signers(core->hal, kind, cose, &t->role[FC_ONLINE], t, aad, aad_len)",
-        "return fc_cose_signers(core->hal, kind, cose, &t->role[FC_ONLINE], t, aad, aad_len) <= 9",
+        "return fc_cose_signers(core->hal, kind, cose, &t->role[FC_ONLINE], t, &place)",
+        "return fc_cose_signers(core->hal, kind, cose, &t->role[FC_ONLINE], t, &place) <= 9",
         "test_vectors::test_desired",
     ),
     Mutant(
@@ -343,8 +343,8 @@ MUTANTS = (
     Mutant(
         "the topic is left out of what the MAC protects",
         "cose.c",
-        "    fc_out_bytes(&out, aad, aad_len);",
-        "    fc_out_bytes(&out, aad, kind > FC_K_CMD ? 16 : aad_len);",
+        "fc_out_raw(out, place->device_id, strlen(place->device_id));",
+        "fc_out_raw(out, place->device_id, kind > FC_K_CMD ? 0 : strlen(place->device_id));",
         "test_reports::test_reports_are_retained_and_numbered",
     ),
 )

@@ -1,7 +1,7 @@
 """The attacker table of the wire protocol, at the device: what each can do, and what it must never reach.
 
-Rows about brokers, accounts and backends (other devices' topics, client ids, shared subscriptions) are tested where
-those are. Here a whole device stands on a bench, with real signatures, and the attacker owns everything else.
+Rows about brokers, accounts and backends (other devices' topics, client ids, shared subscriptions) are tested
+where those are. Here a device stands on a bench, with real signatures; the attacker owns everything else.
 """
 
 from __future__ import annotations
