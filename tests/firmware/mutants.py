@@ -262,6 +262,13 @@ MUTANTS = (
         "int is_enough = passed_ms",
         "test_trial::test_probation_needs_inferences_seconds_and_a_report_over_a_new_connection",
     ),
+    Mutant(
+        "an entry for the candidate under trial looks like a new offer",
+        "accept.c",
+        "if ((core->job.group >> slot & 1) &&",
+        "if ((core->job.group >> slot & 1) > 1 &&",
+        "test_records::test_an_entry_that_names_the_candidate_takes_over_its_trial",
+    ),
     # --- untrusted bytes -----------------------------------------------------------------------
     Mutant(
         "trailing bytes are accepted",
@@ -301,8 +308,8 @@ MUTANTS = (
     Mutant(
         "a desired document of another installation or topic passes",
         "accept.c",
-        "return fc_cose_signers(core->hal, kind, cose, &t->role[FC_ONLINE], t, aad, aad_len)",
-        "return fc_cose_signers(core->hal, kind, cose, &t->role[FC_ONLINE], t, aad, aad_len) <= 9",
+        "return fc_cose_signers(core->hal, kind, cose, &t->role[FC_ONLINE], t, &place)",
+        "return fc_cose_signers(core->hal, kind, cose, &t->role[FC_ONLINE], t, &place) <= 9",
         "test_vectors::test_desired",
     ),
     Mutant(
@@ -336,8 +343,8 @@ MUTANTS = (
     Mutant(
         "the topic is left out of what the MAC protects",
         "cose.c",
-        "    fc_out_bytes(&out, aad, aad_len);",
-        "    fc_out_bytes(&out, aad, kind > FC_K_CMD ? 16 : aad_len);",
+        "fc_out_raw(out, place->device_id, strlen(place->device_id));",
+        "fc_out_raw(out, place->device_id, kind > FC_K_CMD ? 0 : strlen(place->device_id));",
         "test_reports::test_reports_are_retained_and_numbered",
     ),
 )

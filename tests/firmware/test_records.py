@@ -97,6 +97,10 @@ def test_an_entry_that_names_the_candidate_takes_over_its_trial(rig: Rig) -> Non
     rig.restart(Reset.SLEEP)
     after = rig.slot()
     assert (after.state, after.attempt, after.have, after.total) == (State.TRIAL, 3, 5, 5)
+    rig.want()
+    assert rig.slot().state == State.TRIAL, "nothing else is asked for"
+    rig.restart(Reset.SLEEP)
+    assert rig.slot().state == State.TRIAL
     rig.want(DesiredEntry(Action.RUN, second.id, attempt=4))
     rig.core.sample(0, us=1, failed=True)
     rig.run()

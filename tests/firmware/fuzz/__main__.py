@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.firmware.fuzz.fuzzing import NEEDS, Fuzzer, find_clang
 from tests.firmware.fuzz.seeds import CORPUS, TARGETS, seeds
 
-CORPUS_MAX_BYTES = 200_000
+CORPUS_MAX_BYTES = 60_000
 """Of one committed corpus file; the shortest inputs win."""
 
 

@@ -108,12 +108,8 @@ class Fuzzer:
         assert states, done.stderr[-2000:]
         return Run(target, int(inputs[1]), int(states[-1][0]), int(states[-1][1]))
 
-    def replay(self, target: str) -> Run:
-        """Every seed and every corpus input once."""
-        return self.run(target, "-runs=0", folders=[self.start_inputs(target)], limit_s=200)
-
     def search(self, target: str, seconds: int, *, seed: int = 0) -> Run:
-        """Look for new inputs for a while; what is found stays in the folder of inputs."""
+        """Run every seed and corpus input, then look for new ones; what is found stays in the folder."""
         options = [f"-max_total_time={seconds}", f"-seed={seed}"]
         return self.run(target, *options, folders=[self.start_inputs(target)], limit_s=seconds + 200)
 

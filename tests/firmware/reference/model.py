@@ -92,24 +92,19 @@ class Device:
         """A newer desired document was accepted."""
         self.desired_counter = counter
         is_same = self.target == target
-        is_going_on = self.target and target and self.state in ("DOWNLOADING", "DEFERRED")
-        is_going_on = is_going_on and self._what(self.target) == self._what(target)
         self.target = target
         if is_same:
             return
         self.is_given_up = False
-        if self.phase is Phase.TRIAL and target and target.version == self.idle_bank.version:
-            self.trial_attempt = target.attempt
-            self._show("TRIAL")
-        elif self.phase is Phase.TRIAL:
-            self._show("OFFERED" if target else "IDLE")
-        elif not is_going_on:
+        if self.phase is Phase.TRIAL:
+            if not target or target.version == self.idle_bank.version:
+                self._name_trial()
+                self._show("TRIAL")
+            else:
+                self._show("OFFERED")
+        else:
             self.have = 0
             self.look()
-
-    @staticmethod
-    def _what(target: Target | None) -> tuple[str, Version | None]:
-        return (target.action, target.version) if target else ("", None)
 
     def on_command(self, counter: int) -> None:
         """A command was accepted."""
@@ -204,15 +199,9 @@ class Device:
         if target.action == "back" and not is_held:
             self._refuse("not_in_bank")
             return
-        if version.seq < self.floor:
-            self._refuse("floor")
-            return
-        if version.seq < self.least_seq:
-            self._refuse("sequence")
-            return
-        is_older = version.seq < self.seq or (version.seq == self.seq and version.id != self.seq_id)
-        if target.action == "run" and is_older:
-            self._refuse("sequence")
+        refused = self._judge(target)
+        if refused:
+            self._refuse(refused)
             return
         if is_held:
             self.have = 2
@@ -221,6 +210,17 @@ class Device:
         self.phase, self.other, self.is_usable = Phase.FETCH, version.id[:16], False
         self.idle_bank.version = version
         self._fetch()
+
+    def _judge(self, target: Target) -> str:
+        """Why the target's version may not run here, or nothing."""
+        version = target.version
+        assert version
+        if version.seq < self.floor:
+            return "floor"
+        is_older = version.seq < self.seq or (version.seq == self.seq and version.id != self.seq_id)
+        if version.seq < self.least_seq or (target.action == "run" and is_older):
+            return "sequence"
+        return ""
 
     def _fetch(self) -> None:
         bank = self.idle_bank
@@ -237,6 +237,10 @@ class Device:
         if self.board:
             self._show("DEFERRED", self.board)
             return
+        refused = self._judge(self.target)  # again: trust went on while it waited
+        if refused:
+            self._refuse(refused)
+            return
         self.phase, self.attempts, self.cuts, self.inferences = Phase.TRIAL, 0, 0, 0
         self.other = self.target.version.id[:16]
         self._name_trial()
@@ -250,7 +254,7 @@ class Device:
     def _test(self) -> None:
         candidate = self.idle_bank.version
         assert candidate
-        if self.target and self.target.version == candidate and self.state != "TRIAL":
+        if not self.target or self.target.version == candidate:
             self._show("TRIAL")
         if candidate.seq < max(self.floor, self.least_seq):
             self._fail("floor" if candidate.seq < self.floor else "sequence")

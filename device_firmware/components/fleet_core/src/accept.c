@@ -181,9 +181,9 @@ static void retarget(struct fc_core *core, uint8_t slot, const struct fc_target 
     if (same)
         return;
     s->given_up = 0;
-    if ((core->job.group >> slot & 1) && t->set &&
-        memcmp(core->rec.slots[slot].other_id, t->id, 16) == 0) {
-        s->trial_attempt = t->attempt; /* it names what is in its trial: as after a reset */
+    if ((core->job.group >> slot & 1) &&
+        (!t->set || memcmp(core->rec.slots[slot].other_id, t->id, 16) == 0)) {
+        s->trial_attempt = t->attempt; /* no other model is asked for: as after a reset */
         fc_slot_set(core, slot, FC_ST_TRIAL, 0, 0);
         return;
     }
