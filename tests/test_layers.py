@@ -19,6 +19,7 @@ BARE = [
     "fleet.mqtt.codec.names",
     "fleet.mqtt.codec.reported",
     "fleet.mqtt.codec.shape",
+    "fleet.mqtt.codec.sketch",
     "fleet.mqtt.codec.telemetry",
     "fleet.mqtt.topics",
     "ota.chunking",

@@ -139,7 +139,33 @@ def bind(module: Any) -> None:
         ffi.from_handle(ctx).engine.unload(slot)
         return 0
 
-    for function in (send, watch, unwatch, reconnect, may_switch, check, load, invoke, reset, unload):
+    def probe(ctx: Any, slot: int, model: Any, n: int, spec: Any, least: Any) -> int:
+        try:
+            found = ffi.from_handle(ctx).engine.probe(slot, bytes(ffi.buffer(model, n)), model_of(ffi, spec))
+        except EngineError as error:
+            return code_of(error)
+        least[0] = found
+        return 0
+
+    def capture(ctx: Any, slot: int) -> int:
+        ffi.from_handle(ctx).port.capture(slot)
+        return 0
+
+    functions = (
+        send,
+        watch,
+        unwatch,
+        reconnect,
+        may_switch,
+        check,
+        load,
+        invoke,
+        reset,
+        unload,
+        probe,
+        capture,
+    )
+    for function in functions:
         ffi.def_extern(name=f"fc_py_{function.__name__}", error=ERR_PORT)(function)
     for procedure in (reboot, identify, log):
         ffi.def_extern(name=f"fc_py_{procedure.__name__}")(procedure)

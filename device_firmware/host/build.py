@@ -59,6 +59,8 @@ extern "Python" int fc_py_invoke(void *, int, const uint8_t *const *, const uint
                                  uint32_t, uint32_t *, int, uint32_t *);
 extern "Python" int fc_py_reset(void *, int);
 extern "Python" int fc_py_unload(void *, int);
+extern "Python" int fc_py_probe(void *, int, const uint8_t *, uint32_t, const struct fh_model *, uint32_t *);
+extern "Python" int fc_py_capture(void *, int);
 """
 
 

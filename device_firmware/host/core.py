@@ -296,7 +296,16 @@ class Core:
             raw.roots[index] = root
         for index, capacity in enumerate(ident.slot_capacity):
             raw.slot_capacity[index] = capacity
-        for name in ("chip", "least_trust_version", "boot", "arena_bytes", "probation_n", "probation_s"):
+        numbers = (
+            "chip",
+            "least_trust_version",
+            "boot",
+            "arena_bytes",
+            "heap_floor",
+            "probation_n",
+            "probation_s",
+        )
+        for name in numbers:
             setattr(raw, name, getattr(ident, name))
         ops = encode_operators(ident.operators)
         ops_raw = ffi.new("uint8_t[]", ops)
@@ -312,6 +321,10 @@ class Core:
             setattr(port, name, getattr(lib, f"fc_py_{name}"))
         for name in ("check", "load", "invoke", "reset", "unload"):
             setattr(port, f"engine_{name}", getattr(lib, f"fc_py_{name}"))
+        if hasattr(self._anchor.engine, "probe"):
+            port.engine_probe = lib.fc_py_probe
+        if hasattr(self._anchor.port, "capture"):
+            port.capture = lib.fc_py_capture
         return port
 
 

@@ -78,6 +78,7 @@ static int take_ident(struct fh *h, const struct fh_ident *in) {
     id->n_roots = in->n_roots;
     id->root_threshold = in->root_threshold;
     id->arena_bytes = in->arena_bytes;
+    id->heap_floor = in->heap_floor;
     id->probation_n = in->probation_n;
     id->probation_s = in->probation_s;
     if (in->ops_len)
@@ -148,7 +149,8 @@ int fh_boot(struct fh *h, int reset_reason, uint32_t raw) {
         memset(h->keep, 0, 64);
     struct fc_memory memory = {.ring = h->ring, .ring_bytes = sizeof h->ring};
     for (uint32_t s = 0; s < FC_SLOTS; s++)
-        memory.app[s] = &h->app[s];
+        if (h->nor.capacity[FC_BANK0 + 2 * s])
+            memory.app[s] = &h->app[s];
     return fc_core_boot(&h->core, &h->hal, &h->ident, &memory);
 }
 

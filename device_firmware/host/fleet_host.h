@@ -27,7 +27,8 @@ struct fh_ident {
     uint8_t mac_key[32];
     uint32_t least_trust_version;
     uint32_t boot;             /* this boot's number, counted by the caller */
-    uint32_t arena_bytes;      /* largest tensor arena of the class */
+    uint32_t arena_bytes;      /* largest tensor arena of the class, shared by all slots */
+    uint32_t heap_floor;       /* no switch and no probation with less free heap, 0 = none */
     uint32_t slot_capacity[4]; /* model + golden blob, bytes, whole chunks; 0 = no such slot */
     uint32_t probation_n;      /* least inferences in probation */
     uint32_t probation_s;      /* least seconds in probation */
@@ -94,6 +95,10 @@ struct fh_port {
                          uint32_t *us);
     int (*engine_reset)(void *ctx, int slot);
     int (*engine_unload)(void *ctx, int slot);
+    /* May be NULL: the smallest arena that the loaded model needs. */
+    int (*engine_probe)(void *ctx, int slot, const uint8_t *model, uint32_t n,
+                        const struct fh_model *spec, uint32_t *bytes);
+    int (*capture)(void *ctx, int slot); /* may be NULL: keep the next window of raw input */
 };
 
 /* One inference, for telemetry and probation. */

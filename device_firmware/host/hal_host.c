@@ -247,6 +247,21 @@ static int engine_unload(void *ctx, uint8_t slot) {
     return port->engine_unload(port->ctx, slot);
 }
 
+static int engine_probe(void *ctx, uint8_t slot, const uint8_t *model, uint32_t n,
+                        const struct fc_model *m, uint32_t *bytes) {
+    const struct fh_port *port = &((struct fh *)ctx)->port;
+    struct fh_model spec;
+    fh_model_fill(&spec, m);
+    int rc = port->engine_probe(port->ctx, slot, model, n, &spec, bytes);
+    return rc < 0 ? rc : FC_OK;
+}
+
+static int hal_capture(void *ctx, uint8_t slot) {
+    const struct fh_port *port = &((struct fh *)ctx)->port;
+    int rc = port->capture(port->ctx, slot);
+    return rc < 0 ? rc : FC_OK;
+}
+
 /* --- keep
  * ----------------------------------------------------------------------------------------- */
 
@@ -283,6 +298,7 @@ void fh_hal_init(struct fh *h) {
         .invoke = engine_invoke,
         .reset = engine_reset,
         .unload = engine_unload,
+        .probe = h->port.engine_probe ? engine_probe : NULL,
     };
     h->hal = (struct fc_hal){
         .ctx = h,
@@ -310,6 +326,7 @@ void fh_hal_init(struct fh *h) {
         .heap_free = hal_heap_free,
         .rssi = hal_rssi,
         .identify = hal_identify,
+        .capture = h->port.capture ? hal_capture : NULL,
         .reboot = hal_reboot,
         .log = hal_log,
         .engine = &h->engine,

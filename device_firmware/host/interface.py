@@ -165,7 +165,7 @@ class Ident:
 
     operators: builtin codes rising, then (32, name) pairs by name (SPEC.md section 6, manifest 12). boot: the
     number of this boot, stored by the caller. slot_capacity: bytes for model and golden blob, whole
-    chunks, 0 = no slot.
+    chunks, 0 = no slot. heap_floor: with less free heap no model is switched and none gets through probation.
     """
 
     device_id: str
@@ -181,13 +181,18 @@ class Ident:
     least_trust_version: int = 1
     operators: tuple[int | tuple[int, str], ...] = ()
     arena_bytes: int = 128 * 1024
+    heap_floor: int = 0
     slot_capacity: tuple[int, ...] = (376832,)
     probation_n: int = 5
     probation_s: int = 5
 
 
 class Engine(Protocol):
-    """Runs models for the core. `EngineError(code)` refuses; any other exception counts as load_failed."""
+    """Runs models for the core. `EngineError(code)` refuses; any other exception counts as load_failed.
+
+    An engine may also have `probe(slot, model, spec) -> int`, the smallest arena that the loaded model needs;
+    without it the command `probe arena` answers `unknown_action`.
+    """
 
     def check(self, model: bytes) -> None:
         """Look at the bytes without running them."""

@@ -71,6 +71,29 @@ def cuts(path: Path) -> Path:
     return write(path, items)
 
 
+def groups(path: Path) -> Path:
+    """The scenario of groups.c: A and B run, then D and E come together, or D and F, which is bad."""
+    made = {
+        name: rig.artifact(seq, name=name.lower(), data=name.encode() * size, slot=slot, floor=1)
+        for name, seq, size, slot in (("A", 3, 100, 0), ("B", 3, 5000, 1), ("D", 4, 5000, 0))
+    }
+    made["E"] = rig.artifact(4, name="e", data=b"E" * 100, slot=1, floor=2)
+    made["F"] = rig.artifact(5, name="f", data=b"F" * 100, slot=1)
+    own = topics.desired(rig.DEVICE)
+    items = [(RETAINED, topics.TRUST, rig.signed_trust(rig.trust()))]
+    for item in made.values():
+        items += [(RETAINED, topic, payload) for topic, payload in item.publications().items()]
+    for kind, pair, not_before in ((2, "AB", 0), (3, "DE", rig.NOW), (4, "DF", rig.NOW)):
+        entries = {
+            slot: DesiredEntry(Action.RUN, made[name].id, not_before=not_before, attempt=kind)
+            for slot, name in enumerate(pair)
+        }
+        document = Desired(rig.DEVICE, 1 << 40 | kind, 1, issued=rig.NOW, entries=entries)
+        items.append((kind, own, sign_desired(document, rig.ONLINE, installation_id=rig.INSTALLATION)))
+    items += [(7, topics.cmd(rig.DEVICE), command(number)) for number in range(1, 17)]
+    return write(path, items)
+
+
 def judged(path: Path) -> Path:
     """The scenario of judge.c: good documents, and the shared vectors as seeds."""
     model = models()["A"]

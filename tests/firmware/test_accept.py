@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import pytest
 
-from device_firmware.host.core import CODES, Reset, State
+from device_firmware.host.core import CODES, Model, Reset, State
 from fleet.mqtt import topics
 from fleet.mqtt.codec import cose
-from fleet.mqtt.codec.names import Action, CommandVerb, ConfigKey
+from fleet.mqtt.codec.names import Action, CommandVerb, ConfigKey, EventKind
 from ota.desired import Desired, DesiredEntry
 from ota.trust import TrustDocument, sign_trust
 from tests.firmware import record
@@ -19,7 +19,9 @@ from tests.firmware.rig import (
     NOW,
     ONLINE,
     ROOTS,
+    Port,
     Rig,
+    ScriptedEngine,
     artifact,
     keypair,
     signed_trust,
@@ -75,13 +77,52 @@ def test_a_device_that_slept_through_a_rotation_walks_the_chain(rig: Rig) -> Non
     third = sign_trust(trust(version=3, roots=public).encode(), new[:2])
     rig.port.retained[topics.trust_version(2)] = second
     assert rig.deliver(topics.TRUST, third) == -CODES["trust"]
-    assert rig.core.state().trust_version == 2, "the chain was asked for at once"
-    rig.reconnect()
-    assert rig.core.state().trust_version == 3
+    assert rig.core.state().trust_version == 3, "the chain was asked for at once, and the newest again"
     item = artifact(1)
     rig.stage(item)
     assert rig.want(DesiredEntry(Action.RUN, item.id, attempt=1), version=3) == 0
     rig.confirm()
+
+
+def rotations(count: int) -> list[bytes]:
+    """Trust documents 2, 3, ..: each with new roots, signed by their threshold and the one before."""
+    made, before = [], ROOTS
+    for version in range(2, 2 + count):
+        after = [keypair(f"root {version} {i}") for i in range(3)]
+        document = trust(version=version, roots=tuple(key.public_key for key in after))
+        made.append(sign_trust(document.encode(), [*before[:2], *after[:2]]))
+        before = after
+    return made
+
+
+def test_a_device_walks_a_chain_of_rotations_of_all_roots(rig: Rig) -> None:
+    chain = rotations(5)
+    for version, message in enumerate(chain, 2):
+        rig.port.retained[topics.trust_version(version)] = message
+    rig.deliver(topics.TRUST, chain[-1])
+    assert rig.core.state().trust_version == 6
+    assert refusal(rig) == "none"
+    assert not any(topic.startswith("f1/trust/") for topic in rig.port.subscriptions)
+
+
+def test_a_chain_with_a_missing_link_ends_before_it_and_goes_on_when_it_comes(rig: Rig) -> None:
+    chain = rotations(4)
+    for version in (2, 4, 5):
+        rig.port.retained[topics.trust_version(version)] = chain[version - 2]
+    rig.deliver(topics.TRUST, chain[-1])
+    assert rig.core.state().trust_version == 2
+    assert refusal(rig) == "trust"
+    rig.deliver(topics.trust_version(3), chain[1])
+    assert rig.core.state().trust_version == 5
+
+
+@pytest.mark.parametrize("missing", ["old", "new"])
+def test_a_rotation_needs_the_thresholds_of_the_old_and_of_the_new_roots(missing: str, rig: Rig) -> None:
+    new = [keypair(f"new{i}") for i in range(3)]
+    document = trust(version=2, roots=tuple(key.public_key for key in new))
+    keys = [ROOTS[0], *new[:2]] if missing == "old" else [*ROOTS[:2], new[0]]
+    assert rig.deliver(topics.TRUST, sign_trust(document.encode(), keys)) == -CODES["trust"]
+    assert rig.core.state().trust_version == 1
 
 
 def test_a_desired_document_of_a_trust_version_to_come_is_taken_when_that_came(rig: Rig) -> None:
@@ -96,7 +137,7 @@ def test_a_desired_document_of_a_trust_version_to_come_is_taken_when_that_came(r
     assert refusal(rig) == "none"
 
 
-def test_nothing_is_taken_before_a_trust_document_is_held(tmp_path: Any) -> None:
+def test_nothing_is_taken_before_a_trust_document_is_held(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.start()
     item = artifact(1)
@@ -259,6 +300,53 @@ def test_a_verb_that_this_firmware_lacks_says_so(verb: CommandVerb, rig: Rig) ->
     rig.command(verb, 0)
     assert results(rig) == [(verb, CODES["unknown_action"])]
     assert refusal(rig) == "none"
+
+
+class ProbingEngine(ScriptedEngine):
+    """Says how little arena its models need."""
+
+    def probe(self, slot: int, model: bytes, spec: Model) -> int:
+        assert self.loaded[slot] == model
+        self.calls.append("probe")
+        return 9_000 + spec.seq
+
+
+class CapturingPort(Port):
+    """A board that can keep a window of raw input; its slots are kept in `watches`."""
+
+    def capture(self, slot: int) -> None:
+        self.watches.append(f"capture {slot}")
+
+
+def test_an_arena_probe_answers_with_the_bytes_and_loads_the_model_again(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, engine=ProbingEngine())
+    rig.start()
+    rig.give_trust()
+    rig.command(CommandVerb.PROBE_ARENA, 0)
+    rig.offer(artifact(1))
+    rig.command(CommandVerb.PROBE_ARENA, 0)
+    rig.confirm()
+    loads = rig.engine.calls.count("load")
+    rig.command(CommandVerb.PROBE_ARENA, 0)
+    found = [event for event in rig.events() if event.kind == EventKind.COMMAND_RESULT]
+    assert [event.fields["code"] for event in found] == [CODES["not_in_bank"], CODES["busy"], 0]
+    assert found[-1].fields["value"] == 9_001
+    assert rig.engine.calls.count("load") == loads + 1
+    assert rig.core.running(0) is not None
+
+
+def test_a_capture_goes_to_the_port(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.port = CapturingPort()
+    rig.core.close()
+    rig.core = rig._open()
+    rig.start()
+    rig.give_trust()
+    rig.install(artifact(1))
+    rig.command(CommandVerb.CAPTURE_WINDOW, 0)
+    rig.command(CommandVerb.CAPTURE_WINDOW, 2)
+    assert results(rig) == [(7, 0), (7, CODES["not_in_bank"])]
+    assert [line for line in rig.port.watches if line.startswith("capture")] == ["capture 0"]
 
 
 def test_a_self_test_without_a_model_and_in_a_trial(rig: Rig) -> None:

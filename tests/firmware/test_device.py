@@ -99,6 +99,14 @@ def test_a_good_model_is_pulled_confirmed_and_tells_telemetry(backend: Backend, 
         assert {batch.version for batch in batches} == {item.manifest.version}
         assert all(0 < w.lab_n == w.n and 0 <= w.lab_ok <= w.n for w in windows)
         assert all(0 < w.us_mean <= w.us_max < 1_000_000 for w in windows)
+    told = until(
+        lambda: {s.seq: s for b in backend.batches("good") if b.mid == first.mid for s in b.sketches},
+        what="the sketch of the model run that the swap ended",
+    )
+    (drift,) = told.values()
+    assert drift.inputs is not None, "recordings went through the shipped pipeline"
+    assert (len(drift.inputs.channels), drift.inputs.elements) == (6, 100 * drift.n)
+    assert sum(drift.class_hist) == drift.n
     names = backend.states("good")
     assert names.index("DOWNLOADING") < names.index("TRIAL") < names.index("CONFIRMED"), names
     log = devices.log("good")

@@ -50,13 +50,13 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "seq and floor are forgotten when confirming": (
         "trial.c",
-        "    raise_name(r, &j->m);\n",
-        "    memset(r->names, 0, sizeof r->names);\n    raise_name(r, &j->m);\n",
+        "        raise_name(core, r, &core->app[s]->model);\n",
+        "        memset(r->names, 0, sizeof r->names);\n        raise_name(core, r, &core->app[s]->model);\n",
     ),
     "the bank changes before the confirming record": (
         "trial.c",
-        "    rs->phase = FC_PH_TRIAL;\n",
-        "    rs->phase = FC_PH_TRIAL;\n    rs->run_bank = j->bank;\n",
+        "        rs->phase = FC_PH_TRIAL;\n",
+        "        rs->phase = FC_PH_TRIAL;\n        rs->run_bank = fc_bank_idle(core, s);\n",
     ),
 }
 

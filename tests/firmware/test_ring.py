@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections import deque
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from device_firmware.host import build
 from device_firmware.host.core import CODES
 from tests.firmware.stages import Stages, Values
 
@@ -149,3 +152,16 @@ def test_eight_frames_more_do_not_harm_a_window_being_read() -> None:
 def test_a_ring_that_could_not_hold_a_window_is_refused(changes: dict[str, int], code: str) -> None:
     values = {"channels": 1, "window": 8, "hop": 4, "capacity": 16} | changes
     assert Stages().stream_open(integer=False, **values) == CODES[code]
+
+
+def test_two_threads_share_a_ring_without_a_lock(tmp_path: Path) -> None:
+    """A million frames as fast as they come: overruns happen, and no window kept is a mixture."""
+    program = tmp_path / "ring_race"
+    sources = [str(Path(__file__).parent / "c" / "ring_race.c"), str(build.CORE_DIR / "src" / "ring.c")]
+    flags = [*build.STRICT, "-O2", *build.includes()]
+    build.run_compiler([build.compiler(), *flags, *sources, "-pthread", "-o", str(program)])
+    done = subprocess.run([program, "1000000"], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout
+    told = dict(zip(*[iter(done.stdout.split())] * 2, strict=True))
+    assert int(told["windows"]) > 100, done.stdout
+    assert int(told["torn"]) > 0, "the consumer was overtaken inside a window, or nothing was tried"

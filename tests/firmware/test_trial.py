@@ -14,7 +14,7 @@ from ota.desired import DesiredEntry
 from ota.hints import Hints
 from ota.tensors import DType, GoldenVector, TensorSpec
 from tests.firmware import record
-from tests.firmware.rig import IN, Rig, ScriptedEngine, artifact
+from tests.firmware.rig import IN, Rig, ScriptedEngine, artifact, ident
 
 
 def reverted(rig: Rig) -> tuple[int, int]:
@@ -217,16 +217,73 @@ def test_a_report_of_before_the_trial_is_no_proof(rig: Rig) -> None:
     assert len(first_of_new_connection) == 2, "probation made a new connection"
 
 
-def test_probation_without_a_link_goes_on_and_then_ends(rig: Rig) -> None:
+NO_LINK_S = 6 * 3600
+
+
+def lose_the_link(rig: Rig) -> None:
+    """A candidate in probation, whose reports nobody acknowledged, until it ends."""
+    assert rig.slot().phase == Phase.PROBATION
+    rig.core.link(False)
+    rig.infer(3)
+    rig.advance(NO_LINK_S - 3600, step_ms=60_000)
+    assert rig.slot().phase == Phase.PROBATION
+    rig.advance(3700, step_ms=60_000)
+    assert rig.slot().phase == Phase.CONFIRMED
+
+
+def test_a_candidate_without_a_link_is_kept_and_tried_again_when_the_old_model_has_one(rig: Rig) -> None:
+    first, second = artifact(1), artifact(2)
+    rig.install(first)
+    rig.acknowledges = False
+    rig.offer(second, attempt=2)
+    lose_the_link(rig)
+    slot = rig.slot()
+    assert (slot.state, slot.code, slot.detail) == (State.DEFERRED, CODES["no_link"], 1)
+    assert slot.run_id == first.id[:16]
+    rig.restart(connect=False)
+    assert rig.slot().state == State.DEFERRED, "the count is in the record"
+    chunks = {topic for topic in rig.port.retained if topic.count("/") == 4}
+    for topic in chunks:
+        del rig.port.retained[topic]
+    rig.acknowledges = True
+    rig.reconnect()
+    assert rig.slot().phase == Phase.PROBATION, "no chunk was needed again"
+    rig.confirm()
+    assert rig.slot().run_id == second.id[:16]
+
+
+def test_a_candidate_without_a_link_is_given_up_after_three_more_tries(rig: Rig) -> None:
     rig.install(artifact(1))
     rig.acknowledges = False
     rig.offer(artifact(2), attempt=2)
-    rig.core.link(False)
-    rig.infer(3)
-    rig.advance(5 * 3600, step_ms=60_000)
-    assert rig.slot().phase == Phase.PROBATION
-    rig.advance(3700, step_ms=60_000)
+    for _ in range(3):
+        lose_the_link(rig)
+        assert rig.slot().state == State.DEFERRED
+        rig.reconnect()
+    lose_the_link(rig)
     assert reverted(rig)[0] == CODES["no_link"]
+    rig.reconnect()
+    assert reverted(rig)[0] == CODES["no_link"]
+    rig.offer(artifact(2), attempt=3)
+    lose_the_link(rig)
+    assert rig.slot().state == State.DEFERRED, "a higher attempt counts anew"
+
+
+def test_low_heap_defers_the_switch_and_ends_a_probation(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, identity=ident(heap_floor=50_000))
+    rig.core.health(heap_free=49_999, rssi=-60)
+    rig.start()
+    rig.give_trust()
+    rig.offer(artifact(1))
+    assert (rig.slot().state, rig.slot().code) == (State.DEFERRED, CODES["low_heap"])
+    rig.core.health(heap_free=50_000, rssi=-60)
+    rig.advance(3)
+    assert rig.slot().phase == Phase.PROBATION
+    rig.core.health(heap_free=41_000, rssi=-60)
+    rig.advance(1)
+    assert reverted(rig) == (CODES["low_heap"], 41_000)
+    told = [event.detail for event in rig.events() if event.kind.name == "LOW_HEAP"]
+    assert told == [(41_000, 50_000)]
 
 
 def test_configuration_raises_probation_and_never_lowers_it(rig: Rig) -> None:

@@ -21,6 +21,9 @@ DETAIL_FIELDS: dict[EventKind, tuple[str, ...]] = {
 }
 """Names of an event's detail numbers; kinds that are not listed may carry up to 8 numbers without a name."""
 
+OPTIONAL_DETAIL: dict[EventKind, tuple[str, ...]] = {EventKind.COMMAND_RESULT: ("value",)}
+"""Numbers that may follow the named ones: what a verb found, such as the bytes of `probe arena`."""
+
 _MAX_DETAIL = 8
 _SHAPE = Shape("range")
 
@@ -46,7 +49,8 @@ class Event:
     @property
     def fields(self) -> dict[str, int]:
         """The detail numbers by name; empty for kinds without named details."""
-        return dict(zip(DETAIL_FIELDS.get(self.kind, ()), self.detail, strict=False))
+        names = DETAIL_FIELDS.get(self.kind, ()) + OPTIONAL_DETAIL.get(self.kind, ())
+        return dict(zip(names, self.detail, strict=False))
 
 
 def encode_event(event: Event) -> bytes:
@@ -78,7 +82,9 @@ def parse_event(payload: bytes) -> Event:
     fields = _SHAPE.map(item, "event", required=(0, 1, 2, 3, 4, 5, 7), optional=(6,))
     kind = EventKind(_SHAPE.integer(fields[5], "kind", 1, max(EventKind)))
     names = DETAIL_FIELDS.get(kind)
-    least, most = (0, _MAX_DETAIL) if names is None else (len(names), len(names))
+    least, most = 0, _MAX_DETAIL
+    if names is not None:
+        least, most = len(names), len(names) + len(OPTIONAL_DETAIL.get(kind, ()))
     detail = _SHAPE.array(fields[7], "detail", least=least, most=most)
     slot = mid = None
     if 6 in fields:

@@ -88,10 +88,9 @@ static int on_check(void *ctx, const uint8_t *model, uint32_t n) {
 static int on_load(void *ctx, int slot, const uint8_t *model, uint32_t n,
                    const struct fh_model *spec, uint32_t *arena_used) {
     struct bench *b = ctx;
-    (void)slot;
     if (n != spec->size)
         fail("a model of another size is loaded", n, spec->size);
-    b->loaded = model[0];
+    b->loaded = b->loaded_in[slot] = model[0];
     *arena_used = 12000;
     return 0;
 }
@@ -99,11 +98,11 @@ static int on_load(void *ctx, int slot, const uint8_t *model, uint32_t n,
 static int on_invoke(void *ctx, int slot, const uint8_t *const *in, const uint32_t *in_len, int nin,
                      uint8_t *out, uint32_t out_cap, uint32_t *out_len, int nout, uint32_t *us) {
     struct bench *b = ctx;
-    (void)slot;
-    if (b->loaded > 255 || nin != 1 || nout != 1 || in_len[0] < 3 || out_cap < 3)
+    uint32_t loaded = b->loaded_in[slot];
+    if (loaded > 255 || nin != 1 || nout != 1 || in_len[0] < 3 || out_cap < 3)
         fail("invoked without a model", nin, nout);
     for (int i = 0; i < 3; i++)
-        out[i] = (uint8_t)(in[0][i] + (b->loaded == b->bad_model ? 40 : 0));
+        out[i] = (uint8_t)(in[0][i] + (loaded == b->bad_model ? 40 : 0));
     out_len[0] = 3;
     *us = 700;
     return 0;
@@ -116,8 +115,8 @@ static int on_engine_reset(void *ctx, int slot) {
 }
 
 static int on_unload(void *ctx, int slot) {
-    (void)slot;
-    ((struct bench *)ctx)->loaded = 256;
+    struct bench *b = ctx;
+    b->loaded = b->loaded_in[slot] = 256;
     return 0;
 }
 
@@ -173,6 +172,8 @@ static void take_identity(struct bench *b, const struct item *it) {
     for (int i = 0; i < id->n_roots; i++)
         memcpy(id->roots[i], take(&p, end, 32), 32);
     id->slot_capacity[0] = fc_get32(take(&p, end, 4));
+    for (uint32_t i = 1; i < b->slots; i++)
+        id->slot_capacity[i] = id->slot_capacity[0];
     id->least_trust_version = 1;
     id->boot = 1;
     id->arena_bytes = 100000;
@@ -183,6 +184,10 @@ static void take_identity(struct bench *b, const struct item *it) {
 }
 
 void bench_open(struct bench *b, const char *scenario, const char *flash) {
+    bench_open_slots(b, scenario, flash, 1);
+}
+
+void bench_open_slots(struct bench *b, const char *scenario, const char *flash, uint32_t slots) {
     struct fh_port port = {
         .ctx = b,
         .send = on_send,
@@ -203,6 +208,7 @@ void bench_open(struct bench *b, const char *scenario, const char *flash) {
     memset(b, 0, sizeof *b);
     b->bad_model = b->crash_model = b->loaded = 256;
     b->ms = 1000;
+    b->slots = slots;
     read_scenario(b, scenario);
     for (uint32_t i = 0; i < b->n_items; i++) {
         if (b->item[i].kind == 0)
@@ -240,6 +246,8 @@ void bench_boot(struct bench *b, int reason) {
     b->n_tokens = 0;
     b->want_link = 0;
     b->loaded = 256;
+    for (uint32_t i = 0; i < 4; i++)
+        b->loaded_in[i] = 256;
     clock_now(b);
     int rc = fh_boot(b->h, reason, 0);
     if (rc)
@@ -298,8 +306,10 @@ void bench_drive(struct bench *b, uint32_t rounds) {
             bench_link(b, 1);
         }
         if (again && !b->inbox_n) {
-            struct fh_sample s = {0, 0, 800, scores, 3, -1};
-            fh_sample(b->h, &s);
+            for (uint8_t i = 0; i < b->slots; i++) {
+                struct fh_sample s = {i, 0, 800, scores, 3, -1};
+                fh_sample(b->h, &s);
+            }
             b->ms += again < 500 ? again : 500;
             clock_now(b);
         }

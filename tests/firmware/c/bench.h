@@ -37,7 +37,9 @@ struct bench {
     int reboots;
     uint32_t bad_model; /* first byte of a model whose outputs are off; 256 = none */
     uint32_t crash_model;
-    uint32_t loaded; /* first byte of what is loaded, 256 = nothing */
+    uint32_t loaded_in[4]; /* first byte of what a slot has loaded, 256 = nothing */
+    uint32_t slots;        /* that the device has, all of one size */
+    uint32_t loaded;       /* first byte of what is loaded, 256 = nothing */
     uint64_t ms;
     jmp_buf cut;
     uint8_t *snapshot;
@@ -46,6 +48,7 @@ struct bench {
 void fail(const char *what, long a, long b);
 /* Reads the scenario and opens a device on `flash`. */
 void bench_open(struct bench *b, const char *scenario, const char *flash);
+void bench_open_slots(struct bench *b, const char *scenario, const char *flash, uint32_t slots);
 void bench_close(struct bench *b);
 void bench_save(struct bench *b);    /* flash as it is now */
 void bench_restore(struct bench *b); /* and back; ends the running core */

@@ -28,13 +28,6 @@ void fc_topic_own(const struct fc_core *core, char out[FC_TOPIC_MAX], const char
     fc_text_put(fc_text_put(p, "/"), kind);
 }
 
-size_t fc_aad_own(const struct fc_core *core, uint8_t aad[16 + FC_TOPIC_MAX], const char *kind) {
-    char *topic = (char *)aad + 16;
-    memcpy(aad, core->id->inst, 16);
-    fc_topic_own(core, topic, kind);
-    return 16 + strlen(topic);
-}
-
 /* SUBSCRIBE again brings retained documents again. */
 void fc_watch_own(struct fc_core *core) {
     const struct fc_hal *hal = core->hal;
@@ -62,7 +55,7 @@ static void chain_watch(struct fc_core *core, int on) {
 
 static int roots_signed(struct fc_core *core, const struct fc_cose *cose,
                         const struct fc_role_keys *roots) {
-    return fc_cose_signers(core->hal, FC_K_TRUST, cose, roots, NULL, NULL, 0) >= roots->threshold;
+    return fc_cose_signers(core->hal, FC_K_TRUST, cose, roots, NULL, NULL) >= roots->threshold;
 }
 
 /* A root-signed reset lowers what a name has reached, once, in the record that accepts it. */
@@ -81,7 +74,8 @@ static void apply_resets(struct fc_record *r, const struct fc_trust *t) {
 }
 
 /* FC_OK accepted or held already; FC_ERR_TOO_LARGE, FC_ERR_SCHEMA, FC_ERR_TRUST, FC_ERR_FLASH_IO.
- * Expiry stands in no newer document's way. */
+ * Expiry stands in no newer document's way. p[0..n) is the broker's: hashed as it is, then bounded
+ * by FC_MSG_MAX, walked, and nothing of it counts before the old roots signed it. */
 int fc_accept_trust(struct fc_core *core, const uint8_t *p, size_t n) {
     struct fc_trust *t = &core->tmp.trust;
     struct fc_cose cose;
@@ -135,9 +129,13 @@ int fc_accept_trust(struct fc_core *core, const uint8_t *p, size_t n) {
             slot->code == -FC_ERR_EXPIRED || slot->code == -FC_ERR_SEQUENCE)
             slot->given_up = 0;
     }
+    /* The newest comes again: it is this one, or tells that the chain goes on. So does what was
+     * refused for want of this document. */
+    if (core->link)
+        core->hal->watch(core->hal->ctx, "f1/trust", 1);
     if (core->wanted_trust > core->trust.version)
         chain_watch(core, 1);
-    fc_watch_own(core); /* what was refused for want of this document comes again */
+    fc_watch_own(core);
     fc_report_want(core, 2);
     return FC_OK;
 }
@@ -146,14 +144,13 @@ int fc_accept_trust(struct fc_core *core, const uint8_t *p, size_t n) {
 static int check_online(struct fc_core *core, enum fc_kind kind, const uint8_t *p, size_t n,
                         struct fc_cose *cose) {
     const struct fc_trust *t = &core->trust;
-    uint8_t aad[16 + FC_TOPIC_MAX];
+    const struct fc_place place = {core->id->inst, core->id->device_id};
     int rc = fc_cose_open(core, kind, p, n, cose);
     if (rc)
         return rc;
     if (!core->has_trust)
         return FC_ERR_TRUST;
-    size_t aad_len = fc_aad_own(core, aad, fc_kind_name(kind));
-    return fc_cose_signers(core->hal, kind, cose, &t->role[FC_ONLINE], t, aad, aad_len)
+    return fc_cose_signers(core->hal, kind, cose, &t->role[FC_ONLINE], t, &place)
                ? FC_OK
                : FC_ERR_SIGNATURE;
 }
@@ -177,11 +174,14 @@ static void retarget(struct fc_core *core, uint8_t slot, const struct fc_target 
     struct fc_slot *s = &core->slot[slot];
     int same = s->target.set == t->set && s->target.action == t->action &&
                s->target.attempt == t->attempt && memcmp(s->target.id, t->id, 32) == 0;
-    s->target = *t;
     s->look = 1;
+    if (!same)
+        fc_update_retarget(core, slot);
+    s->target = *t;
     if (same)
         return;
     s->given_up = 0;
+    s->ready = 0;
     s->have = s->total = 0;
     fc_slot_set(core, slot, t->set ? FC_ST_OFFERED : FC_ST_IDLE, 0, 0);
 }
@@ -196,11 +196,12 @@ void fc_desired_apply(struct fc_core *core) {
     fc_signed_time(core, d->issued);
     for (uint8_t s = 0; s < FC_SLOTS; s++)
         retarget(core, s, &d->target[s]);
-    fc_update_retarget(core);
 }
 
 /* FC_OK accepted or held already; FC_ERR_TOO_LARGE, SCHEMA, SIGNATURE, TRUST, SEQUENCE,
- * UNKNOWN_ACTION, FLASH_IO. An expired document is accepted and reported as stale. */
+ * UNKNOWN_ACTION, FLASH_IO. An expired document is accepted and reported as stale. p[0..n) is the
+ * broker's until an online key signed it; then a backend's, which may choose among released models
+ * and nothing else: numbers are bounded by desired.c, and what they name is judged on its own. */
 int fc_accept_desired(struct fc_core *core, const uint8_t *p, size_t n) {
     struct fc_desired *d = &core->tmp.desired;
     struct fc_cose cose;
@@ -241,50 +242,49 @@ int fc_accept_desired(struct fc_core *core, const uint8_t *p, size_t n) {
     return FC_OK;
 }
 
-static int32_t selftest_slot(const struct fc_core *core, const struct fc_command *c) {
-    uint64_t slot = c->nargs ? c->args[0] : 0;
-    return slot < FC_SLOTS && fc_running(core, (uint8_t)slot) ? (int32_t)slot : -1;
-}
-
-/* Runs a verb whose counter is persisted. 1 = the answer comes later. */
-static int run_verb(struct fc_core *core, const struct fc_command *c, int *code) {
-    *code = FC_OK;
-    switch (c->verb) {
+/* Does what a verb says. FC_OK, or the code of the answer; *value = what it found. */
+static int run_verb(struct fc_core *core, const struct fc_command *c, uint32_t *value) {
+    const struct fc_hal *hal = core->hal;
+    uint64_t first = c->nargs ? c->args[0] : 0;
+    uint8_t slot = first < FC_SLOTS ? (uint8_t)first : 255; /* fc_running() knows no such slot */
+    uint32_t verb = c->verb > FC_VERB_LAST ? 0 : (uint32_t)c->verb;
+    if ((verb == FC_VERB_PROBE && !hal->engine->probe) ||
+        (verb == FC_VERB_CAPTURE && !hal->capture))
+        verb = 0;
+    if ((verb == FC_VERB_SELFTEST || verb >= FC_VERB_PROBE) && !fc_running(core, slot))
+        return FC_ERR_NOT_IN_BANK;
+    switch (verb) {
     case FC_VERB_IDENTIFY:
-        core->hal->identify(core->hal->ctx);
-        return 0;
+        hal->identify(hal->ctx);
+        return FC_OK;
     case FC_VERB_REBOOT:
         core->want_reboot = 1;
-        return 0;
-    case FC_VERB_SELFTEST: {
-        int32_t slot = selftest_slot(core, c);
-        if (slot < 0)
-            *code = FC_ERR_NOT_IN_BANK;
-        else
-            *code = fc_check_begin(core, (uint8_t)slot, c->counter);
-        return *code == FC_OK;
-    }
+        return FC_OK;
+    case FC_VERB_SELFTEST:
+        return fc_check_begin(core, slot, c->counter);
     case FC_VERB_RESEND:
-        if (c->nargs != 3 || c->args[0] != core->id->boot || c->args[1] > c->args[2])
-            *code = FC_ERR_NOT_IN_BANK; /* another boot's ring is gone */
-        else
-            fc_tele_resend(core, (uint32_t)c->args[1], (uint32_t)c->args[2]);
-        return 0;
+        if (c->nargs != 3 || first != core->id->boot || c->args[1] > c->args[2])
+            return FC_ERR_NOT_IN_BANK; /* another boot's ring is gone */
+        fc_tele_resend(core, (uint32_t)c->args[1], (uint32_t)c->args[2]);
+        return FC_OK;
     case FC_VERB_REPORT:
-        fc_report_want(core, 2);
-        return 0;
+        return FC_OK; /* a report follows every command */
+    case FC_VERB_PROBE:
+        return fc_arena_probe(core, slot, value);
+    case FC_VERB_CAPTURE:
+        return hal->capture(hal->ctx, slot);
     default:
-        *code = FC_ERR_UNKNOWN_ACTION;
-        return 0;
+        return FC_ERR_UNKNOWN_ACTION;
     }
 }
 
 /* FC_OK done or done before; FC_ERR_TOO_LARGE, SCHEMA, SIGNATURE, TRUST, SEQUENCE, EXPIRED,
- * UNKNOWN_ACTION, FLASH_IO. At most once: the counter is persisted before the verb runs. */
+ * UNKNOWN_ACTION, FLASH_IO. At most once: the counter is persisted before the verb runs. Who writes
+ * p[0..n) is as for desired; no argument of a verb is used as a length, and a slot is compared with
+ * FC_SLOTS before it is an index. */
 int fc_accept_command(struct fc_core *core, const uint8_t *p, size_t n) {
     struct fc_command *c = &core->tmp.command;
     struct fc_cose cose;
-    int code = FC_OK;
     int rc = check_online(core, FC_K_CMD, p, n, &cose);
     if (rc)
         return rc;
@@ -306,12 +306,13 @@ int fc_accept_command(struct fc_core *core, const uint8_t *p, size_t n) {
         return rc;
     core->last_cmd_counter = c->counter;
     fc_signed_time(core, c->issued);
-    if (!run_verb(core, c, &code)) {
-        int64_t ints[] = {(int64_t)(c->verb > INT32_MAX ? INT32_MAX : c->verb), -code,
-                          (int64_t)c->counter};
-        fc_event_put(core, FC_EV_COMMAND, -1, ints, 3);
-    }
-    fc_log(core, 1, FC_LOG_COMMAND, (uint32_t)c->verb, (uint32_t)-code);
+    uint32_t value = 0;
+    rc = run_verb(core, c, &value);
+    int64_t ints[] = {(int64_t)(c->verb > INT32_MAX ? INT32_MAX : c->verb), -rc,
+                      (int64_t)c->counter, value};
+    if (rc || c->verb != FC_VERB_SELFTEST) /* whose answer comes when it is done */
+        fc_event_put(core, FC_EV_COMMAND, -1, ints, value ? 4 : 3);
+    fc_log(core, 1, FC_LOG_COMMAND, (uint32_t)c->verb, (uint32_t)-rc);
     fc_report_want(core, 2);
     return c->verb < FC_VERB_IDENTIFY || c->verb > FC_VERB_LAST ? FC_ERR_UNKNOWN_ACTION : FC_OK;
 }

@@ -63,6 +63,8 @@ out:
     return rc;
 }
 
+/* The length comes from flash, which a cut may have torn: it is bounded before it is read, and the
+ * caller compares the digest with one that is signed or in the record. */
 uint32_t fc_message_read(struct fc_core *core, uint8_t area, uint32_t off, uint8_t digest[32]) {
     const struct fc_hal *hal = core->hal;
     uint8_t raw[4];

@@ -92,8 +92,7 @@ static void count_trial(struct fc_core *core, uint8_t slot, struct fc_rec_slot *
     rs->flags &= (uint8_t) ~(FC_FLAG_USABLE | FC_FLAG_REVERTING);
     rs->attempts = 0;
     rs->cuts = 0;
-    int64_t ints[] = {-code, rs->fail_detail};
-    fc_event_put(core, FC_EV_REFUSAL, slot, ints, 2);
+    fc_event_refusal(core, slot, code, rs->fail_detail);
 }
 
 /* Panics in a row of confirmed models; a person's power cycle breaks the row. */
@@ -147,7 +146,7 @@ static void plan_slot(struct fc_core *core, uint8_t slot) {
     if (in_trial(rs) && memcmp(s->target.id, rs->other_id, 16) == 0)
         fc_slot_set(core, slot, FC_ST_TRIAL, 0, 0);
     if (in_trial(rs))
-        s->want_trial = 1;
+        core->want_trial |= (uint8_t)(1u << slot);
     else if (rs->run_bank != FC_NO_BANK)
         s->want_load = core->reset_reason == FC_RST_SLEEP ? 1 : 2;
 }
@@ -180,7 +179,7 @@ int fc_core_boot(struct fc_core *core, const struct fc_hal *hal, const struct fc
         plan_slot(core, s);
     for (uint8_t s = 0; s < FC_SLOTS && !is_counted; s++) {
         /* The count is what protects us: without it nothing is loaded. */
-        core->slot[s].want_trial = core->slot[s].want_load = core->slot[s].look = 0;
+        core->want_trial = core->slot[s].want_load = core->slot[s].look = 0;
         fc_slot_set(core, s, FC_ST_IDLE, FC_ERR_FLASH_IO, 0);
     }
     if (core->safe_mode)

@@ -6,14 +6,17 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Keeps the frame of a big step out of the deepest chain of calls. */
+#define FC_NOINLINE __attribute__((noinline))
+
+/* Out of line (bytes.c): they are called from many places. */
+void fc_put32(uint8_t *p, uint32_t v);
+uint32_t fc_get32(const uint8_t *p);
+int fc_is_zero(const uint8_t *p, size_t n);
+
 static inline void fc_put16(uint8_t *p, uint16_t v) {
     p[0] = (uint8_t)v;
     p[1] = (uint8_t)(v >> 8);
-}
-
-static inline void fc_put32(uint8_t *p, uint32_t v) {
-    for (int i = 0; i < 4; i++)
-        p[i] = (uint8_t)(v >> (8 * i));
 }
 
 static inline void fc_put64(uint8_t *p, uint64_t v) {
@@ -23,10 +26,6 @@ static inline void fc_put64(uint8_t *p, uint64_t v) {
 
 static inline uint16_t fc_get16(const uint8_t *p) {
     return (uint16_t)(p[0] | p[1] << 8);
-}
-
-static inline uint32_t fc_get32(const uint8_t *p) {
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
 static inline uint64_t fc_get64(const uint8_t *p) {
@@ -44,13 +43,6 @@ static inline float fc_get_f32(const uint8_t *p) {
 static inline void fc_put32be(uint8_t *p, uint32_t v) {
     for (int i = 0; i < 4; i++)
         p[i] = (uint8_t)(v >> (24 - 8 * i));
-}
-
-static inline int fc_is_zero(const uint8_t *p, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (p[i])
-            return 0;
-    return 1;
 }
 
 #endif

@@ -5,9 +5,14 @@ uint64_t fc_clock(const struct fc_core *core) {
     return core->hal->clock_ms(core->hal->ctx);
 }
 
+/* Whole seconds since an uptime. Divided by 8 before it is cut to 32 bits: right for 397 days
+ * without a restart, and no 64-bit division is linked. */
+static uint32_t since_s(const struct fc_core *core, uint64_t at_ms) {
+    return (uint32_t)((fc_clock(core) - at_ms) >> 3) / 125u;
+}
+
 uint64_t fc_now_signed(const struct fc_core *core) {
-    uint64_t issued =
-        core->issued_s ? core->issued_s + (fc_clock(core) - core->issued_ms) / 1000 : 0;
+    uint64_t issued = core->issued_s ? core->issued_s + since_s(core, core->issued_ms) : 0;
     return issued > core->rec.time_floor ? issued : core->rec.time_floor;
 }
 
@@ -41,11 +46,11 @@ const struct fc_config *fc_cfg(const struct fc_core *core) {
 }
 
 /* Weekday 0 is Monday; a window that crosses midnight belongs to the day it begins on. */
-static int in_window(const struct fc_config *c, uint64_t now) {
-    uint64_t minute = now / 60 % 1440;
+static int in_window(const struct fc_config *c, uint32_t now) {
+    uint32_t minute = now / 60 % 1440;
     for (uint32_t back = 0; back < 2; back++) {
-        uint64_t day = (now / 86400 + 3 + 7 - back) % 7; /* 1970-01-01 was a Thursday */
-        uint64_t since = minute + 1440u * back;
+        uint32_t day = (now / 86400 + 3 + 7 - back) % 7; /* 1970-01-01 was a Thursday */
+        uint32_t since = minute + 1440u * back;
         if ((c->maint_mask >> day & 1u) && since >= c->maint_start_min &&
             since - c->maint_start_min < c->maint_min)
             return 1;
@@ -56,8 +61,10 @@ static int in_window(const struct fc_config *c, uint64_t now) {
 int fc_may_switch(struct fc_core *core) {
     const struct fc_config *c = fc_cfg(core);
     uint64_t now = fc_now(core);
-    if (c->maint_mask && (!now || !in_window(c, now)))
+    if (c->maint_mask && (!now || !in_window(c, (uint32_t)now)))
         return FC_ERR_MAINTENANCE_WINDOW;
+    if (core->hal->heap_free(core->hal->ctx) < core->id->heap_floor)
+        return FC_ERR_LOW_HEAP;
     int rc = core->hal->may_switch(core->hal->ctx);
     return rc <= -1 && rc >= -FC_CODE_MAX ? rc : rc ? FC_ERR_BUSY : FC_OK;
 }
@@ -190,7 +197,7 @@ int fc_manifest_check(struct fc_core *core, uint8_t slot, const uint8_t *p, size
     if (!core->has_trust)
         return FC_ERR_TRUST;
     fc_sha256(core->hal, fc_msg(core), n, id);
-    core->detail = fc_cose_signers(core->hal, FC_K_MANIFEST, &cose, role, &core->trust, NULL, 0);
+    core->detail = fc_cose_signers(core->hal, FC_K_MANIFEST, &cose, role, &core->trust, NULL);
     if (core->detail < role->threshold)
         return FC_ERR_SIGNATURE;
     core->detail = 0;

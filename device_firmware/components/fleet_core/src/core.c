@@ -1,6 +1,10 @@
 /* core.c: the loop a port drives: link, messages, acknowledgements, steps. */
 #include "internal.h"
 
+void fc_log(struct fc_core *core, int level, enum fc_log event, uint32_t a, uint32_t b) {
+    core->hal->log(core->hal->ctx, level, event, a, b);
+}
+
 static const uint8_t ONLINE[] = {0xA1, 0x00, 0x01};
 
 /* SNTP's offset to uptime. A jump of more than 2 s is told, so that nobody trusts the seam. */
@@ -53,7 +57,8 @@ static int is(const char *p, size_t n, const char *word) {
     return n == strlen(word) && memcmp(p, word, n) == 0;
 }
 
-/* A document for this device. What a command answers to its verb is an event, not a refusal. */
+/* A document for this device, told apart by the rest of its topic. What a command answers to its
+ * verb is an event, not a refusal. */
 static int own_message(struct fc_core *core, const char *kind, size_t left, const uint8_t *p,
                        size_t n, int *is_refused) {
     int rc = FC_ERR_DROP;
@@ -67,13 +72,18 @@ static int own_message(struct fc_core *core, const char *kind, size_t left, cons
     return rc;
 }
 
+/* Topic and bytes are the broker's: any text of any length, and n bytes that the port received as
+ * one whole message. The topic is only compared, never copied; each accept function bounds n before
+ * it reads a byte of the content, so no sum of lengths is made here. */
 int fc_message_put(struct fc_core *core, const char *topic, size_t topic_len, const uint8_t *p,
                    size_t n) {
-    char own[FC_TOPIC_MAX];
     size_t left = 0;
     int rc = FC_ERR_DROP, is_refused = 0;
-    fc_topic_own(core, own, "");
-    const char *rest = after(topic, topic_len, own, &left);
+    const char *rest = after(topic, topic_len, "f1/dev/", &left);
+    if (rest)
+        rest = after(rest, left, core->id->device_id, &left);
+    if (rest)
+        rest = after(rest, left, "/", &left);
     if (rest) {
         rc = own_message(core, rest, left, p, n, &is_refused);
     } else if (is(topic, topic_len, "f1/trust") || after(topic, topic_len, "f1/trust/", &left)) {

@@ -13,6 +13,10 @@
 
 #define HEADER_MAX 80u
 #define TAG_BYTES 34u /* a byte string of 32 */
+/* [h'A2 01 27 04 48 kid', {}, sig]: the pinned header makes every signer one size, its kid ends two
+ * heads before its signature. */
+#define SIGNER_BYTES 82u
+#define KID_BEFORE_SIG 11u
 
 const char *fc_kind_name(enum fc_kind kind) {
     static const char names[][10] = {"manifest", "trust",     "desired", "cmd",
@@ -31,35 +35,45 @@ void fc_sha256(const struct fc_hal *hal, const void *p, size_t n, uint8_t out[32
     hal->digest_end(&d, out);
 }
 
-/* A protected header as a byte string: {? 1: alg, ? 3: content type, ? 4: kid}. */
+/* A byte string whose length is known when it is written: 24..255 bytes, or up to 23. */
+static size_t bytes_begin(struct fc_out *out, int is_long) {
+    fc_out_head(out, FC_BYTES, is_long ? 24 : 0);
+    return out->n;
+}
+
+static void bytes_end(struct fc_out *out, size_t from) {
+    if (!out->err)
+        out->p[from - 1] = (uint8_t)((out->p[from - 1] & 0x40u) + (out->n - from));
+}
+
+/* A protected header as a byte string: {? 1: alg, ? 3: content type, ? 4: kid}. With a content type
+ * it has 24 bytes or more, without one 13. */
 static void put_header(struct fc_out *out, int alg, const char *name, const uint8_t *kid,
                        size_t kid_len) {
     static const char before[] = "application/vnd.tinyfleet.";
-    uint8_t raw[HEADER_MAX];
-    struct fc_out h = fc_out_to(raw, sizeof raw);
-    fc_out_map(&h, (alg ? 1u : 0u) + (name ? 1u : 0u) + (kid ? 1u : 0u));
+    size_t from = bytes_begin(out, name != NULL);
+    fc_out_map(out, (alg ? 1u : 0u) + (name ? 1u : 0u) + (kid ? 1u : 0u));
     if (alg) {
-        fc_out_uint(&h, 1);
-        fc_out_int(&h, alg);
+        fc_out_uint(out, 1);
+        fc_out_int(out, alg);
     }
     if (name) {
         size_t n = strlen(name);
-        fc_out_uint(&h, 3);
-        fc_out_head(&h, FC_TEXT, sizeof before - 1 + n + 5);
-        fc_out_raw(&h, before, sizeof before - 1);
-        fc_out_raw(&h, name, n);
-        fc_out_raw(&h, "+cbor", 5);
+        fc_out_uint(out, 3);
+        fc_out_head(out, FC_TEXT, sizeof before - 1 + n + 5);
+        fc_out_raw(out, before, sizeof before - 1);
+        fc_out_raw(out, name, n);
+        fc_out_raw(out, "+cbor", 5);
     }
     if (kid) {
-        fc_out_uint(&h, 4);
-        fc_out_bytes(&h, kid, kid_len);
+        fc_out_uint(out, 4);
+        fc_out_bytes(out, kid, kid_len);
     }
-    fc_out_bytes(out, raw, h.n);
+    bytes_end(out, from);
 }
 
 /* Takes a protected header that must be the pinned one around its last 8 bytes, or without them.
- * in->p lies within the checked message and `size` bytes are left, or the comparison is not made.
- */
+ * The message was walked: n bytes lie behind p, and n >= 9, so the kid lies within them. */
 static const uint8_t *take_header(struct fc_in *in, int alg, const char *name, int has_kid) {
     uint8_t raw[HEADER_MAX + 2];
     const uint8_t *start = in->p, *kid = NULL;
@@ -83,7 +97,6 @@ static void no_unprotected(struct fc_in *in) {
 int fc_cose_parse(enum fc_kind kind, uint8_t *msg, size_t n, struct fc_cose *out) {
     const char *name = fc_kind_name(kind);
     const uint8_t *kid;
-    uint32_t size = 0;
     memset(out, 0, sizeof *out);
     if (n > FC_MSG_MAX)
         return FC_ERR_TOO_LARGE;
@@ -100,24 +113,38 @@ int fc_cose_parse(enum fc_kind kind, uint8_t *msg, size_t n, struct fc_cose *out
         out->payload = msg + (payload - msg);
     out->n_sigs = is_sign(kind) ? fc_in_array(&in, 1, FC_SIGS_MAX) : 1;
     for (uint32_t i = 0; i < out->n_sigs && !in.err; i++) {
+        const uint8_t *sig;
         if (is_sign(kind)) {
             fc_in_array(&in, 3, 3);
-            kid = take_header(&in, -8, NULL, 1);
+            take_header(&in, -8, NULL, 1);
             no_unprotected(&in);
         } else if (kid) {
             memcpy(out->own_kid, kid, 8);
-            kid = out->own_kid;
         }
-        out->kid[i] = kid;
-        out->sig[i] = fc_in_bytes(&in, 64, 64, &size);
+        sig = fc_in_bytes(&in, 64, 64, NULL);
+        if (i == 0)
+            out->sig = sig;
     }
     return fc_in_done(&in) ? FC_OK : FC_ERR_SCHEMA;
 }
 
+/* external_aad: installation id, then the topic, 24 bytes or more; empty for a COSE_Sign. */
+static void put_aad(struct fc_out *out, enum fc_kind kind, const struct fc_place *place) {
+    size_t from = bytes_begin(out, place != NULL);
+    if (place) {
+        fc_out_raw(out, place->inst, 16);
+        fc_out_raw(out, "f1/dev/", 7);
+        fc_out_raw(out, place->device_id, strlen(place->device_id));
+        fc_out_raw(out, "/", 1);
+        fc_out_raw(out, fc_kind_name(kind), strlen(fc_kind_name(kind)));
+    }
+    bytes_end(out, from);
+}
+
 /* A Sig_structure or MAC_structure whose last element is the payload as it lies there; returns its
- * start. Context, headers and aad: 12 + 2 * (HEADER_MAX + 2) + 99 < FC_HEAD - 3 bytes. */
-static const uint8_t *structure(enum fc_kind kind, const uint8_t *kid, const uint8_t *aad,
-                                size_t aad_len, uint8_t *payload, size_t n) {
+ * start. Context, headers and aad: 12 + 2 * (HEADER_MAX + 2) + 68 < FC_HEAD - 3 bytes. */
+static const uint8_t *structure(enum fc_kind kind, const uint8_t *kid, const struct fc_place *place,
+                                uint8_t *payload, size_t n) {
     struct fc_out out = fc_out_to(payload - FC_HEAD, FC_HEAD);
     const char *name = fc_kind_name(kind);
     fc_out_array(&out, is_sign(kind) ? 5 : 4);
@@ -127,10 +154,9 @@ static const uint8_t *structure(enum fc_kind kind, const uint8_t *kid, const uin
         name = NULL;
     }
     put_header(&out, kind <= FC_K_CMD ? -8 : 5, name, kid, kind <= FC_K_CMD ? 8 : 4);
-    fc_out_bytes(&out, aad, aad_len);
+    put_aad(&out, kind, place);
     fc_out_head(&out, FC_BYTES, n);
-    memmove(payload - out.n, out.p, out.n);
-    return payload - out.n;
+    return memmove(payload - out.n, out.p, out.n);
 }
 
 static int is_revoked(const struct fc_trust *trust, const uint8_t kid[8]) {
@@ -142,18 +168,19 @@ static int is_revoked(const struct fc_trust *trust, const uint8_t kid[8]) {
 
 uint32_t fc_cose_signers(const struct fc_hal *hal, enum fc_kind kind, const struct fc_cose *msg,
                          const struct fc_role_keys *role, const struct fc_trust *revoked,
-                         const uint8_t *aad, size_t aad_len) {
+                         const struct fc_place *place) {
     uint32_t count = 0;
     /* By key, not by signature: a key that signed twice counts once. */
     for (uint32_t k = 0; k < role->n; k++) {
         uint8_t kid[32];
         fc_sha256(hal, role->key[k], 32, kid);
         for (uint32_t s = 0; s < msg->n_sigs && !is_revoked(revoked, kid); s++) {
-            if (memcmp(msg->kid[s], kid, 8) != 0)
+            const uint8_t *sig = msg->sig + s * SIGNER_BYTES;
+            if (memcmp(is_sign(kind) ? sig - KID_BEFORE_SIG : msg->own_kid, kid, 8) != 0)
                 continue;
-            const uint8_t *p = structure(kind, kid, aad, aad_len, msg->payload, msg->n);
+            const uint8_t *p = structure(kind, kid, place, msg->payload, msg->n);
             size_t n = (size_t)(msg->payload - p) + msg->n;
-            if (hal->verify(msg->sig[s], p, n, role->key[k]) == FC_OK) {
+            if (hal->verify(sig, p, n, role->key[k]) == FC_OK) {
                 count++;
                 break;
             }
@@ -163,12 +190,14 @@ uint32_t fc_cose_signers(const struct fc_hal *hal, enum fc_kind kind, const stru
 }
 
 int fc_cose_mac0(const struct fc_hal *hal, enum fc_kind kind, const uint8_t kid[4],
-                 const uint8_t *aad, size_t aad_len, uint8_t *payload, size_t n, size_t most,
+                 const struct fc_place *place, uint8_t *payload, size_t n, size_t most,
                  const uint8_t **msg) {
-    uint8_t tag[32];
-    const uint8_t *start = structure(kind, kid, aad, aad_len, payload, n);
-    if (hal->mac(hal->ctx, start, (size_t)(payload - start) + n, tag))
-        return FC_ERR_PORT;
+    const uint8_t *start = structure(kind, kid, place, payload, n);
+    uint8_t *tag = payload + n;
+    if (n + TAG_BYTES > most || hal->mac(hal->ctx, start, (size_t)(payload - start) + n, tag + 2))
+        return n + TAG_BYTES > most ? FC_ERR_TOO_LARGE : FC_ERR_PORT;
+    tag[0] = FC_BYTES << 5 | 24; /* the head of a byte string of 32 */
+    tag[1] = 32;
     struct fc_out out = fc_out_to(payload - FC_HEAD, FC_HEAD);
     fc_out_head(&out, FC_TAG, 17);
     fc_out_array(&out, 4);
@@ -179,7 +208,5 @@ int fc_cose_mac0(const struct fc_hal *hal, enum fc_kind kind, const uint8_t kid[
     if (size > most)
         return FC_ERR_TOO_LARGE;
     *msg = memmove(payload - out.n, out.p, out.n);
-    out = fc_out_to(payload + n, TAG_BYTES);
-    fc_out_bytes(&out, tag, sizeof tag);
     return (int)size;
 }

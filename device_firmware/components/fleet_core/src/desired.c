@@ -112,6 +112,8 @@ static int entry(struct fc_in *in, struct fc_target *t) {
     return (action == FC_ACT_STOP) == fc_is_zero(t->id, 32) ? FC_OK : FC_ERR_SCHEMA;
 }
 
+/* p[0..n) was signed by an online key, n <= FC_MSG_MAX. Slots are at most 3 before one is an index;
+ * times are compared, never added to. */
 int fc_desired_parse(const uint8_t *p, size_t n, const char *device_id,
                      const struct fc_config *before, struct fc_desired *out) {
     struct fc_in in;
@@ -138,6 +140,7 @@ int fc_desired_parse(const uint8_t *p, size_t n, const char *device_id,
     return ending(&in, &out->issued, &out->expires);
 }
 
+/* p[0..n) was signed by an online key, n <= FC_MSG_MAX. At most 8 arguments, any 64-bit numbers. */
 int fc_command_parse(const uint8_t *p, size_t n, const char *device_id, struct fc_command *out) {
     struct fc_in in;
     memset(out, 0, sizeof *out);

@@ -32,7 +32,7 @@ int fc_ops_valid(const uint8_t *ops, size_t ops_len);
 int fc_ops_check(const uint8_t *p, size_t n, const uint8_t *ops, size_t ops_len, uint32_t *detail);
 
 /* One golden vector at the cursor against the tensors; buffers point into the cursor's bytes:
- * inputs, then outputs at FC_TENSORS_MAX. */
+ * inputs, then outputs at FC_TENSORS_MAX. bufs may be NULL. */
 int fc_vector_parse(struct fc_in *in, const struct fc_manifest *m,
                     struct fc_buf bufs[2 * FC_TENSORS_MAX]);
 

@@ -21,15 +21,16 @@ void fc_event_put(struct fc_core *core, enum fc_event_kind kind, int slot, const
     memcpy(e->ints, ints, e->nints * sizeof ints[0]);
     e->t_ms = fc_clock(core);
     if (slot >= 0 && core->app[slot]) {
-        const uint8_t *id = core->job.stage != FC_JOB_IDLE && core->job.slot == slot
-                                ? core->job.target.id
-                                : core->app[slot]->model.id;
-        if (fc_is_zero(id, 8))
-            id = core->rec.slots[slot].other_id;
+        const uint8_t *id = fc_slot_mid(core, (uint8_t)slot);
         e->has_model = !fc_is_zero(id, 8);
         e->slot = (uint8_t)slot;
         memcpy(e->mid, id, 8);
     }
+}
+
+void fc_event_refusal(struct fc_core *core, uint8_t slot, int code, uint32_t detail) {
+    int64_t ints[] = {-code, detail};
+    fc_event_put(core, FC_EV_REFUSAL, slot, ints, 2);
 }
 
 void fc_refusal(struct fc_core *core, int code, uint32_t detail) {

@@ -20,7 +20,7 @@ static void mid_hex(const uint8_t id[8], char out[17]) {
 static void filter(const struct fc_core *core, char out[FC_TOPIC_MAX]) {
     const struct fc_job *j = &core->job;
     char mid[17];
-    mid_hex(j->target.id, mid);
+    mid_hex(core->slot[j->slot].target.id, mid);
     char *p = fc_text_put(fc_text_put(out, "f1/model/"), mid);
     if (j->stage == FC_JOB_MANIFEST) {
         fc_text_put(p, "/manifest");
@@ -68,13 +68,14 @@ static int on_manifest(struct fc_core *core, const uint8_t *p, size_t n) {
     struct fc_job *j = &core->job;
     uint8_t digest[32];
     fc_sha256(core->hal, p, n, digest);
-    if (memcmp(digest, j->target.id, 32) != 0)
+    if (memcmp(digest, core->slot[j->slot].target.id, 32) != 0)
         return mistrust(core, FC_ERR_DIGEST);
     int rc = fc_manifest_check(core, j->slot, p, n, FC_CHECK_NEW, &j->m);
     if (rc && core->deferred) {
         fc_job_unwatch(core);
         j->watching = 2; /* asks again when the wait is over */
-        fc_job_defer(core, rc);
+        fc_slot_set(core, j->slot, FC_ST_DEFERRED, rc, 0);
+        fc_job_wait(core, FC_DEFER_MS);
         return rc;
     }
     if (rc) {
@@ -136,6 +137,9 @@ static void all_there(struct fc_core *core) {
     fc_job_stage(core, FC_JOB_DIGEST);
 }
 
+/* The broker picks numbers and bytes. A chunk is taken only while chunks are asked for, at an index
+ * below the signed count (<= FC_CHUNKS_MAX, so no product wraps), and when its leaf fits; then it
+ * is read back. */
 static int on_chunk(struct fc_core *core, uint32_t segment, uint32_t index, const uint8_t *p,
                     size_t n) {
     struct fc_job *j = &core->job;
@@ -170,7 +174,8 @@ static int on_chunk(struct fc_core *core, uint32_t segment, uint32_t index, cons
     return FC_OK;
 }
 
-/* A decimal number without leading zeros, up to the next slash; -1 = none. */
+/* A decimal number without leading zeros, up to the next slash; -1 = none. The text is the
+ * broker's: at most five digits are taken, so v < 100,000. */
 static int32_t take_number(const char **p, const char *end) {
     int32_t v = 0;
     const char *start = *p;
@@ -181,6 +186,8 @@ static int32_t take_number(const char **p, const char *end) {
     return v;
 }
 
+/* `rest` is what the broker wrote behind f1/model/: 16 hex digits of the manifest we want, a slash
+ * (so that 17 may be added to rest), and one of three forms. Everything else is dropped. */
 int fc_update_message(struct fc_core *core, const char *rest, size_t rest_len, const uint8_t *p,
                       size_t n) {
     char mid[17];
@@ -188,7 +195,7 @@ int fc_update_message(struct fc_core *core, const char *rest, size_t rest_len, c
     uint8_t stage = core->job.stage;
     if (stage == FC_JOB_IDLE || rest_len < 18 || rest[16] != '/')
         return FC_ERR_DROP;
-    mid_hex(core->job.target.id, mid);
+    mid_hex(core->slot[core->job.slot].target.id, mid);
     if (memcmp(rest, mid, 16) != 0)
         return FC_ERR_DROP;
     rest += 17;
@@ -212,7 +219,7 @@ int fc_fetch_ask(struct fc_core *core) {
     uint64_t now = fc_clock(core);
     if (!core->link || now < j->wait_ms)
         return 0;
-    if (fc_job_overdue(core)) {
+    if (fc_is_overdue(core, j->slot)) {
         fc_job_refuse(core, FC_ERR_EXPIRED, 0);
         return 1;
     }
@@ -274,7 +281,7 @@ int fc_fetch_chunks(struct fc_core *core) {
     uint64_t now = fc_clock(core);
     if (!core->link || now < j->wait_ms)
         return 0;
-    if (fc_job_overdue(core)) {
+    if (fc_is_overdue(core, j->slot)) {
         fc_job_refuse(core, FC_ERR_EXPIRED, 0);
         return 1;
     }

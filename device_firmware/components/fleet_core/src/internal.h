@@ -98,8 +98,6 @@ int fc_accept_command(struct fc_core *core, const uint8_t *p, size_t n);
 /* Takes over the desired document in core->tmp (also the stored one at boot). */
 void fc_desired_apply(struct fc_core *core);
 void fc_topic_own(const struct fc_core *core, char out[FC_TOPIC_MAX], const char *kind);
-/* Installation id ‖ topic; the topic is text from aad + 16 on. Returns the length. */
-size_t fc_aad_own(const struct fc_core *core, uint8_t aad[16 + FC_TOPIC_MAX], const char *kind);
 /* Text and numbers behind each other; both return where the text ends. */
 char *fc_text_put(char *p, const char *text);
 char *fc_text_number(char *p, uint32_t v);
@@ -111,36 +109,48 @@ int fc_fetch_ask(struct fc_core *core);    /* FC_JOB_MANIFEST, FC_JOB_LEAVES */
 int fc_fetch_rehash(struct fc_core *core); /* FC_JOB_REHASH */
 int fc_fetch_chunks(struct fc_core *core); /* FC_JOB_CHUNKS */
 
-/* --- update.c, trial.c --------------------------------------------------------------- */
+/* --- update.c ------------------------------------------------------------------------ */
 /* One unit of update work. 1 = call again at once. */
 int fc_update_step(struct fc_core *core);
 uint64_t fc_update_due(const struct fc_core *core); /* uptime when the next step is due */
 int fc_update_derive(struct fc_core *core, uint8_t slot);
-void fc_update_retarget(struct fc_core *core); /* desired changed */
-void fc_update_link(struct fc_core *core);     /* the connection came up or went down */
+void fc_update_retarget(struct fc_core *core, uint8_t slot); /* its entry is about to change */
+void fc_update_link(struct fc_core *core); /* the connection came up or went down */
 /* A message below f1/model/<mid>/. */
 int fc_update_message(struct fc_core *core, const char *rest, size_t rest_len, const uint8_t *p,
                       size_t n);
 void fc_job_end(struct fc_core *core);
-void fc_job_fault(struct fc_core *core);           /* a flash operation failed */
-int fc_job_overdue(const struct fc_core *core);    /* past the entry's deadline */
-void fc_job_defer(struct fc_core *core, int code); /* look again in a moment */
-int fc_record_fetch(struct fc_core *core);         /* row 3 */
-void fc_slot_set(struct fc_core *core, uint8_t slot, enum fc_state state, int code,
-                 uint32_t detail);
+void fc_job_fault(struct fc_core *core); /* a flash operation failed */
 void fc_job_refuse(struct fc_core *core, int code, uint32_t detail);
 void fc_job_stage(struct fc_core *core, enum fc_stage stage);
+void fc_job_wait(struct fc_core *core, uint32_t ms);
+int fc_record_fetch(struct fc_core *core); /* row 3 */
+void fc_slot_refuse(struct fc_core *core, uint8_t slot, int code, uint32_t detail);
+void fc_slot_set(struct fc_core *core, uint8_t slot, enum fc_state state, int code,
+                 uint32_t detail);
+const uint8_t *fc_slot_mid(const struct fc_core *core, uint8_t slot); /* what events are about */
+int fc_is_overdue(const struct fc_core *core, uint8_t slot);          /* past its deadline */
 uint8_t fc_rest_phase(const struct fc_rec_slot *rs);
 
-int fc_trial_begin(struct fc_core *core); /* from FC_JOB_SWITCH: record TRIAL, then load */
-int fc_trial_resume(struct fc_core *core, uint8_t slot);
-int fc_trial_step(struct fc_core *core); /* stages FC_JOB_LOAD .. FC_JOB_CHECK */
+/* --- trial.c ------------------------------------------------------------------------- */
+void fc_trial_begin(struct fc_core *core, uint8_t group); /* record TRIAL, then load */
+void fc_trial_resume(struct fc_core *core);
+int fc_trial_step(struct fc_core *core); /* stages FC_JOB_LOAD .. FC_JOB_FAIL */
 void fc_trial_fail(struct fc_core *core, int code, uint32_t detail);
+void fc_trial_sample(struct fc_core *core, uint8_t slot, int failed); /* an inference ended */
+void fc_golden_event(struct fc_core *core);
+void fc_keep_write(struct fc_core *core, int expected);
+
+/* --- run.c --------------------------------------------------------------------------- */
+/* Loads the model of the job's bank; as: 1 the confirmed one, 2 the candidate. */
+int fc_model_load(struct fc_core *core, uint8_t as);
+int fc_engine_code(int rc);
 int fc_run_begin(struct fc_core *core, uint8_t slot);
 int fc_run_step(struct fc_core *core); /* stages FC_JOB_RUN_* */
 int fc_check_begin(struct fc_core *core, uint8_t slot, uint64_t verb_counter);
+int fc_check_step(struct fc_core *core); /* stage FC_JOB_CHECK */
+int fc_arena_probe(struct fc_core *core, uint8_t slot, uint32_t *bytes);
 void fc_slot_unload(struct fc_core *core, uint8_t slot);
-void fc_keep_write(struct fc_core *core, int expected);
 
 /* --- selftest.c ---------------------------------------------------------------------- */
 /* Compares one output with its golden bytes. Largest difference in LSB, UINT32_MAX for NaN. */
@@ -155,6 +165,7 @@ int fc_report_send(struct fc_core *core);
 void fc_report_want(struct fc_core *core, uint8_t how); /* 1 progress, 2 at once */
 void fc_event_put(struct fc_core *core, enum fc_event_kind kind, int slot, const int64_t *ints,
                   uint8_t n);
+void fc_event_refusal(struct fc_core *core, uint8_t slot, int code, uint32_t detail);
 void fc_refusal(struct fc_core *core, int code, uint32_t detail);
 int fc_event_send(struct fc_core *core); /* 1 = sent one, 0 = nothing to do, negative = error */
 void fc_event_sent(struct fc_core *core, int32_t token);
@@ -177,9 +188,6 @@ int fc_uplink_seal(struct fc_core *core, enum fc_kind kind, const struct fc_out 
 int fc_uplink_send(struct fc_core *core, enum fc_kind kind, const struct fc_out *out, size_t most,
                    int retain);
 
-static inline void fc_log(struct fc_core *core, int level, enum fc_log event, uint32_t a,
-                          uint32_t b) {
-    core->hal->log(core->hal->ctx, level, event, a, b);
-}
+void fc_log(struct fc_core *core, int level, enum fc_log event, uint32_t a, uint32_t b);
 
 #endif

@@ -151,6 +151,8 @@ static void tensors(struct parse *ps, int side) {
     *(side ? &ps->m->nout : &ps->m->nin) = (uint8_t)n;
 }
 
+/* The bytes were walked by fc_cbor_check(). An index runs up to FC_TENSORS_MAX - 1 behind k,
+ * whatever the vector holds, and every length is compared with the tensor's. */
 int fc_vector_parse(struct fc_in *in, const struct fc_manifest *m,
                     struct fc_buf bufs[2 * FC_TENSORS_MAX]) {
     int unfit = 0;
@@ -160,8 +162,11 @@ int fc_vector_parse(struct fc_in *in, const struct fc_manifest *m,
         uint32_t n = fc_in_array(in, 1, FC_TENSORS_MAX);
         unfit |= n != wanted;
         for (uint32_t i = k; i < k + n && !in->err; i++) {
-            bufs[i].p = fc_in_bytes(in, 0, UINT32_MAX, &bufs[i].n);
-            unfit |= bufs[i].n != m->bytes[i];
+            struct fc_buf buf;
+            buf.p = fc_in_bytes(in, 0, UINT32_MAX, &buf.n);
+            unfit |= buf.n != m->bytes[i];
+            if (bufs)
+                bufs[i] = buf;
         }
     }
     if (in->err)
@@ -170,13 +175,12 @@ int fc_vector_parse(struct fc_in *in, const struct fc_manifest *m,
 }
 
 int fc_blob_check(const struct fc_manifest *m, const uint8_t *p, size_t n) {
-    struct fc_buf bufs[2 * FC_TENSORS_MAX];
     struct fc_in in = fc_in_of(p, n);
     if (fc_cbor_check(p, n, 0, 4 * FC_ITEMS_MAX) ||
         fc_in_array(&in, 1, FC_ITEMS_MAX) != m->golden_n)
         return FC_ERR_SCHEMA;
     for (uint32_t i = 0; i < m->golden_n; i++) {
-        int rc = fc_vector_parse(&in, m, bufs);
+        int rc = fc_vector_parse(&in, m, NULL);
         if (rc)
             return rc;
     }
@@ -184,7 +188,7 @@ int fc_blob_check(const struct fc_manifest *m, const uint8_t *p, size_t n) {
 }
 
 /* Key 15. Inline vectors are checked against the tensors: 13 and 14 came before. */
-static void golden(struct parse *ps) {
+static FC_NOINLINE void golden(struct parse *ps) {
     struct fc_in *in = &ps->in;
     struct fc_manifest *m = ps->m;
     const uint8_t *start = in->p;
@@ -193,11 +197,10 @@ static void golden(struct parse *ps) {
     if (parts != (is_inline ? 2u : 4u))
         fc_in_fail(in);
     if (is_inline) {
-        struct fc_buf bufs[2 * FC_TENSORS_MAX];
         m->golden_off = ps->at + (uint32_t)(in->p - ps->p);
         m->golden_n = fc_in_array(in, 1, 8);
         for (uint32_t i = 0; i < m->golden_n && !in->err; i++)
-            ps->unfit |= fc_vector_parse(in, m, bufs) == FC_ERR_IO_CONTRACT;
+            ps->unfit |= fc_vector_parse(in, m, NULL) == FC_ERR_IO_CONTRACT;
         m->golden_len = ps->at + (uint32_t)(in->p - ps->p) - m->golden_off;
     } else {
         m->blob_size = (uint32_t)fc_in_int(in, 1, FC_BLOB_MAX);
@@ -236,7 +239,7 @@ static void names(struct parse *ps, int is_version) {
 }
 
 /* One value of the manifest map. Keys rise, so 13 and 14 are known when 15 comes. */
-static void field(struct parse *ps, uint64_t key) {
+static FC_NOINLINE void field(struct parse *ps, uint64_t key) {
     struct fc_in *in = &ps->in;
     struct fc_manifest *m = ps->m;
     uint32_t n = 0;

@@ -35,6 +35,7 @@ AT(time_floor, 56);
 AT(panics, 64);
 AT(names, 80);
 AT(slots, 272);
+AT(no_links, 496);
 AT(crc, 508);
 SLOT_AT(run_bank, 1);
 SLOT_AT(flags, 2);

@@ -8,12 +8,11 @@ struct fc_out fc_uplink_open(struct fc_core *core) {
 
 int fc_uplink_seal(struct fc_core *core, enum fc_kind kind, const struct fc_out *out, size_t most,
                    const uint8_t **msg) {
-    uint8_t aad[16 + FC_TOPIC_MAX];
-    size_t aad_len = fc_aad_own(core, aad, fc_kind_name(kind));
+    const struct fc_place place = {core->id->inst, core->id->device_id};
     if (out->err)
         return FC_ERR_TOO_LARGE;
-    return fc_cose_mac0(core->hal, kind, core->id->mac_kid, aad, aad_len, fc_msg(core), out->n,
-                        most, msg);
+    return fc_cose_mac0(core->hal, kind, core->id->mac_kid, &place, fc_msg(core), out->n, most,
+                        msg);
 }
 
 int fc_uplink_send(struct fc_core *core, enum fc_kind kind, const struct fc_out *out, size_t most,
@@ -32,17 +31,32 @@ void fc_report_want(struct fc_core *core, uint8_t how) {
         core->report_due = how;
 }
 
+static void put_numbers(struct fc_out *out, const uint32_t *v, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        fc_out_uint(out, v[i]);
+}
+
+/* A key with a number, or with an array of n of them. */
+static void put(struct fc_out *out, uint32_t key, uint32_t value) {
+    fc_out_uint(out, key);
+    fc_out_uint(out, value);
+}
+
+static void put_array(struct fc_out *out, uint32_t key, const uint32_t *v, uint32_t n) {
+    fc_out_uint(out, key);
+    fc_out_array(out, n);
+    put_numbers(out, v, n);
+}
+
 static void put_bank(struct fc_out *out, const uint8_t id[16], uint32_t seq, uint8_t bank,
                      uint8_t flags) {
-    if (fc_is_zero(id, 16)) {
-        fc_out_array(out, 0);
+    const uint32_t v[] = {seq, bank, flags};
+    int is_there = !fc_is_zero(id, 16);
+    fc_out_array(out, is_there ? 4 : 0);
+    if (!is_there)
         return;
-    }
-    fc_out_array(out, 4);
     fc_out_bytes(out, id, 16);
-    fc_out_uint(out, seq);
-    fc_out_uint(out, bank);
-    fc_out_uint(out, flags);
+    put_numbers(out, v, 3);
 }
 
 static void put_slot(struct fc_out *out, const struct fc_core *core, uint8_t slot) {
@@ -51,25 +65,20 @@ static void put_slot(struct fc_out *out, const struct fc_core *core, uint8_t slo
     static const uint8_t none[16];
     int has_run = rs->run_bank != FC_NO_BANK;
     int has_target = s->target.set && s->target.action != FC_ACT_STOP;
+    const uint32_t head[] = {s->state,  s->code,
+                             s->detail, s->have > s->total ? s->total : s->have,
+                             s->total,  s->target.set ? s->target.attempt : 0u};
+    const uint32_t golden[] = {s->golden.n, s->golden.ok, s->golden.max_diff, s->golden.median_us};
     fc_out_array(out, 13);
-    fc_out_uint(out, s->state);
-    fc_out_uint(out, s->code);
-    fc_out_uint(out, s->detail);
-    fc_out_uint(out, s->have > s->total ? s->total : s->have);
-    fc_out_uint(out, s->total);
-    fc_out_uint(out, s->target.set ? s->target.attempt : 0);
+    put_numbers(out, head, 6);
     fc_out_bytes(out, s->target.id, has_target ? 16 : 0);
     put_bank(out, has_run ? rs->run_id : none, s->run_seq, rs->run_bank,
              rs->flags & FC_FLAG_STOPPED);
     put_bank(out, rs->other_id, s->other_seq, fc_bank_idle(core, slot), rs->flags & FC_FLAG_USABLE);
     fc_out_bytes(out, rs->failed_id, fc_is_zero(rs->failed_id, 8) ? 0 : 8);
-    fc_out_uint(out, rs->failed_attempt > UINT16_MAX ? UINT16_MAX : rs->failed_attempt);
-    fc_out_uint(out, s->arena_used);
+    put(out, rs->failed_attempt > UINT16_MAX ? UINT16_MAX : rs->failed_attempt, s->arena_used);
     fc_out_array(out, 4);
-    fc_out_uint(out, s->golden.n);
-    fc_out_uint(out, s->golden.ok);
-    fc_out_uint(out, s->golden.max_diff);
-    fc_out_uint(out, s->golden.median_us);
+    put_numbers(out, golden, 4);
 }
 
 static void put_slots(struct fc_out *out, const struct fc_core *core) {
@@ -100,61 +109,52 @@ static int is_stale(const struct fc_core *core) {
     return core->desired_expires && fc_now(core) >= core->desired_expires;
 }
 
-static struct fc_out encode(struct fc_core *core, uint32_t n) {
+static void encode(struct fc_core *core, struct fc_out *out) {
     const struct fc_hal *hal = core->hal;
-    struct fc_out out = fc_uplink_open(core);
+    const struct fc_ident *id = core->id;
+    const uint32_t firmware[] = {id->firmware[0], id->firmware[1], id->firmware[2]};
+    const uint32_t reset[] = {core->reset_reason, core->reset_raw};
+    const uint32_t refusal[] = {core->refusal_code, core->refusal_detail};
     uint64_t now = fc_now(core);
     uint8_t digest[32];
-    fc_sha256(hal, core->id->ops, core->id->ops_len, digest);
-    fc_out_map(&out, 19);
-    const uint64_t first[] = {1, core->id->boot, n, now > UINT32_MAX ? 0 : now};
-    for (uint32_t key = 0; key < 4; key++) {
-        fc_out_uint(&out, key);
-        fc_out_uint(&out, first[key]);
-    }
-    fc_out_uint(&out, 4);
-    fc_out_bytes(&out, core->id->class_id, 16);
-    fc_out_uint(&out, 5);
-    fc_out_array(&out, 3);
-    for (int i = 0; i < 3; i++)
-        fc_out_uint(&out, core->id->firmware[i]);
-    fc_out_uint(&out, 6);
-    fc_out_uint(&out, core->id->chip);
-    fc_out_uint(&out, 7);
-    fc_out_bytes(&out, digest, 32);
-    const uint64_t middle[] = {core->rec.trust_version, core->rec.desired_counter,
-                               core->rec.cmd_counter, (uint64_t)is_stale(core)};
-    for (uint32_t i = 0; i < 4; i++) {
-        fc_out_uint(&out, 8 + i);
-        fc_out_uint(&out, middle[i]);
-    }
-    fc_out_uint(&out, 12);
-    fc_out_array(&out, 2);
-    fc_out_uint(&out, core->reset_reason);
-    fc_out_uint(&out, core->reset_raw);
-    fc_out_uint(&out, 13);
-    fc_out_uint(&out, hal->heap_free(hal->ctx));
-    fc_out_uint(&out, 14);
-    put_slots(&out, core);
-    fc_out_uint(&out, 15);
-    put_invalid(&out, fc_cfg(core)->invalid);
-    fc_out_uint(&out, 16);
-    fc_out_raw(&out, core->id->ops, core->id->ops_len);
-    fc_out_uint(&out, 17);
-    fc_out_array(&out, 2);
-    fc_out_text(&out, core->id->firmware_version);
-    fc_out_text(&out, core->id->esp_nn);
-    fc_out_uint(&out, 18);
-    fc_out_array(&out, 2);
-    fc_out_uint(&out, core->refusal_code);
-    fc_out_uint(&out, core->refusal_detail);
-    return out;
+    fc_sha256(hal, id->ops, id->ops_len, digest);
+    fc_out_map(out, 19);
+    put(out, 0, 1);
+    put(out, 1, id->boot);
+    put(out, 2, core->report_n + 1);
+    put(out, 3, now > UINT32_MAX ? 0 : (uint32_t)now);
+    fc_out_uint(out, 4);
+    fc_out_bytes(out, id->class_id, 16);
+    put_array(out, 5, firmware, 3);
+    put(out, 6, id->chip);
+    fc_out_uint(out, 7);
+    fc_out_bytes(out, digest, 32);
+    put(out, 8, core->rec.trust_version);
+    fc_out_uint(out, 9);
+    fc_out_uint(out, core->rec.desired_counter);
+    fc_out_uint(out, 10);
+    fc_out_uint(out, core->rec.cmd_counter);
+    put(out, 11, (uint32_t)is_stale(core));
+    put_array(out, 12, reset, 2);
+    put(out, 13, hal->heap_free(hal->ctx));
+    fc_out_uint(out, 14);
+    put_slots(out, core);
+    fc_out_uint(out, 15);
+    put_invalid(out, fc_cfg(core)->invalid);
+    fc_out_uint(out, 16);
+    fc_out_raw(out, id->ops, id->ops_len);
+    fc_out_uint(out, 17);
+    fc_out_array(out, 2);
+    fc_out_text(out, id->firmware_version);
+    fc_out_text(out, id->esp_nn);
+    put_array(out, 18, refusal, 2);
 }
 
 /* A token > 0, or FC_ERR_FULL and the like: asked again later. */
 int fc_report_send(struct fc_core *core) {
     struct fc_job *j = &core->job;
-    struct fc_out out = encode(core, core->report_n + 1);
+    struct fc_out out = fc_uplink_open(core);
+    encode(core, &out);
     int token = fc_uplink_send(core, FC_K_REPORTED, &out, FC_REPORTED_MAX, 1);
     if (token < 0)
         return token;

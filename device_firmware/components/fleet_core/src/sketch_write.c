@@ -34,11 +34,22 @@ static void put_channel(const struct fc_channel *c, uint32_t elements, struct fc
     fc_out_uint(out, c->out);
 }
 
-static void counts(struct fc_out *out, uint32_t key, const uint32_t *v, uint32_t n) {
-    fc_out_uint(out, key);
+static void array(struct fc_out *out, const uint32_t *v, uint32_t n) {
     fc_out_array(out, n);
     for (uint32_t i = 0; i < n; i++)
         fc_out_uint(out, v[i]);
+}
+
+static void counts(struct fc_out *out, uint32_t key, const uint32_t *v, uint32_t n) {
+    fc_out_uint(out, key);
+    array(out, v, n);
+}
+
+/* A list with one row. */
+static void row(struct fc_out *out, uint32_t key, const uint32_t *v, uint32_t n) {
+    fc_out_uint(out, key);
+    fc_out_array(out, 1);
+    array(out, v, n);
 }
 
 void fc_sketch_write(const struct fc_sketch *s, const struct fc_sketch_extra *x,
@@ -47,7 +58,13 @@ void fc_sketch_write(const struct fc_sketch *s, const struct fc_sketch_extra *x,
     uint32_t has_scores = s->scored == s->n && s->n, has_classes = has_scores && !x->lean;
     uint32_t has_inputs = in->elements && x->lean < 2, has_labels = s->lab_n != 0;
     uint32_t has_golden = x->golden_n != 0, has_anomalies = s->judged != 0;
-    uint32_t has_faults = s->gaps || s->dropped || in->faults || s->resets;
+    uint32_t has_faults = (s->gaps | s->dropped | in->faults | s->resets) != 0;
+    const uint32_t spread[] = {times(s->entropy, s->n), tenth(s)},
+                   anomalies[] = {s->over, s->judged};
+    const uint32_t golden[] = {x->golden_n, x->golden_ok, x->golden_diff};
+    const uint32_t labels[] = {1, s->lab_n, s->lab_ok}, memory[] = {x->arena_used, s->heap_min, 0};
+    const uint32_t faults[] = {s->gaps, s->dropped, in->faults, s->resets},
+                   resets[] = {x->reset, 1};
     fc_out_map(out, 5u + has_classes + 2 * has_scores + has_inputs + s->has_cuts + has_anomalies +
                         has_golden + has_labels + x->has_reset + has_faults);
     fc_out_uint(out, 0);
@@ -60,7 +77,6 @@ void fc_sketch_write(const struct fc_sketch *s, const struct fc_sketch_extra *x,
         counts(out, 3, s->classes, s->n_classes);
     if (has_scores) {
         counts(out, 4, s->confidence, 10);
-        const uint32_t spread[] = {times(s->entropy, s->n), tenth(s)};
         counts(out, 5, spread, 2);
     }
     fc_out_uint(out, 6);
@@ -80,33 +96,15 @@ void fc_sketch_write(const struct fc_sketch *s, const struct fc_sketch_extra *x,
     }
     if (s->has_cuts)
         counts(out, 8, s->distances, 10);
-    if (has_anomalies) {
-        const uint32_t anomalies[] = {s->over, s->judged};
+    if (has_anomalies)
         counts(out, 9, anomalies, 2);
-    }
-    if (has_golden) {
-        const uint32_t golden[] = {x->golden_n, x->golden_ok, x->golden_diff};
+    if (has_golden)
         counts(out, 10, golden, 3);
-    }
-    if (has_labels) {
-        const uint32_t labels[] = {1, s->lab_n, s->lab_ok};
-        fc_out_uint(out, 11);
-        fc_out_array(out, 1);
-        fc_out_array(out, 3);
-        for (uint32_t i = 0; i < 3; i++)
-            fc_out_uint(out, labels[i]);
-    }
-    const uint32_t memory[] = {x->arena_used, s->heap_min, 0};
+    if (has_labels)
+        row(out, 11, labels, 3);
     counts(out, 12, memory, 3);
-    if (x->has_reset) {
-        fc_out_uint(out, 13);
-        fc_out_array(out, 1);
-        fc_out_array(out, 2);
-        fc_out_uint(out, x->reset);
-        fc_out_uint(out, 1);
-    }
-    if (has_faults) {
-        const uint32_t faults[] = {s->gaps, s->dropped, in->faults, s->resets};
+    if (x->has_reset)
+        row(out, 13, resets, 2);
+    if (has_faults)
         counts(out, 14, faults, 4);
-    }
 }

@@ -2,7 +2,8 @@
  *
  * One job at a time. What must survive a cut is in the record or follows from flash: the phase, the
  * candidate's id, and which chunks are there (their hashes are compared with the leaf list again).
- * The numbers in comments are the rows of "Power cuts" in DESIGN.md.
+ * A verified candidate waits without a job, so that other slots can fetch theirs. The numbers in
+ * comments are the rows of "Power cuts" in DESIGN.md.
  */
 #include "internal.h"
 
@@ -33,6 +34,14 @@ void fc_job_stage(struct fc_core *core, enum fc_stage stage) {
     core->job.wait_ms = 0;
 }
 
+void fc_job_wait(struct fc_core *core, uint32_t ms) {
+    core->job.wait_ms = fc_clock(core) + ms;
+}
+
+static void look_again(struct fc_core *core, uint8_t slot, uint32_t ms) {
+    core->slot[slot].look_at_ms = fc_clock(core) + ms;
+}
+
 /* --- the end of a job ---------------------------------------------------------------- */
 
 void fc_job_end(struct fc_core *core) {
@@ -52,51 +61,51 @@ static int leave_fetch(struct fc_core *core, uint8_t slot) {
 }
 
 /* Refused before a trial: nothing ran, nothing is recorded as failed; a new entry tries again. */
-void fc_job_refuse(struct fc_core *core, int code, uint32_t detail) {
-    uint8_t slot = core->job.slot;
-    int64_t ints[] = {-code, detail};
-    fc_event_put(core, FC_EV_REFUSAL, slot, ints, 2);
+void fc_slot_refuse(struct fc_core *core, uint8_t slot, int code, uint32_t detail) {
+    fc_event_refusal(core, slot, code, detail);
     leave_fetch(core, slot);
     core->slot[slot].given_up = 1;
+    core->slot[slot].ready = 0;
     fc_slot_set(core, slot, FC_ST_REFUSED, code, detail);
-    fc_job_end(core);
+    if (core->job.stage != FC_JOB_IDLE)
+        fc_job_end(core);
 }
 
-void fc_job_defer(struct fc_core *core, int code) {
-    fc_slot_set(core, core->job.slot, FC_ST_DEFERRED, code, 0);
-    core->job.wait_ms = fc_clock(core) + FC_DEFER_MS;
+void fc_job_refuse(struct fc_core *core, int code, uint32_t detail) {
+    fc_slot_refuse(core, core->job.slot, code, detail);
 }
 
-int fc_job_overdue(const struct fc_core *core) {
-    uint64_t deadline = core->job.target.deadline;
+int fc_is_overdue(const struct fc_core *core, uint8_t slot) {
+    uint64_t deadline = core->slot[slot].target.deadline;
     return deadline && fc_now(core) > deadline;
+}
+
+/* A flash operation failed: the job waits a moment, and gives up after the third. */
+void fc_job_fault(struct fc_core *core) {
+    if (++core->job.faults < FC_TRIES_MAX)
+        fc_job_wait(core, FC_RETRY_MS);
+    else if (core->job.group)
+        fc_trial_fail(core, FC_ERR_FLASH_IO, 0);
+    else
+        fc_job_refuse(core, FC_ERR_FLASH_IO, 0);
 }
 
 /* --- beginning ----------------------------------------------------------------------- */
 
 /* Row 3: the candidate's id, and `usable` cleared before the bank is harmed. */
 int fc_record_fetch(struct fc_core *core) {
-    const struct fc_job *j = &core->job;
-    const struct fc_rec_slot *rs = rec_slot(core, j->slot);
-    if (rs->phase == FC_PH_FETCH && memcmp(rs->other_id, j->target.id, 16) == 0 &&
+    uint8_t slot = core->job.slot;
+    const uint8_t *id = core->slot[slot].target.id;
+    const struct fc_rec_slot *rs = rec_slot(core, slot);
+    if (rs->phase == FC_PH_FETCH && memcmp(rs->other_id, id, 16) == 0 &&
         !(rs->flags & FC_FLAG_USABLE))
         return FC_OK;
     struct fc_record *r = fc_log_edit(core);
-    struct fc_rec_slot *next = &r->slots[j->slot];
+    struct fc_rec_slot *next = &r->slots[slot];
     next->phase = FC_PH_FETCH;
     next->flags &= (uint8_t) ~(FC_FLAG_USABLE | FC_FLAG_REVERTING);
-    memcpy(next->other_id, j->target.id, 16);
+    memcpy(next->other_id, id, 16);
     return fc_log_commit(core);
-}
-
-/* A flash operation failed: the job waits a moment, and gives up after the third. */
-void fc_job_fault(struct fc_core *core) {
-    if (++core->job.faults >= FC_TRIES_MAX && core->job.again)
-        fc_trial_fail(core, FC_ERR_FLASH_IO, 0);
-    else if (core->job.faults >= FC_TRIES_MAX)
-        fc_job_refuse(core, FC_ERR_FLASH_IO, 0);
-    else
-        core->job.wait_ms = fc_clock(core) + FC_RETRY_MS;
 }
 
 /* What the bank holds besides its manifest tells what is to be done. */
@@ -107,54 +116,66 @@ static void begin_fetch(struct fc_core *core) {
         fc_job_stage(core, fc_bank_leaves_check(core) ? FC_JOB_LEAVES : FC_JOB_REHASH);
 }
 
-/* The bank holds the wanted manifest, which lies in fc_msg(): go on with what else it holds. */
-static void begin_in_bank(struct fc_core *core, uint32_t n, int held) {
-    struct fc_job *j = &core->job;
-    struct fc_slot *s = &core->slot[j->slot];
-    enum fc_check how = j->target.action == FC_ACT_RUN_OTHER ? FC_CHECK_OTHER : FC_CHECK_NEW;
-    int rc = fc_manifest_check(core, j->slot, NULL, n, how, &j->m);
-    s->total = rc ? 0 : (uint16_t)j->m.chunks;
+/* A candidate in the idle bank, judged as an offer. n = its length in fc_msg(). Deferred, refused,
+ * or FC_OK. */
+static int judge(struct fc_core *core, uint8_t slot, uint32_t n, struct fc_manifest *m) {
+    const struct fc_target *t = &core->slot[slot].target;
+    enum fc_check how = t->action == FC_ACT_RUN_OTHER ? FC_CHECK_OTHER : FC_CHECK_NEW;
+    int rc = fc_manifest_check(core, slot, NULL, n, how, m);
     if (rc && core->deferred) {
-        s->look_at_ms = fc_clock(core) + FC_DEFER_MS;
-        fc_slot_set(core, j->slot, FC_ST_DEFERRED, rc, core->detail);
-        memset(j, 0, sizeof *j);
+        look_again(core, slot, FC_DEFER_MS);
+        fc_slot_set(core, slot, FC_ST_DEFERRED, rc, core->detail);
+        memset(&core->job, 0, sizeof core->job);
     } else if (rc) {
-        fc_job_refuse(core, rc, core->detail);
-    } else if (held) { /* confirmed here once: only its digest is checked again */
-        s->have = s->total;
-        core->hal->digest_begin(&j->u.digest);
-        fc_job_stage(core, FC_JOB_DIGEST);
-    } else {
-        s->other_seq = j->m.seq;
-        fc_slot_set(core, j->slot, FC_ST_MANIFEST_OK, 0, 0);
-        begin_fetch(core);
+        fc_slot_refuse(core, slot, rc, core->detail);
     }
+    return rc;
+}
+
+static uint32_t read_candidate(struct fc_core *core, uint8_t slot) {
+    uint8_t digest[32];
+    uint32_t n = fc_message_read(core, fc_bank_area(slot, fc_bank_idle(core, slot)), 0, digest);
+    return n && memcmp(digest, core->slot[slot].target.id, 32) == 0 ? n : 0;
 }
 
 static void begin(struct fc_core *core, uint8_t slot) {
     struct fc_job *j = &core->job;
+    struct fc_slot *s = &core->slot[slot];
     const struct fc_rec_slot *rs = rec_slot(core, slot);
-    uint8_t digest[32];
     memset(j, 0, sizeof *j);
     j->slot = slot;
-    j->target = core->slot[slot].target;
     j->bank = fc_bank_idle(core, slot);
     j->stage = FC_JOB_MANIFEST;
-    if (fc_job_overdue(core)) {
+    if (fc_is_overdue(core, slot)) {
         fc_job_refuse(core, FC_ERR_EXPIRED, 0);
         return;
     }
-    int held = (rs->flags & FC_FLAG_USABLE) && memcmp(rs->other_id, j->target.id, 16) == 0;
-    uint32_t n = fc_message_read(core, fc_job_area(core), 0, digest);
-    if (n && memcmp(digest, j->target.id, 32) != 0)
-        n = 0;
-    if (j->target.action == FC_ACT_RUN_OTHER && !(held && n))
+    int held = (rs->flags & FC_FLAG_USABLE) && memcmp(rs->other_id, s->target.id, 16) == 0;
+    uint32_t n = read_candidate(core, slot);
+    if (s->target.action == FC_ACT_RUN_OTHER && !(held && n)) {
         fc_job_refuse(core, FC_ERR_NOT_IN_BANK, 0);
-    else if (n)
-        begin_in_bank(core, n, held);
-    else
+        return;
+    }
+    if (!n) {
         fc_slot_set(core, slot, FC_ST_OFFERED, 0, 0);
+        return;
+    }
+    s->total = 0;
+    if (judge(core, slot, n, &j->m))
+        return;
+    s->total = (uint16_t)j->m.chunks;
+    if (held) { /* confirmed here once: only its digest is checked again */
+        s->have = s->total;
+        core->hal->digest_begin(&j->u.digest);
+        fc_job_stage(core, FC_JOB_DIGEST);
+        return;
+    }
+    s->other_seq = j->m.seq;
+    fc_slot_set(core, slot, FC_ST_MANIFEST_OK, 0, 0);
+    begin_fetch(core);
 }
+
+/* --- what a slot should do ----------------------------------------------------------- */
 
 static void stop(struct fc_core *core, uint8_t slot) {
     struct fc_rec_slot *rs = rec_slot(core, slot);
@@ -163,13 +184,20 @@ static void stop(struct fc_core *core, uint8_t slot) {
         r->slots[slot].flags |= FC_FLAG_STOPPED;
         r->slots[slot].phase = fc_rest_phase(rs);
         if (fc_log_commit(core)) {
-            core->slot[slot].look_at_ms = fc_clock(core) + FC_RETRY_MS;
+            look_again(core, slot, FC_RETRY_MS);
             return;
         }
     }
     core->slot[slot].want_load = 0;
     fc_slot_unload(core, slot);
     fc_slot_set(core, slot, FC_ST_CONFIRMED, 0, 0);
+}
+
+static int is_running(const struct fc_core *core, uint8_t slot) {
+    const struct fc_rec_slot *rs = &core->rec.slots[slot];
+    const struct fc_slot *s = &core->slot[slot];
+    return rs->run_bank != FC_NO_BANK && !s->run_broken &&
+           memcmp(rs->run_id, s->target.id, 16) == 0;
 }
 
 /* The state of an entry that asks for what is there already, or for what has failed. Nothing is
@@ -180,18 +208,24 @@ int fc_update_derive(struct fc_core *core, uint8_t slot) {
     const struct fc_target *t = &s->target;
     if (!t->set || t->action == FC_ACT_STOP)
         return 0;
-    if (rs->run_bank != FC_NO_BANK && memcmp(rs->run_id, t->id, 16) == 0 && !s->run_broken) {
+    if (is_running(core, slot)) {
         if (core->safe_mode)
             fc_slot_set(core, slot, FC_ST_REFUSED, FC_ERR_CRASH_LOOP, core->rec.panics);
         else if (!(rs->flags & FC_FLAG_STOPPED))
             fc_slot_set(core, slot, FC_ST_CONFIRMED, 0, 0);
         return rs->phase != FC_PH_FETCH && !(rs->flags & FC_FLAG_STOPPED);
     }
-    if (memcmp(rs->failed_id, t->id, 8) == 0 && t->attempt <= rs->failed_attempt) {
+    if (memcmp(rs->failed_id, t->id, 8) != 0 || t->attempt > rs->failed_attempt)
+        return 0;
+    uint8_t tries = core->rec.no_links[slot];
+    if (rs->fail_code != -FC_ERR_NO_LINK || tries > FC_NO_LINK_TRIES) {
         fc_slot_set(core, slot, FC_ST_REVERTED, -(int)rs->fail_code, rs->fail_detail);
         return 1;
     }
-    return 0;
+    /* It was kept: the model before it has a link again, so it may try once more. */
+    if (!s->ready)
+        fc_slot_set(core, slot, FC_ST_DEFERRED, FC_ERR_NO_LINK, tries);
+    return !core->link;
 }
 
 /* The confirmed model is what is desired: a fetch was withdrawn, or a stop is over. */
@@ -204,15 +238,66 @@ static void settle(struct fc_core *core, uint8_t slot) {
     rs->flags &= (uint8_t)~FC_FLAG_STOPPED;
     rs->phase = fc_rest_phase(rs);
     if (fc_log_commit(core))
-        s->look_at_ms = fc_clock(core) + FC_RETRY_MS;
+        look_again(core, slot, FC_RETRY_MS);
     else
         fc_update_derive(core, slot);
+}
+
+/* The slots that switch together with this one, as a bit mask: entries with the same not_before,
+ * if there is one. 0 = one of them is not ready, and so none may switch. */
+static uint8_t group_of(const struct fc_core *core, uint8_t slot) {
+    uint64_t not_before = core->slot[slot].target.not_before;
+    uint32_t group = 1u << slot;
+    for (uint8_t i = 0; i < FC_SLOTS; i++) {
+        const struct fc_target *t = &core->slot[i].target;
+        if (i == slot || !not_before || !t->set || t->action == FC_ACT_STOP || !core->app[i] ||
+            t->not_before != not_before || is_running(core, i))
+            continue;
+        if (!core->slot[i].ready)
+            return 0;
+        group |= 1u << i;
+    }
+    return (uint8_t)group;
+}
+
+/* A verified candidate: may it be tried now, with all that belong to it? Each is judged again,
+ * because trust and time went on while it waited. */
+static void switch_over(struct fc_core *core, uint8_t slot) {
+    const struct fc_target *t = &core->slot[slot].target;
+    uint8_t group = group_of(core, slot);
+    look_again(core, slot, FC_RETRY_MS);
+    if (fc_is_overdue(core, slot)) {
+        fc_slot_refuse(core, slot, FC_ERR_EXPIRED, 0);
+        return;
+    }
+    if (!group || (t->not_before && fc_now(core) < t->not_before)) {
+        fc_slot_set(core, slot, FC_ST_VERIFIED, 0, 0);
+        return;
+    }
+    int rc = fc_may_switch(core);
+    if (rc) {
+        look_again(core, slot, FC_DEFER_MS);
+        fc_slot_set(core, slot, FC_ST_DEFERRED, rc, 0);
+        return;
+    }
+    for (uint8_t i = 0; i < FC_SLOTS; i++) {
+        if (!(group >> i & 1))
+            continue;
+        uint32_t n = read_candidate(core, i);
+        if (n && judge(core, i, n, &core->tmp.manifest))
+            return;
+        if (!n) { /* flash lost it: fetched again */
+            core->slot[i].ready = 0;
+            core->slot[i].look = 1;
+            return;
+        }
+    }
+    fc_trial_begin(core, group);
 }
 
 /* Compares a slot with its target, and begins what follows from that. */
 static void look(struct fc_core *core, uint8_t slot) {
     struct fc_slot *s = &core->slot[slot];
-    const struct fc_rec_slot *rs = rec_slot(core, slot);
     const struct fc_target *t = &s->target;
     s->look = 0;
     s->look_at_ms = 0;
@@ -227,7 +312,7 @@ static void look(struct fc_core *core, uint8_t slot) {
     }
     if (fc_update_derive(core, slot))
         return;
-    if (rs->run_bank != FC_NO_BANK && memcmp(rs->run_id, t->id, 16) == 0 && !s->run_broken) {
+    if (is_running(core, slot)) {
         settle(core, slot);
         return;
     }
@@ -236,7 +321,10 @@ static void look(struct fc_core *core, uint8_t slot) {
     /* Signed but out of date: nothing new is begun under it; what runs goes on. */
     if (core->desired_expires && fc_now(core) >= core->desired_expires)
         return;
-    begin(core, slot);
+    if (s->ready)
+        switch_over(core, slot);
+    else
+        begin(core, slot);
 }
 
 /* --- steps --------------------------------------------------------------------------- */
@@ -245,9 +333,9 @@ static void look(struct fc_core *core, uint8_t slot) {
  * those are fetched once more. When all leaves fit, the signed numbers contradict each other. */
 static int digest_failed(struct fc_core *core) {
     struct fc_job *j = &core->job;
-    if (j->again) {
+    if (j->group) {
         fc_trial_fail(core, FC_ERR_DIGEST, 0);
-    } else if (j->refetched || j->target.action == FC_ACT_RUN_OTHER) {
+    } else if (j->refetched || core->slot[j->slot].target.action == FC_ACT_RUN_OTHER) {
         fc_job_refuse(core, FC_ERR_DIGEST, j->part);
     } else {
         j->refetched = 1;
@@ -272,7 +360,7 @@ static int blob_ok(struct fc_core *core) {
 }
 
 /* Row 7: hashed from flash, one sector a step; nothing is persisted. */
-static int digest(struct fc_core *core) {
+static FC_NOINLINE int digest(struct fc_core *core) {
     struct fc_job *j = &core->job;
     const struct fc_hal *hal = core->hal;
     uint8_t got[32];
@@ -293,49 +381,25 @@ static int digest(struct fc_core *core) {
         return 1;
     }
     int rc = blob_ok(core);
-    if (rc && !j->again) {
-        fc_job_refuse(core, rc, 0);
-        return 1;
-    }
-    if (j->again) {
+    if (j->group) {
         fc_job_stage(core, FC_JOB_LOAD);
-        return 1;
-    }
-    fc_slot_set(core, j->slot, FC_ST_VERIFIED, 0, 0);
-    fc_job_stage(core, FC_JOB_SWITCH);
-    return 1;
-}
-
-static int switch_over(struct fc_core *core) {
-    struct fc_job *j = &core->job;
-    uint64_t now = fc_clock(core);
-    if (now < j->wait_ms)
-        return 0;
-    if (fc_job_overdue(core)) {
-        fc_job_refuse(core, FC_ERR_EXPIRED, 0);
-        return 1;
-    }
-    if (j->target.not_before && fc_now(core) < j->target.not_before) {
+    } else if (rc) {
+        fc_job_refuse(core, rc, 0);
+    } else {
+        core->slot[j->slot].ready = 1;
         fc_slot_set(core, j->slot, FC_ST_VERIFIED, 0, 0);
-        j->wait_ms = now + FC_RETRY_MS;
-        return 0;
+        fc_job_end(core);
     }
-    int rc = fc_may_switch(core);
-    if (rc) {
-        fc_job_defer(core, rc);
-        return 0;
-    }
-    if (fc_trial_begin(core))
-        fc_job_fault(core);
     return 1;
 }
 
-static int next_slot(struct fc_core *core) {
+static FC_NOINLINE int next_slot(struct fc_core *core) {
     uint64_t now = fc_clock(core);
     /* A trial that a reset interrupted goes first: the arena may hold only one model. */
-    for (uint8_t s = 0; s < FC_SLOTS; s++)
-        if (core->slot[s].want_trial && fc_trial_resume(core, s))
-            return 1;
+    if (core->want_trial) {
+        fc_trial_resume(core);
+        return 1;
+    }
     for (uint8_t s = 0; s < FC_SLOTS; s++)
         if (core->slot[s].want_load && fc_run_begin(core, s))
             return 1;
@@ -343,7 +407,7 @@ static int next_slot(struct fc_core *core) {
         struct fc_slot *slot = &core->slot[s];
         if (slot->look_at_ms && now >= slot->look_at_ms)
             slot->look = 1;
-        if (slot->look && core->has_desired) {
+        if (slot->look && core->has_desired && core->app[s]) {
             look(core, s);
             return 1;
         }
@@ -365,12 +429,12 @@ int fc_update_step(struct fc_core *core) {
         return fc_fetch_rehash(core);
     case FC_JOB_CHUNKS:
         return fc_fetch_chunks(core);
-    case FC_JOB_DIGEST:
-        return fc_clock(core) < core->job.wait_ms ? 0 : digest(core);
-    case FC_JOB_SWITCH:
-        return switch_over(core);
+    case FC_JOB_CHECK:
+        return fc_check_step(core);
     default:
-        return fc_trial_step(core);
+        if (fc_clock(core) < core->job.wait_ms)
+            return 0;
+        return core->job.stage == FC_JOB_DIGEST ? digest(core) : fc_trial_step(core);
     }
 }
 
@@ -387,15 +451,10 @@ uint64_t fc_update_due(const struct fc_core *core) {
     return due;
 }
 
-/* A new desired document: a job that no longer serves it ends, unless its trial has begun. */
-void fc_update_retarget(struct fc_core *core) {
-    struct fc_job *j = &core->job;
-    if (j->stage < FC_JOB_MANIFEST || j->stage > FC_JOB_SWITCH || j->again)
-        return;
-    const struct fc_target *t = &core->slot[j->slot].target;
-    if (t->set && t->action == j->target.action && memcmp(t->id, j->target.id, 32) == 0)
-        j->target = *t;
-    else
+/* A new desired document: a fetch that no longer serves it ends, unless its trial has begun. */
+void fc_update_retarget(struct fc_core *core, uint8_t slot) {
+    const struct fc_job *j = &core->job;
+    if (j->slot == slot && j->stage >= FC_JOB_MANIFEST && j->stage <= FC_JOB_DIGEST && !j->group)
         fc_job_end(core);
 }
 
@@ -406,6 +465,19 @@ void fc_update_link(struct fc_core *core) {
         j->misses = 0;
         j->wait_ms = 0;
     }
+    for (uint8_t s = 0; s < FC_SLOTS && core->link; s++)
+        core->slot[s].look |= core->rec.no_links[s] != 0;
     if (core->link && j->stage == FC_JOB_PROBATION)
         j->linked = 1;
+}
+
+const uint8_t *fc_slot_mid(const struct fc_core *core, uint8_t slot) {
+    const struct fc_job *j = &core->job;
+    if (j->group >> slot & 1)
+        return core->rec.slots[slot].other_id;
+    if (core->slot[slot].ready ||
+        (j->slot == slot && j->stage >= FC_JOB_MANIFEST && j->stage <= FC_JOB_DIGEST))
+        return core->slot[slot].target.id;
+    return fc_is_zero(core->app[slot]->model.id, 8) ? core->rec.slots[slot].other_id
+                                                    : core->app[slot]->model.id;
 }

@@ -129,21 +129,11 @@ static void count(struct fc_core *core, uint8_t slot, struct fc_seen *seen) {
 }
 
 /* FC_OK = count it, 1 = it failed and that is dealt with. */
-static int admit(struct fc_core *core, uint8_t slot, uint32_t n_scores, int failed) {
-    struct fc_job *j = &core->job;
+static int admit(struct fc_core *core, uint8_t slot, uint32_t n_scores, uint8_t failed) {
     if (slot >= FC_SLOTS || n_scores > FC_CLASSES_MAX || !fc_running(core, slot))
         return FC_ERR_DROP;
-    int trial = j->stage == FC_JOB_PROBATION && j->slot == slot;
-    if (failed) {
-        if (trial)
-            fc_trial_fail(core, FC_ERR_LOAD_FAILED, 0);
-        return 1;
-    }
-    if (trial) {
-        j->inferences++;
-        fc_keep_write(core, 0);
-    }
-    return FC_OK;
+    fc_trial_sample(core, slot, failed);
+    return failed ? 1 : FC_OK;
 }
 
 int fc_sample_put(struct fc_core *core, const struct fc_sample *s) {
@@ -231,7 +221,7 @@ void fc_window_close(struct fc_core *core, struct fc_app *a, uint32_t flags) {
     w->n = a->n > 1000000 ? 1000000 : a->n;
     w->us_mean = a->n ? (uint32_t)(a->us_sum / a->n) : 0;
     w->us_max = a->us_max;
-    w->score = a->n ? (uint16_t)(a->score_sum / a->n) : 0;
+    w->score = (uint16_t)(a->n ? a->score_sum / a->n : 0);
     w->top = modal(a);
     w->anom_max = a->anom_max;
     w->anom_n = a->anom_n > w->n ? w->n : a->anom_n;

@@ -95,7 +95,9 @@ enum fc_verb {
     FC_VERB_SELFTEST,
     FC_VERB_RESEND,
     FC_VERB_REPORT,
-    FC_VERB_LAST = 7, /* 6 and 7 are known to protocol 1, not to this firmware */
+    FC_VERB_PROBE,   /* when the engine can */
+    FC_VERB_CAPTURE, /* when the port can */
+    FC_VERB_LAST = FC_VERB_CAPTURE,
 };
 
 /* Numbers of log lines: never text, never received bytes. */

@@ -27,6 +27,7 @@ struct fc_ident {
     uint8_t roots[4][32];
     uint8_t n_roots, root_threshold;
     uint32_t arena_bytes;
+    uint32_t heap_floor; /* no switch and no probation with less free heap; 0 = none */
     uint32_t probation_n, probation_s; /* the class floor */
     const uint8_t *ops;                /* linked operators: the CBOR array of manifest key 12 */
     size_t ops_len;
@@ -65,7 +66,8 @@ struct fc_record {
     uint32_t panics, zero_b[3];
     struct fc_rec_name names[FC_NAMES];
     struct fc_rec_slot slots[FC_SLOTS_MAX];
-    uint32_t zero_c[3], crc;
+    uint8_t no_links[FC_SLOTS_MAX]; /* times the candidate in failed_id ended with no_link */
+    uint32_t zero_c[2], crc;
 };
 
 struct fc_log_pos {
@@ -85,10 +87,11 @@ struct fc_slot {
     uint8_t given_up;        /* refused: not before a new entry */
     uint8_t loaded;          /* 0 nothing, 1 the confirmed model, 2 the candidate */
     uint8_t want_load;       /* 1 load the confirmed model, 2 hash it first */
-    uint8_t want_trial;      /* resume the trial that the record names */
+    uint8_t ready;           /* the idle bank holds the target, verified since it was named */
     uint8_t run_broken;      /* the run bank does not hold what it should */
     uint8_t look;            /* something changed: compare with the target */
     uint16_t have, total;    /* chunks */
+    uint16_t trial_attempt;  /* of the entry that the trial under way serves */
     uint32_t detail;
     uint32_t run_seq, other_seq; /* for `reported` */
     uint32_t arena_used;
@@ -106,7 +109,7 @@ enum fc_stage {
     FC_JOB_REHASH,
     FC_JOB_CHUNKS,
     FC_JOB_DIGEST,
-    FC_JOB_SWITCH,
+    FC_JOB_MEMBER, /* the next slot of a trial: its manifest is judged */
     FC_JOB_LOAD,
     FC_JOB_SELFTEST,
     FC_JOB_PROBATION,
@@ -124,7 +127,9 @@ struct fc_job {
     uint8_t misses;    /* silences of the segment */
     uint8_t single;    /* asks chunk by chunk */
     uint8_t refetched; /* the whole digest failed once */
-    uint8_t again;     /* trial after a reset: the record is there */
+    uint8_t group;     /* slots of the trial, as a bit mask; 0 while fetching */
+    uint8_t todo;      /* of those, the ones not tested yet */
+    uint8_t again;     /* trial after a reset: the record is there, the banks are hashed again */
     uint8_t fail_code; /* FC_JOB_FAIL */
     uint8_t part;      /* while hashing: 0 model, 1 blob */
     uint8_t linked;    /* a connection was made since probation began */
@@ -133,12 +138,11 @@ struct fc_job {
     uint16_t segment, want; /* want: chunk asked for alone */
     uint32_t fail_detail;
     uint32_t vec_off; /* next vector, from the start of the golden bytes */
-    uint32_t inferences, carried_s;
+    uint32_t inferences[FC_SLOTS], carried_s;
     int32_t token;         /* of the `reported` that must be acknowledged, 0 none */
     uint64_t wait_ms;      /* when the wait is over */
     uint64_t since_ms;     /* probation's clock */
     uint64_t verb_counter; /* FC_JOB_CHECK: the command to answer */
-    struct fc_target target;
     struct fc_golden golden;
     struct fc_manifest m;
     union {
@@ -175,9 +179,10 @@ struct fc_core {
     uint8_t chain_watched; /* f1/trust/<version + 1> is subscribed */
     uint8_t reset_reason, refusal_code, n_events, want_reboot;
     uint8_t report_due; /* 1 progress, 2 now */
+    uint8_t want_trial; /* slots whose trial a reset interrupted, as a bit mask */
     uint8_t deferred;   /* of the last manifest check: only an unsigned clock speaks against it */
     struct fc_log_pos log;
-    uint32_t detail;       /* of the last failed manifest check */
+    uint32_t detail;       /* of the last failed manifest check or load */
     uint32_t wanted_trust; /* version that a desired document asked for */
     uint32_t reset_raw, refusal_detail;
     uint32_t event_n, report_n, tele_counter;

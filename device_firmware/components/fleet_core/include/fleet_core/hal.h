@@ -41,6 +41,9 @@ struct fc_engine {
                   struct fc_buf *out, uint32_t nout, uint32_t *us);
     int (*reset)(void *ctx, uint8_t slot);
     int (*unload)(void *ctx, uint8_t slot); /* fine when nothing is loaded */
+    /* May be NULL. Finds the smallest arena that the loaded model needs; it is unloaded next. */
+    int (*probe)(void *ctx, uint8_t slot, const uint8_t *model, uint32_t n,
+                 const struct fc_model *m, uint32_t *bytes);
 };
 
 struct fc_hal {
@@ -72,6 +75,7 @@ struct fc_hal {
     uint32_t (*heap_free)(void *ctx);
     int (*rssi)(void *ctx); /* dBm, 0 = unknown */
     void (*identify)(void *ctx);
+    int (*capture)(void *ctx, uint8_t slot); /* keep the next window of raw input; may be NULL */
     void (*reboot)(void *ctx);
     void (*log)(void *ctx, int level, uint32_t event, uint32_t a, uint32_t b);
     const struct fc_engine *engine;

@@ -56,6 +56,7 @@
 #define FC_PANICS_SAFE 3u       /* panics in a row before safe mode */
 #define FC_STABLE_MS 300000u    /* uptime after which panics in a row are forgotten */
 #define FC_NO_LINK_MS 21600000u /* probation without an acknowledged report: 6 h */
+#define FC_NO_LINK_TRIES 3u     /* times that a candidate without a link is tried again */
 #define FC_PROGRESS_MS 500u     /* at most two progress reports a second */
 #define FC_DEFER_MS 2000u       /* between two looks at a deferred switch */
 #define FC_RETRY_MS 1000u       /* after a failed flash write or a full outbox */
