@@ -115,6 +115,7 @@ static int take_ident(uint32_t boot) {
     memcpy(id->roots, s_me.roots, sizeof id->roots);
     id->n_roots = s_me.n_roots;
     id->root_threshold = s_me.root_threshold;
+    id->heap_floor = CONFIG_TINYFLEET_HEAP_FLOOR;
     id->probation_n = CONFIG_TINYFLEET_PROBATION_N;
     id->probation_s = CONFIG_TINYFLEET_PROBATION_S;
     int rc = take_version(id);

@@ -44,7 +44,7 @@ enum {
     OP_CUSTOM,
     OP_INTERMEDIATES = 8,
 };
-enum { BUILTIN_CUSTOM = 32, BUILTIN_VAR_HANDLE = 142 };
+enum { BUILTIN_CUSTOM = 32 };
 enum { OPT_RESHAPE = 17, OPT_IF = 92, OPT_WHILE = 93, OPT_CALL_ONCE = 103, OPT_VAR_HANDLE = 111 };
 
 struct walk {
@@ -65,23 +65,35 @@ static uint32_t type_bytes(uint32_t type) {
     return type < sizeof BYTES ? BYTES[type] : 0;
 }
 
-/* Operators whose preparation in TFLM reads options that the schema calls optional. */
-static int needs_options(uint32_t builtin) {
+/* The options without which TFLM's preparation of an operator dereferences nothing; the schema
+ * calls them optional. The number in the schema's union, 0 = may be left out. */
+static uint32_t needed_options(uint32_t builtin) {
     switch (builtin) {
-    case 1:   /* AVERAGE_POOL_2D */
-    case 2:   /* CONCATENATION */
-    case 3:   /* CONV_2D */
-    case 4:   /* DEPTHWISE_CONV_2D */
-    case 9:   /* FULLY_CONNECTED */
-    case 17:  /* MAX_POOL_2D */
-    case 25:  /* SOFTMAX */
-    case 27:  /* SVDF */
-    case 44:  /* UNIDIRECTIONAL_SEQUENCE_LSTM */
-    case 118: /* IF */
-    case 119: /* WHILE */
-    case 129: /* CALL_ONCE */
-    case BUILTIN_VAR_HANDLE:
+    case 1:  /* AVERAGE_POOL_2D */
+    case 17: /* MAX_POOL_2D */
+        return 5;
+    case 2: /* CONCATENATION */
+        return 10;
+    case 3: /* CONV_2D */
         return 1;
+    case 4: /* DEPTHWISE_CONV_2D */
+        return 2;
+    case 9: /* FULLY_CONNECTED */
+        return 8;
+    case 25: /* SOFTMAX */
+        return 9;
+    case 27: /* SVDF */
+        return 6;
+    case 44: /* UNIDIRECTIONAL_SEQUENCE_LSTM */
+        return 71;
+    case 118: /* IF */
+        return OPT_IF;
+    case 119: /* WHILE */
+        return OPT_WHILE;
+    case 129: /* CALL_ONCE */
+        return OPT_CALL_ONCE;
+    case 142: /* VAR_HANDLE */
+        return OPT_VAR_HANDLE;
     default:
         return 0;
     }
@@ -172,10 +184,10 @@ static int check_variable(struct walk *w, const struct flat_table *options) {
 static int check_options(struct walk *w, const struct flat_table *op, uint32_t builtin,
                          uint32_t graph) {
     struct flat_table o = flat_table_in(&w->f, op, OP_OPTIONS);
-    uint32_t type = flat_u8(&w->f, op, OP_OPTIONS_TYPE, 0);
+    uint32_t type = flat_u8(&w->f, op, OP_OPTIONS_TYPE, 0), needed = needed_options(builtin);
     int rc = FC_OK;
     flat_vec_in(&w->f, op, OP_CUSTOM, 1);
-    if (w->f.torn || (needs_options(builtin) && (!o.size || !type)))
+    if (w->f.torn || (needed && (!o.size || type != needed)))
         return FC_ERR_SCHEMA;
     switch (o.size ? type : 0) {
     case OPT_RESHAPE: /* TFLM copies it into a TfLiteReshapeParams of 8 */
@@ -195,8 +207,6 @@ static int check_options(struct walk *w, const struct flat_table *op, uint32_t b
         rc = check_variable(w, &o);
         break;
     default:
-        if (builtin == BUILTIN_VAR_HANDLE || builtin == 118 || builtin == 119 || builtin == 129)
-            rc = FC_ERR_SCHEMA; /* the options of another operator */
         break;
     }
     return w->f.torn ? FC_ERR_SCHEMA : rc;
