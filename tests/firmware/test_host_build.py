@@ -81,6 +81,30 @@ def test_the_core_allocates_nothing_and_holds_no_state_of_its_own(tmp_path: Path
     assert [name for kind, name in symbols if kind in "bBCdD"] == []
 
 
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_a_build_may_have_fewer_slots(slots: int) -> None:
+    """The 4 MB partition table has two; the host has four. A record has room for four in any build."""
+    sources = [str(path) for path in sorted((build.CORE_DIR / "src").glob("*.c"))]
+    build.run_compiler(
+        [
+            build.compiler(),
+            *build.STRICT,
+            *build.includes(),
+            f"-DFC_SLOTS={slots}u",
+            "-fsyntax-only",
+            *sources,
+        ]
+    )
+
+
+def test_a_number_of_slots_that_no_record_has_is_refused_by_the_compiler() -> None:
+    source = str(build.CORE_DIR / "src" / "metalog.c")
+    with pytest.raises(build.BuildError, match="slots of a record"):
+        build.run_compiler(
+            [build.compiler(), *build.STRICT, *build.includes(), "-DFC_SLOTS=5u", "-fsyntax-only", source]
+        )
+
+
 CUT_SCRIPT = """
 import sys
 from pathlib import Path
