@@ -22,8 +22,8 @@ from device_firmware.host.rv32.callgraph import CallGraph
 
 # What was measured when the row was put here; the limit in the table stays what issue and design say.
 KNOWN_OVER: dict[str, int] = {
-    "core .text": 35_868,
-    "core's own stack": 1_200,
+    "core .text": 35_952,
+    "core's own stack": 816,
 }
 
 ENTRIES = (

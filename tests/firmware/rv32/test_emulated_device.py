@@ -28,7 +28,7 @@ from fleet.stack.run import Stack, StackInfo
 from tests.e2e.conftest import issue_token
 from tests.models.watch import watch_dir
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("rv32"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("rv32"), pytest.mark.timeout(600)]
 
 DEVICE = "rv32-0"
 CUTS = 6
