@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -111,6 +112,9 @@ BAD: dict[str, bytes] = {
     "an operator's output": change(lambda g: _set(g.find(Op.MEAN), outputs=[-1])),
     "an operator's input": change(lambda g: _set(g.find(Op.MEAN), inputs=[-2, 0])),
     "an operator's code": change(lambda g: _set(g.find(Op.MEAN), opcodeIndex=64)),
+    "the options of another operator": change(
+        lambda g: _set(g.find(Op.MAX_POOL_2D), opcodeIndex=g.find(Op.SOFTMAX).opcodeIndex)
+    ),
     "a graph's input": change(lambda g: g.io([999], g.model.subgraphs[0].outputs)),
     "a graph's output": change(lambda g: g.io(g.model.subgraphs[0].inputs, [-1])),
     "no input at all": change(lambda g: g.io([], g.model.subgraphs[0].outputs)),
@@ -193,3 +197,26 @@ def test_the_servers_inspector_refuses_whatever_the_walk_refuses(walk_program: P
             passed.append(model)
     print(f"{len(passed)} of {len(made)} models pass the inspector and are refused by the walk")
     assert len(passed) <= len(made) // 20
+
+
+def test_models_that_kill_tflm_are_among_those_that_the_walk_refuses(walk_program: Path) -> None:
+    """Mutants run in the wheel, each in a forked child. The walk sees indices and sizes, not the arithmetic
+    of each kernel: a death that it lets through is for the trial, so one in this sample is not an error.
+    """
+    made = mutants(ACTIVITY.read_bytes(), 160, seed=11)
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "survive.py")],
+        input=b"".join(struct.pack("<I", len(model)) + model for model in made),
+        capture_output=True,
+        timeout=240,
+        check=True,
+    )
+    ends = done.stdout.decode().split()
+    table: dict[tuple[str, bool], int] = {}
+    for end, (result, _, _) in zip(ends, walk(walk_program, made), strict=True):
+        table[end, result == OK] = table.get((end, result == OK), 0) + 1
+    print("in TFLM   walk passes  walk refuses")
+    for end in ("ran", "refused", "died", "hung"):
+        print(f"{end:9} {table.get((end, True), 0):11} {table.get((end, False), 0):13}")
+    assert table.get(("died", False), 0) >= 1
+    assert table.get(("died", True), 0) + table.get(("hung", True), 0) <= 1
