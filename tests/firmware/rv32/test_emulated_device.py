@@ -126,7 +126,7 @@ def test_a_device_that_loses_power_at_random_points_of_an_update_ends_confirmed(
     cuts: list[Look] = []
     bench.wait("the update to begin", State.OFFERED, State.MANIFEST_OK, State.DOWNLOADING)
     for number in range(CUTS):
-        cuts.append(cut_somewhere(bench, chance, number))
+        cuts.append(cut_somewhere(bench, chance, number, after=max((cut.have for cut in cuts), default=0)))
         bench.device.power_on()
     bench.wait("confirmed", State.CONFIRMED, seq=2, deadline_s=90)
     story.ended(bench.setting, Step("b", "roll out"), rollout, "completed", deadline_s=60)
@@ -138,10 +138,13 @@ def test_a_device_that_loses_power_at_random_points_of_an_update_ends_confirmed(
     assert {cut.seq for cut in cuts} <= {-1, 1}, "the old model was confirmed all along"
 
 
-def cut_somewhere(bench: Bench, chance: random.Random, number: int) -> Look:
-    """Wait for a random point, then kill the emulator. Two cuts of three aim at a random chunk's arrival."""
+def cut_somewhere(bench: Bench, chance: random.Random, number: int, *, after: int) -> Look:
+    """Wait for a random point, then kill the emulator. Two cuts of three aim at a random chunk's arrival.
+
+    after: chunks that were there at an earlier cut; the next one comes later, or it would hit the start.
+    """
     if number % 3 != 2:
-        wanted = chance.randrange(1, 50)
+        wanted = after + chance.randrange(1, 14)
 
         def look() -> tuple[Look | None, str]:
             seen = bench.device.look()
