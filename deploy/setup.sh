@@ -87,7 +87,10 @@ list_missing() {
         has_chromium || MISSING+=(chromium)
         has_program clang-format || MISSING+=(clang-format)
         has_dejavu || MISSING+=(fonts-dejavu-core)
-        # the firmware's proofs: fuzzers, and the core on the ESP32-C3's instruction set
+        # the firmware's proofs: fuzzers, the engine's C++, and the core on the ESP32-C3's instruction set
+        has_program g++ || MISSING+=(g++)
+        [ -d /usr/include/gemmlowp ] || MISSING+=(libgemmlowp-dev)
+        [ -n "$(find /usr/include/newlib/c++ -name vector -print -quit 2>/dev/null)" ] || MISSING+=(libstdc++-arm-none-eabi-dev)
         has_program clang || MISSING+=(clang)
         if ! has_program clang || ! has_fuzzer; then MISSING+=(libclang-rt-dev); fi
         has_program riscv64-unknown-elf-gcc || MISSING+=(gcc-riscv64-unknown-elf)
