@@ -1,7 +1,7 @@
 /* ring_race.c: a producer that never waits against a consumer that is often too slow. Every window
  * that the consumer may keep has to be consecutive frames; what it lost has to be told.
  *
- *   ring_race FRAMES    prints windows, torn windows and hops dropped; 1 = a wrong window
+ *   ring_race WINDOWS    ends with so many windows kept and ten of them torn; 1 = a wrong window
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -18,7 +18,6 @@
 
 struct race {
     struct fc_stream stream;
-    uint32_t frames;
     atomic_int done;
 };
 
@@ -26,7 +25,7 @@ static void *produce(void *arg) {
     struct race *race = arg;
     float burst[40][2];
     uint32_t seed = 7;
-    for (uint32_t at = 0; at < race->frames;) {
+    for (uint32_t at = 0; !atomic_load(&race->done);) {
         seed = seed * 1664525u + 1013904223u;
         uint32_t n = 1 + (seed >> 24) % 40u;
         for (uint32_t i = 0; i < n; i++) {
@@ -34,11 +33,10 @@ static void *produce(void *arg) {
             burst[i][1] = -burst[i][0];
         }
         fc_stream_put(&race->stream, burst, n);
-        at += n;
+        at = (at + n) % MODULO;
         if (seed >> 30 == 0)
             sched_yield(); /* else the consumer would hardly ever keep up */
     }
-    atomic_store(&race->done, 1);
     return NULL;
 }
 
@@ -59,23 +57,20 @@ int main(int argc, char **argv) {
     static float memory[CAPACITY][2], window[WINDOW][2];
     uint32_t windows = 0, torn = 0, wrong = 0, untold = 0, before = 0;
     pthread_t thread;
-    race.frames = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 0;
-    if (!race.frames ||
+    uint32_t wanted = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 0;
+    if (!wanted ||
         fc_stream_open(&race.stream, FC_SAMPLES_F32, 2, WINDOW, HOP, memory, sizeof memory))
         return 2;
     if (pthread_create(&thread, NULL, produce, &race))
         return 2;
-    for (;;) {
-        int was_done = atomic_load(&race.done);
+    while (windows < wanted || torn < 10) {
         if (!fc_stream_ready(&race.stream)) {
-            if (was_done)
-                break;
             sched_yield();
             continue;
         }
         int jumped = race.stream.jumped;
         for (uint32_t f = 0; f < WINDOW; f++) {
-            if (f == WINDOW / 2 && windows % 7 == 0)
+            if (f == WINDOW / 2 && (windows + torn) % 7 == 0)
                 sched_yield(); /* be overtaken in the middle of a window */
             for (uint32_t c = 0; c < 2; c++)
                 window[f][c] = fc_stream_value(&race.stream, f, c);
@@ -90,6 +85,7 @@ int main(int argc, char **argv) {
         before = first;
         windows++;
     }
+    atomic_store(&race.done, 1);
     pthread_join(thread, NULL);
     printf("windows %u torn %u dropped %u wrong %u untold %u\n", windows, torn, race.stream.dropped,
            wrong, untold);
