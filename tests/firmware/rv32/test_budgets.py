@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,10 @@ def test_a_row_over_its_limit_fails_unless_it_is_known_and_has_not_grown(
     assert Row("no limit", 10**9, "B").verdict == ""
 
 
+SOFT_FLOAT = re.compile(r"__\w*[sd]f")
+"""libgcc's arithmetic of float and double."""
+
+
 def graph_of(folder: Path, text: str) -> CallGraph:
     """The call graph of a C file."""
     (folder / "probe.c").write_text(text)
@@ -103,7 +108,7 @@ def test_the_core_never_recurses_and_calls_only_a_few_functions_of_the_c_library
     public = [name for name in graph.frames if name.startswith("fc_")]
     assert len(public) > 80
     graph.deepest(public)
-    assert graph.foreign <= {
+    assert {name for name in graph.foreign if not SOFT_FLOAT.match(name)} <= {
         *("memcmp", "memcpy", "memmove", "memset", "memchr", "strlen", "strcmp", "strncmp"),
         *(
             "__udivdi3",

@@ -51,10 +51,12 @@ def test_a_bench_that_breaks_a_rule_of_the_flash_ends_with_its_words(chip: None,
         bench.run(script, tmp_path)
 
 
-def test_the_core_neither_allocates_nor_prints_nor_computes_in_floating_point(chip: None) -> None:
-    """No object of it names a function for that."""
+def test_the_core_neither_allocates_nor_prints_and_only_sensor_values_are_floating_point(chip: None) -> None:
+    """No object of it names a function for that; the pipeline's stages have the sensor's numbers in hand."""
+    floating = set()
     for path in sorted((bench.build().parent / "core").glob("*.o")):
         wanted = {line.split()[-1] for line in toolchain.tool("nm", "-u", str(path)).splitlines()}
         assert not wanted & {"malloc", "calloc", "realloc", "free", "printf", "puts", "abort"}, path.name
-        floats = {name for name in wanted if re.fullmatch(r"__\w+[sd]f(\w*|[23])", name)}
-        assert not floats, f"{path.name} computes in floating point: {floats}"
+        if any(re.fullmatch(r"__\w+[sd]f(\w*|[23])", name) for name in wanted):
+            floating.add(path.stem)
+    assert floating == {"anomaly", "feature", "pipe", "ring"}
