@@ -147,7 +147,7 @@ def _preview(form: RolloutForm, plan: Plan) -> dict[str, Any]:
         salt=b"preview",
     )
     try:
-        return rollouts.preview(draft)
+        return rollouts.preview(draft, now=timezone.now())
     except PlanError as error:
         return {"reasons": [{"code": error.code, "field": error.field, "text": error.text, "fix": error.fix}]}
 
