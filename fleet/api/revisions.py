@@ -1,9 +1,19 @@
 """Revisions as ETag and If-Match, and the media types of lists that a body can carry."""
 
+from typing import Any
+
 from django.http import HttpRequest, HttpResponse
 
 from fleet.api.errors import ApiProblem
-from fleet.devices.records import FORMATS
+from fleet.devices.records import FORMATS, MAX_BYTES
+
+LIST_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {name: {"schema": {"type": "string"}} for name in ("text/csv", "application/x-ndjson")},
+    }
+}
+"""How OpenAPI describes a body that is a list of devices, one a line."""
 
 
 def tag(response: HttpResponse, revision: str | int) -> None:
@@ -14,7 +24,7 @@ def tag(response: HttpResponse, revision: str | int) -> None:
 def must_match(request: HttpRequest, revision: str | int) -> None:
     """Ask that the caller changes what it has read.
 
-    Raises ApiProblem `if_match_required` without If-Match, `stale` with the present ETag for another revision.
+    Raises ApiProblem `if_match_required` without If-Match, `stale` with the present ETag for another one.
     """
     given = request.headers.get("If-Match", "").strip()
     if not given:
@@ -30,3 +40,10 @@ def list_format(request: HttpRequest) -> str:
     if kind not in FORMATS:
         raise ApiProblem("media_type", f"send one of {', '.join(sorted(FORMATS))}")
     return FORMATS[kind]
+
+
+def list_body(request: HttpRequest) -> bytes:
+    """The body of a request that carries a list; it may be longer than other bodies. At most a byte too many
+    is read, which its reader refuses.
+    """
+    return request.read(MAX_BYTES + 1)

@@ -13,7 +13,7 @@ from fleet.api.auth import Scope, actor
 from fleet.api.errors import ApiProblem
 from fleet.api.paging import page
 from fleet.api.render import device_class_json, device_json, event_json
-from fleet.api.revisions import list_format, must_match, tag
+from fleet.api.revisions import LIST_BODY, list_body, list_format, must_match, tag
 from fleet.devices import enrolment, labels, records, selection
 from fleet.devices.models import Device, DeviceClass, DeviceEvent
 from fleet.telemetry import queries
@@ -128,12 +128,12 @@ def label_device(request: HttpRequest, device_id: str, body: LabelBody, response
     return device_json(row, inventory.names(list(row.slots.all())))
 
 
-@router.post("/devices:import", auth=Scope("devices:write"), response=dict[str, Any])
+@router.post("/devices:import", auth=Scope("devices:write"), response=dict[str, Any], openapi_extra=LIST_BODY)
 def import_devices(request: HttpRequest, dry_run: bool = False) -> Any:
     """Set tags and attributes of many enrolled devices from text/csv or application/x-ndjson: every line or
     none. Columns: id, tags (separated by blanks), attr.<key>.
     """
-    found = records.read(request.body, list_format(request))
+    found = records.read(list_body(request), list_format(request))
     return labels.import_labels(found, actor=actor(request), now=timezone.now(), dry_run=dry_run)
 
 

@@ -11,12 +11,19 @@ from fleet.api.auth import Scope, actor
 from fleet.api.errors import ApiProblem
 from fleet.api.paging import page
 from fleet.api.render import group_json
-from fleet.api.revisions import list_format, must_match, tag
+from fleet.api.revisions import LIST_BODY, list_body, list_format, must_match, tag
 from fleet.api.routes.devices import Strict
 from fleet.devices import groups, records
 from fleet.devices.models import DeviceGroup
 
 router = Router(tags=["groups"])
+
+
+def _members_body() -> dict[str, Any]:
+    devices = {"type": "array", "items": {"type": "string"}}
+    schema = {"type": "object", "properties": {"devices": devices}, "required": ["devices"]}
+    content = {**LIST_BODY["requestBody"]["content"], "application/json": {"schema": schema}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 class GroupBody(Strict):
@@ -111,7 +118,12 @@ def list_members(
     )
 
 
-@router.put("/groups/{name}/members", auth=Scope("devices:write"), response=dict[str, Any])
+@router.put(
+    "/groups/{name}/members",
+    auth=Scope("devices:write"),
+    response=dict[str, Any],
+    openapi_extra=_members_body(),
+)
 def set_members(request: HttpRequest, name: str, response: HttpResponse) -> Any:
     """Make exactly these devices the members of a static group, or change nothing. Needs If-Match.
 
@@ -128,13 +140,13 @@ def set_members(request: HttpRequest, name: str, response: HttpResponse) -> Any:
 def _ids(request: HttpRequest) -> tuple[list[str], dict[str, int]]:
     if request.headers.get("Content-Type", "").startswith("application/json"):
         try:
-            return MembersBody.model_validate_json(request.body).devices, {}
+            return MembersBody.model_validate_json(list_body(request)).devices, {}
         except ValidationError as error:
             if error.errors()[0]["type"] == "json_invalid":
                 raise ApiProblem("malformed_json", "the body is not JSON") from None
             text = 'the body is {"devices": [id, ...]} with at most 100,000 ids'
             raise ApiProblem("validation", text) from None
-    found = records.read(request.body, list_format(request))
+    found = records.read(list_body(request), list_format(request))
     return [record.device_id for record in found], {record.device_id: record.line for record in found}
 
 

@@ -78,7 +78,7 @@ def edit(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
 
 
 def _lists(request: HttpRequest) -> dict[str, list[str]]:
-    return {name: request.POST.getlist(name) for name in ("classes", "metrics")}
+    return {name: request.POST.getlist(name) for name in ("classes", "groups", "metrics")}
 
 
 def _is_part(request: HttpRequest) -> bool:
@@ -168,8 +168,8 @@ def _initial(request: HttpRequest) -> dict[str, Any]:
 
 def _refilled(request: HttpRequest, name: str) -> dict[str, Any]:
     """A preset's plan; what, who and name stay as they were typed."""
-    kept = {key: request.POST.get(key, "") for key in ("name", "manifest", "devices")}
-    return {**preset(name), **kept, "classes": request.POST.getlist("classes")}
+    kept = {key: request.POST.get(key, "") for key in ("name", "manifest", "devices", "q")}
+    return {**preset(name), **kept, **{key: request.POST.getlist(key) for key in ("classes", "groups")}}
 
 
 def _page(
