@@ -40,9 +40,9 @@ def _examined(rollout: Rollout, *, now: datetime) -> tuple[dict[str, Any], Censu
     reasons: list[dict[str, str]] = []
     placed: Sizes | None = None
     try:
-        Target.parse(rollout.target).check(now=now)
         found = census(rollout, plan.named, now=now)
         reasons += _verdict_reasons(rollout, found)
+        Target.parse(rollout.target).check(now=now)
         placed = sizes(found.strata, plan, found.named)
         _check_named(plan, found)
         _check_gates(plan, found, placed)

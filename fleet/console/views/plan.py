@@ -24,6 +24,7 @@ from ota.choices import RolloutState, VersionState
 from ota.errors import OtaError
 from ota.models import Manifest, Rollout
 from ota.plan import Plan, PlanError
+from ota.targeting import Target, TargetError
 from ota.transitions import IllegalTransition
 
 ONCE_S = 3600
@@ -45,7 +46,7 @@ def new(request: HttpRequest) -> HttpResponse:
     if plan is None:
         return _page(request, form, status=200 if _is_part(request) else 422)
     if do == "preview":
-        return _page(request, form, preview=_preview(form, plan))
+        return _previewed(request, form, plan)
     return _create(request, form, plan)
 
 
@@ -66,7 +67,7 @@ def edit(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
     if plan is None:
         return _page(request, form, row=row, status=200 if _is_part(request) else 422)
     if do == "preview":
-        return _page(request, form, preview=_preview(form, plan), row=row)
+        return _previewed(request, form, plan, row=row)
     said, now = form.cleaned_data, timezone.now()
     try:
         rollouts.edit(row, name=said["name"], plan=plan, target=form.target(), actor=actor(request), now=now)
@@ -133,6 +134,19 @@ def _remember(request: HttpRequest, rollout_id: str) -> None:
         cache.set(_once(request), rollout_id, ONCE_S)
     except RedisError:
         return  # without Redis a double click makes a second draft, which nobody starts
+
+
+def _previewed(
+    request: HttpRequest, form: RolloutForm, plan: Plan, *, row: Rollout | None = None
+) -> HttpResponse:
+    """The form with its preview; a query that is wrong is beside its field, and nothing is counted."""
+    try:
+        Target.parse(form.target()).check(now=timezone.now())
+    except TargetError as error:
+        if error.position is not None:
+            form.add_error(field_of(error.field), f"{error.code}: {error.text}")
+            return _page(request, form, row=row, status=200 if _is_part(request) else 422)
+    return _page(request, form, preview=_preview(form, plan), row=row)
 
 
 def _preview(form: RolloutForm, plan: Plan) -> dict[str, Any]:
