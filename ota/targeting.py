@@ -16,7 +16,8 @@ from django.db.models import Q, QuerySet
 from fleet.devices.errors import GroupError, QueryError
 from fleet.devices.models import Device, DeviceClass, DeviceGroup, DeviceSlot
 from fleet.devices.query import parse
-from fleet.devices.selection import STOPPED, group_where, where
+from fleet.devices.query_terms import show_comparison
+from fleet.devices.selection import STOPPED, failing, group_where, where
 from ota.assignment import Candidate
 from ota.choices import ROLLOUT_LIVE, VerdictKind
 from ota.models import ClassVerdict, Membership, Rollout
@@ -119,6 +120,26 @@ class Target:
         with _refusing_as_target("target.groups"):
             parts = [group_where(row, now=now) for row in rows.values()]
         return reduce(operator.or_, parts)
+
+
+def outside(target: Target, device: Device, *, now: datetime) -> str:
+    """Why a target does not mean a device now, in words; "" when it does.
+
+    Of a query the comparisons that fail are named. Raises TargetError as `Target.check`.
+    """
+    if device.retired_at is not None:
+        return "it is retired"
+    if target.classes and device.device_class_id not in target.classes:
+        return f"its class {device.device_class_id} is none of {', '.join(target.classes)}"
+    if target.devices and device.pk not in target.devices:
+        return "it is not on the list of devices"
+    if target.groups and not Device.objects.filter(target._in_groups(now), pk=device.pk).exists():
+        return f"it is in none of the groups {', '.join(target.groups)}"
+    if target.q:
+        with _refusing_as_target("target.q"):
+            failed = failing(parse(target.q), device.pk, now=now)
+        return " and ".join(f"{show_comparison(one)} does not hold" for one in failed)
+    return ""
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from django.db.models import (
     Case,
     DecimalField,
     Exists,
+    ExpressionWrapper,
     F,
     Func,
     JSONField,
@@ -47,7 +48,7 @@ from fleet.devices import membership
 from fleet.devices.errors import GroupError, QueryError
 from fleet.devices.models import Device, DeviceGroup, DeviceSlot, GroupKind, Presence
 from fleet.devices.query import parse
-from fleet.devices.query_terms import Comparison, Either, Query, decimal, moment
+from fleet.devices.query_terms import Comparison, Either, Query, comparisons, decimal, moment
 from fleet.devices.query_terms import Value as Text
 from fleet.devices.version_order import version_key
 
@@ -107,6 +108,29 @@ def where(query: Query, *, now: datetime, groups: str = "all") -> Q:
         return _Condition(query, now, groups).built()
     parts = [where(part, now=now, groups=groups) for part in query.parts]
     return reduce(operator.or_ if isinstance(query, Either) else operator.and_, parts)
+
+
+def failing(query: Query, device_id: str, *, now: datetime) -> list[Comparison]:
+    """The comparisons that keep a device out: of an `and` the first that fails, of an `or` every part's.
+
+    Empty when the query means the device, or there is no such device. One database query for all of them.
+    """
+    leaves = {f"is_{n}": one for n, one in enumerate(comparisons(query))}
+    tests = {name: ExpressionWrapper(where(one, now=now), BooleanField()) for name, one in leaves.items()}
+    row = Device.objects.filter(pk=device_id).annotate(**tests).values(*tests).first()
+    if row is None:
+        return []
+    answers = {id(one): bool(row[name]) for name, one in leaves.items()}
+    return _failing(query, answers)
+
+
+def _failing(query: Query, answers: dict[int, bool]) -> list[Comparison]:
+    if isinstance(query, Comparison):
+        return [] if answers[id(query)] else [query]
+    parts = [_failing(part, answers) for part in query.parts]
+    if isinstance(query, Either):
+        return [one for part in parts for one in part] if all(parts) else []
+    return next((part for part in parts if part), [])
 
 
 def group_where(group: DeviceGroup, *, now: datetime) -> Q:

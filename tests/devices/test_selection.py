@@ -89,6 +89,10 @@ def test_sql_and_reference_select_the_same_devices(
     query = parse(text)
     with fleet(devices):
         found = set(selection.selected(text, now=NOW).values_list("pk", flat=True))
+        first = devices[0].id
+        kept_out = selection.failing(query, first, now=NOW)
+    assert (first in found) == (not kept_out), "what keeps a device out is named, and only then"
+    assert all(not is_meant(one, devices[0], classes) for one in kept_out)
     assert found == {one.id for one in devices if is_meant(query, one, classes)}, text
 
 

@@ -207,3 +207,35 @@ def test_a_named_device_that_is_skipped_is_told(world: World) -> None:
     rollout = world.ready(world.manifest(), plan)
     assert "dev-002 of wave 1 is skipped: quarantined." in rollout.summary["notes"]
     assert rollout.summary["waves"][0]["size"] == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ({"classes": ["host-b"]}, "its class host-a is none of host-b"),
+        ({"devices": ["gate-001"]}, "it is not on the list of devices"),
+        ({"groups": ["pilot"]}, "it is in none of the groups pilot"),
+        ({"q": "id==gate-*,tag==a"}, "id==gate-* does not hold and tag==a does not hold"),
+        ({"q": "online==true;class==host-b;tag==a"}, "class==host-b does not hold"),
+        ({"q": "id!=dev-001"}, "id!=dev-001 does not hold"),
+    ],
+)
+def test_a_device_outside_is_told_what_keeps_it_out(world: World, target: dict[str, Any], why: str) -> None:
+    static(world, "pilot", "gate-001", "dev-009")
+    rollout = world.started(world.manifest(["host-a", "host-b"]), FIRST_PLAN, **target)
+    said = rollouts.explain(rollout, "dev-001", now=world.now)
+    assert said is not None
+    assert (said["code"], said["sentence"]) == (
+        "not_targeted",
+        f"The rollout does not target this device: {why}.",
+    )
+    groups.delete(DeviceGroup.objects.get(), actor=ACTOR, now=world.now)
+    assert rollouts.explain(rollout, "dev-001", now=world.now)["code"] == "not_targeted"  # type: ignore[index]
+
+
+def test_a_device_that_came_after_the_start_is_told_so(world: World) -> None:
+    rollout = world.started(world.manifest(), FIRST_PLAN)
+    world.add(1, prefix="late")
+    said = rollouts.explain(rollout, "late-001", now=world.now)
+    assert said is not None
+    assert "after the start" in said["sentence"]
