@@ -29,8 +29,8 @@ class GroupForm(forms.Form):
     kind = forms.ChoiceField(
         label="Kind",
         choices=(
-            (GroupKind.DYNAMIC, "Dynamic: what a query selects, asked each time"),
-            (GroupKind.STATIC, "Static: devices listed one by one"),
+            (GroupKind.DYNAMIC, "Dynamic, by a query"),
+            (GroupKind.STATIC, "Static, by a list"),
         ),
     )
     q = forms.CharField(

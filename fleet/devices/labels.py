@@ -98,7 +98,7 @@ def import_labels(
             subject_kind="devices",
             subject_id="*",
             at=now,
-            after=answer,
+            after={**answer, "changed_first": [device.pk for device in changed[:8]]},
         )
     return answer
 

@@ -239,7 +239,7 @@ def test_everything_works_without_script(browser: Browser, live_server: Any, sit
 def test_the_preview_follows_what_is_typed_and_a_wrong_query_counts_nobody(
     page: Page, live_server: Any, site: rows.Filled
 ) -> None:
-    page.goto(f"{live_server.url}/rollouts/new")
+    page.goto(f"{live_server.url}/rollouts/new?preset=first")
     page.fill("#id_q", "id==dev-00*")
     expect(page.locator("[data-test=eligible]")).to_be_visible()
     page.fill("#id_q", "id==dev-00*;tagg==a")

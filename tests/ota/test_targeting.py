@@ -216,7 +216,7 @@ def test_a_named_device_that_is_skipped_is_told(world: World) -> None:
         ({"devices": ["gate-001"]}, "it is not on the list of devices"),
         ({"groups": ["pilot"]}, "it is in none of the groups pilot"),
         ({"q": "id==gate-*,tag==a"}, "id==gate-* does not hold and tag==a does not hold"),
-        ({"q": "online==true;class==host-b;tag==a"}, "class==host-b does not hold"),
+        ({"q": "online==true;class==host-b;id=null=false"}, "class==host-b does not hold"),
         ({"q": "id!=dev-001"}, "id!=dev-001 does not hold"),
     ],
 )
