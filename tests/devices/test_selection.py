@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
 from django.db import connection, transaction
@@ -178,3 +179,37 @@ def test_a_selection_is_one_query_however_many_devices(classes: object) -> None:
             with CaptureQueriesContext(connection) as seen:
                 select("tag==a,group==plant-*;slot.0.digest==ab*;arena_free=ge=1;attr.x=gt=3")
             assert len(seen) == 2, "the groups by their names, then the devices"
+
+
+@pytest.mark.parametrize(
+    ("field", "less", "same", "more"),
+    [
+        ("fw", "1.3.9", "1.4", "1.10.0"),
+        ("last_seen", "-3h", "-2h", "-1h"),
+        ("enrolled_at", "2026-05-02T11:59:59Z", "2026-05-02T14:00:00+02:00", "2026-05-02T12:00:01Z"),
+        ("arena_free", "97303", "97304", "97305"),
+        ("slot.0.seq", "2", "3", "4"),
+        ("slot.0.version", "1.9.0", "1.10.0", "1.11.0"),
+        ("attr.site", "9.4", "9.50", "10"),
+    ],
+)
+def test_an_ordering_takes_in_its_bound_or_not(
+    classes: object, field: str, less: str, same: str, more: str
+) -> None:
+    facts = Facts(
+        "dev-1",
+        "host-a",
+        fw="1.4.0",
+        last_seen=NOW - timedelta(hours=2),
+        attributes={"site": "9.5"},
+        slots={0: (run(("activity", "1.10.0")), 3, False, 1000)},
+    )
+    with fleet([facts]):
+        for comparison, values in {
+            "=lt=": [more],
+            "=le=": [same, more],
+            "=gt=": [less],
+            "=ge=": [less, same],
+        }.items():
+            found = [value for value in (less, same, more) if select(f"{field}{comparison}{value}")]
+            assert found == sorted(values, key=[less, same, more].index), comparison
