@@ -11,5 +11,12 @@ class OtaConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Load the Celery application, so that `shared_task` and `delay_on_commit` find it."""
+        """Load the Celery application, so that `shared_task` and `delay_on_commit` find it, and tell queries
+        about devices how digests and operators are called.
+        """
         import fleet.celery  # noqa: F401
+        from fleet.devices import selection
+        from ota import inventory
+        from ota.operators import BUILTIN_CODES
+
+        selection.register_names(runs=inventory.run_names, operators=lambda: BUILTIN_CODES)

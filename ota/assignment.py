@@ -8,7 +8,7 @@ stratum.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -60,42 +60,54 @@ def assign(candidates: Sequence[Candidate], plan: Plan, salt: bytes) -> list[Ass
     wave.
     """
     strata: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    rows: list[Assigned] = []
+    named, places = plan.named, {name: n for wave in plan.waves for n, name in enumerate(wave.named)}
+    taken: Counter[int] = Counter()
     for candidate in candidates:
-        strata[candidate.stratum].append((device_hash(salt, candidate.device_id), candidate.device_id))
+        h = device_hash(salt, candidate.device_id)
+        if wave := named.get(candidate.device_id):
+            taken[wave] += 1
+            place = places[candidate.device_id]
+            rows.append(Assigned(candidate.device_id, Arm.WAVE, wave, candidate.stratum, h, place))
+        else:
+            strata[candidate.stratum].append((h, candidate.device_id))
     for devices in strata.values():
         devices.sort()
-    shares = _shares({name: len(devices) for name, devices in strata.items()}, plan)
+    shares = _shares({name: len(devices) for name, devices in strata.items()}, plan, taken)
     last = len(plan.waves)
-    rows: list[Assigned] = []
     for name in sorted(strata):
         at = 0
-        for wave, share in enumerate(shares):  # 0 is control
-            arm, offered_in = (Arm.CONTROL, last) if wave == 0 else (Arm.WAVE, wave)
+        for n, share in enumerate(shares):  # 0 is control
+            arm, offered_in = (Arm.CONTROL, last) if n == 0 else (Arm.WAVE, n)
             for h, device_id in strata[name][at : at + share[name]]:
                 rows.append(Assigned(device_id, arm, offered_in, name, h, at))
                 at += 1
     return sorted(rows, key=lambda row: (row.wave, row.arm == Arm.CONTROL, row.stratum, row.rank))
 
 
-def sizes(strata: Mapping[str, int], plan: Plan) -> Sizes:
-    """How many devices each part of the plan gets, without drawing. strata: eligible devices per stratum.
+def sizes(strata: Mapping[str, int], plan: Plan, named: Mapping[int, int] | None = None) -> Sizes:
+    """How many devices each part of the plan gets, without drawing.
 
+    strata: eligible devices per stratum without the named ones, which are counted by wave in `named`.
     Raises what `assign` raises.
     """
-    shares = _shares(strata, plan)
+    named = named or {}
+    shares = _shares(strata, plan, named)
     control, waves = shares[0], shares[1:]
     pairs = [
         sum(min(control[name], wave[name]) for name in strata) if is_gated(plan, n) else 0
         for n, wave in enumerate(waves, start=1)
     ]
-    counts = [sum(wave.values()) for wave in waves]
+    counts = [sum(wave.values()) + named.get(n, 0) for n, wave in enumerate(waves, start=1)]
     counts[-1] += sum(control.values())
     return Sizes(sum(control.values()), tuple(counts), tuple(pairs))
 
 
 def is_gated(plan: Plan, wave: int) -> bool:
-    """True when wave `wave` (1, 2, ...) is compared with control: each but the last, if there are metrics."""
-    return plan.is_gated and wave < len(plan.waves)
+    """True when wave `wave` (1, 2, ...) is compared with control, if there are metrics: each but the last and
+    those of named devices, which were not drawn.
+    """
+    return plan.is_gated and wave < len(plan.waves) and not plan.waves[wave - 1].named
 
 
 def pair_up(wave: Mapping[str, Sequence[str]], control: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
@@ -122,24 +134,28 @@ def largest_remainder(total: int, weights: Mapping[str, int]) -> dict[str, int]:
     return parts
 
 
-def _shares(strata: Mapping[str, int], plan: Plan) -> list[dict[str, int]]:
-    """Devices of each stratum in control (index 0) and in waves 1..n; the last one without control."""
-    total = sum(strata.values())
+def _shares(strata: Mapping[str, int], plan: Plan, named: Mapping[int, int]) -> list[dict[str, int]]:
+    """Drawn devices of each stratum in control (index 0) and in waves 1..n; the last one without control.
+
+    named: devices by the wave that names them, outside the strata; sizes count them in.
+    """
+    drawn = sum(strata.values())
+    total = drawn + sum(named.values())
     if not total:
         raise PlanError("empty_target", "target", "no device is eligible")
     control = plan.control.of(total) if len(plan.waves) > 1 else 0
-    if control >= total:
+    if control and control >= drawn:
         raise PlanError(
-            "validation", "control", f"control takes all {total} devices: none is left for a wave"
+            "validation", "control", f"control takes all {drawn} devices: none is left for a wave"
         )
     shares = [largest_remainder(control, strata)]
     left = {name: count - shares[0][name] for name, count in strata.items()}
     taken = 0
-    for wave in plan.waves[:-1]:
-        target = max(taken, min(wave.of(total), total - control))
-        share = largest_remainder(target - taken, left)
+    for n, wave in enumerate(plan.waves[:-1], start=1):
+        wanted = 0 if wave.named else max(0, min(wave.of(total), total - control) - taken)
+        share = largest_remainder(min(wanted, sum(left.values())), left)
         left = {name: count - share[name] for name, count in left.items()}
-        taken = target
+        taken += sum(share.values()) + named.get(n, 0)
         shares.append(share)
     shares.append(left)
     return shares

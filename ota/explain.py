@@ -12,6 +12,7 @@ from ota.choices import JOB_TERMINAL, Arm, JobState, RolloutState, WaveState
 from ota.models import Job, Membership, Rollout, Wave
 from ota.offers import in_flight
 from ota.plan import Plan
+from ota.targeting import Target, TargetError, outside
 from ota.waves import is_proven
 
 SENTENCES = {
@@ -53,9 +54,11 @@ def explain(rollout: Rollout, device_id: str, *, now: datetime | None = None) ->
     member = Membership.objects.filter(rollout=rollout, device=device).first()
     jobs = list(Job.objects.filter(rollout=rollout, device=device).order_by("attempt"))
     job = jobs[-1] if jobs else None
-    blockers = _blockers(rollout, device, member, job)
+    blockers = _blockers(rollout, device, member, job, now)
     code = blockers[0]["code"] if blockers else "job"
     text = _job_text(job) if code == "job" and job else SENTENCES[code]
+    if code == "not_targeted" and blockers[0]["reason"]:
+        text = f"{text.removesuffix('.')}: {blockers[0]['reason']}."
     return {
         "device_id": device.pk,
         "code": code,
@@ -69,12 +72,12 @@ def explain(rollout: Rollout, device_id: str, *, now: datetime | None = None) ->
 
 
 def _blockers(
-    rollout: Rollout, device: Device, member: Membership | None, job: Job | None
+    rollout: Rollout, device: Device, member: Membership | None, job: Job | None, now: datetime
 ) -> list[dict[str, Any]]:
     if rollout.started_at is None:
         return [_blocker("not_started")]
     if member is None:
-        return [_blocker("not_targeted")]
+        return [_blocker("not_targeted", reason=_why_outside(rollout, device, now))]
     if member.arm == Arm.SKIPPED:
         known = member.skip_reason in SENTENCES
         code = member.skip_reason if known else "incompatible"
@@ -97,6 +100,15 @@ def _blockers(
         code = "retries_exhausted" if job.retry_at is None else "retry"
         return [_blocker(code, reason=job.code)]
     return []
+
+
+def _why_outside(rollout: Rollout, device: Device, now: datetime) -> str:
+    """Why a device has no place in a rollout that has started, as its target means devices now."""
+    try:
+        why = outside(Target.parse(rollout.target), device, now=now)
+    except TargetError as error:
+        return error.text
+    return why or "it came, or changed, after the start froze who takes part"
 
 
 def _held(rollout: Rollout, device: Device) -> list[dict[str, Any]]:

@@ -6,14 +6,16 @@ plan.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import zlib
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 from ota import evidence
 from ota.assignment import Assigned, assign, device_hash, is_gated
 from ota.choices import Arm
-from ota.models import Membership, Rollout, Wave
+from ota.models import Membership, Rollout, TargetSnapshot, Wave
 from ota.plan import Plan
 from ota.targeting import BATCH, Member
 
@@ -21,8 +23,23 @@ CHANGED_SHARE = 0.05
 """How far the fleet may have moved between preflight and start."""
 
 
+def remember(rollout: Rollout, ids: Sequence[str], *, now: datetime) -> None:
+    """Keep which devices preflight found eligible. ids: in their order."""
+    packed = zlib.compress("\n".join(ids).encode())
+    values = {"at": now, "count": len(ids), "digest": target_digest(ids), "packed_ids": packed}
+    TargetSnapshot.objects.update_or_create(rollout=rollout, defaults=values)
+
+
+def target_digest(ids: Iterable[str]) -> str:
+    """SHA-256 (hex) of ids, each with a newline, in their order: what an approval names."""
+    return hashlib.sha256("".join(f"{device_id}\n" for device_id in sorted(ids)).encode()).hexdigest()
+
+
 def difference(rollout: Rollout, everyone: Sequence[Member]) -> str:
-    """How the eligible set differs from the previewed one, "" when it is close enough."""
+    """How the eligible set differs from the previewed one, "" when it is close enough.
+
+    Devices that left and devices that came both count, so another set of the same size is noticed.
+    """
     counts: dict[str, int] = {}
     for member in everyone:
         if not member.skip:
@@ -32,9 +49,21 @@ def difference(rollout: Rollout, everyone: Sequence[Member]) -> str:
     if set(before) != set(counts):
         return f"eligible classes were {sorted(before)}, are {sorted(counts)}"
     was, now_is = sum(before.values()), sum(counts.values())
-    if abs(now_is - was) > CHANGED_SHARE * was:
-        return f"{was} devices were eligible, {now_is} are"
+    left, came = _moved(rollout, everyone)
+    if max(abs(now_is - was), left + came) > CHANGED_SHARE * was:
+        moved = f": {left} left, {came} came" if left + came else ""
+        return f"{was} devices were eligible, {now_is} are{moved}"
     return ""
+
+
+def _moved(rollout: Rollout, everyone: Sequence[Member]) -> tuple[int, int]:
+    """Devices that left the eligible set since preflight, and devices that joined it."""
+    snapshot = TargetSnapshot.objects.filter(rollout=rollout).first()
+    if snapshot is None:  # its preflight ran before such rows were kept
+        return 0, 0
+    before = set(zlib.decompress(snapshot.packed_ids).decode().split("\n")) - {""}
+    after = {member.device_id for member in everyone if not member.skip}
+    return len(before - after), len(after - before)
 
 
 def freeze(rollout: Rollout, everyone: Sequence[Member], *, now: datetime) -> dict[str, Any]:

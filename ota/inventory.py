@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from fleet.devices.models import DeviceSlot
+from fleet.devices.selection import RunName
 from ota.models import Manifest
 
 
@@ -29,3 +30,9 @@ def names(slots: Iterable[DeviceSlot]) -> dict[str, Name]:
         for row in found
         if row.id16 in wanted
     }
+
+
+def run_names() -> list[RunName]:
+    """Model and version of every manifest there is, by what devices report, for queries about devices."""
+    rows = Manifest.objects.values_list("id", "version__model_id", "version__version")
+    return [RunName(manifest_id[:32], model, version) for manifest_id, model, version in rows]

@@ -216,7 +216,7 @@ class Rollout(models.Model):
     kind = models.CharField(max_length=8, default="update")  # update, revert
     manifest = models.ForeignKey(Manifest, on_delete=models.PROTECT, related_name="rollouts")
     slot = models.PositiveSmallIntegerField(default=0)
-    target = models.JSONField(default=dict)  # {"classes": [...], "devices": [...]}; empty lists mean all
+    target = models.JSONField(default=dict)  # ota.targeting.Target.to_json(); what is empty means all
     plan = models.JSONField()  # ota.plan.Plan.to_json()
     salt = models.BinaryField()
     state = models.CharField(max_length=24, choices=RolloutState.choices, default=RolloutState.DRAFT)
@@ -237,6 +237,19 @@ class Rollout(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class TargetSnapshot(models.Model):
+    """The devices that preflight found eligible. A start compares with them: what was previewed runs."""
+
+    rollout = models.OneToOneField(Rollout, on_delete=models.CASCADE, primary_key=True, related_name="+")
+    at = models.DateTimeField()
+    count = models.PositiveIntegerField()
+    digest = models.CharField(max_length=64)  # ota.frozen.target_digest
+    packed_ids = models.BinaryField()  # ids joined by newlines, zlib
+
+    def __str__(self) -> str:
+        return f"{self.count} devices of {self.rollout_id}"
 
 
 class Wave(models.Model):

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fleet.mqtt.topics import is_device_id
 from ota.errors import OtaError
 from ota.gates.quality import least_pairs, log_process
 
@@ -22,6 +23,8 @@ ALPHA = 0.05
 """False-halt budget of a rollout, and error of each promotion proof."""
 MAX_WAVES = 20
 MAX_METRICS = 4
+MAX_NAMED = 1_000
+"""Most devices that a wave may name; a larger first step is a group and a count."""
 DAY_S = 86_400
 METRICS: dict[str, tuple[str, ...]] = {"accuracy": ("proxy",), "anomaly": ("",), "reporting": ("",)}
 """Metrics this version measures, each with its kinds; other kinds of accuracy wait for their labels."""
@@ -51,19 +54,24 @@ class PlanError(OtaError):
 
 @dataclass(frozen=True)
 class Size:
-    """A number of devices: a count, or a percentage. Exactly one is set."""
+    """How large a wave is: a count, a percentage, or its devices by name. Exactly one is set."""
 
     count: int | None = None
     percent: float | None = None
+    named: tuple[str, ...] = ()
 
     def of(self, total: int) -> int:
         """Devices this means out of `total`, rounded half up, never more than `total`."""
+        if self.named:
+            return min(len(self.named), total)
         if self.count is not None:
             return min(self.count, total)
         return min(total, math.floor(total * (self.percent or 0.0) / 100.0 + 0.5))
 
-    def to_json(self) -> dict[str, float]:
-        """`{"count": n}` or `{"percent": p}`."""
+    def to_json(self) -> dict[str, Any]:
+        """`{"count": n}`, `{"percent": p}` or `{"named": [id, ...]}`."""
+        if self.named:
+            return {"named": list(self.named)}
         return {"count": self.count} if self.count is not None else {"percent": self.percent or 0.0}
 
 
@@ -87,14 +95,15 @@ class Metric:
 class Plan:
     """How a rollout goes onto the fleet; defaults are the production ones.
 
-    waves: cumulative sizes of the frozen set, the last one takes everybody in, control too. control: devices
-    kept on the baseline until then. max_in_flight: jobs between offer and end until the first gated wave
-    passed, max_in_flight_later after it. min_reach: share of the reachable devices that must have confirmed.
-    soak_s, max_soak_s: least and longest time of observation. offer_ttl_s: no trial begins later than this
-    after its offer. settle_s, window_s: the comparison window of a pair starts settle_s after the wave device
-    confirmed and lasts window_s. min_pairs: pairs that must have matured before a PASS. r_max_*: highest
-    failure ratio per class. pair_sd: expected spread of a pair's difference, for planning only: no gate uses
-    it. history_s: how far back a device's own baseline reaches.
+    waves: cumulative sizes of the frozen set, the last one takes everybody in, control too; a wave of named
+    devices is not randomised and has hard gates only. control: devices kept on the baseline until then.
+    max_in_flight: jobs between offer and end until the first gated wave passed, max_in_flight_later after it.
+    min_reach: share of the reachable devices that must have confirmed. soak_s, max_soak_s: least and longest
+    time of observation. offer_ttl_s: no trial begins later than this after its offer. settle_s, window_s: the
+    comparison window of a pair starts settle_s after the wave device confirmed and lasts window_s. min_pairs:
+    pairs that must have matured before a PASS. r_max_*: highest failure ratio per class. pair_sd: expected
+    spread of a pair's difference, for planning only: no gate uses it. history_s: how far back a device's own
+    baseline reaches.
     """
 
     waves: tuple[Size, ...]
@@ -166,8 +175,13 @@ class Plan:
 
     @property
     def is_gated(self) -> bool:
-        """True when waves before the last are compared with a control cohort."""
-        return bool(self.metrics) and len(self.waves) > 1
+        """True when a wave before the last is compared with a control cohort: one that is randomised."""
+        return bool(self.metrics) and any(not wave.named for wave in self.waves[:-1])
+
+    @property
+    def named(self) -> dict[str, int]:
+        """Device id -> number of the wave (1, 2, ...) that names it."""
+        return {device_id: n for n, wave in enumerate(self.waves, start=1) for device_id in wave.named}
 
     @property
     def grace_s(self) -> float:
@@ -195,15 +209,11 @@ class Plan:
 
     def _check(self) -> None:
         last = self.waves[-1]
+        if last.named:
+            raise PlanError("validation", "waves", "the last wave takes in everybody: it cannot name devices")
         if last.percent is not None and last.percent != 100:
             raise PlanError("validation", "waves", "the last wave takes in everybody: it must be 100 percent")
-        for index, (one, two) in enumerate(zip(self.waves, self.waves[1:], strict=False), start=1):
-            for unit in ("count", "percent"):
-                before, after = getattr(one, unit), getattr(two, unit)
-                if before is not None and after is not None and after <= before:
-                    raise PlanError(
-                        "validation", f"waves[{index}].{unit}", "wave sizes are cumulative and rise"
-                    )
+        self._check_rising()
         if self.max_soak_s < self.soak_s:
             raise PlanError("validation", "max_soak_s", "max_soak_s is less than soak_s")
         if not self.metrics:
@@ -213,10 +223,9 @@ class Plan:
             raise PlanError(
                 "alpha_split", "metrics", f"the weights of the metrics add up to {total:g}, not to 1"
             )
-        if len(self.waves) < 2:
-            raise PlanError(
-                "validation", "metrics", "the last wave has hard gates only: a quality gate needs two waves"
-            )
+        if not self.is_gated:
+            text = "the last wave and named ones have hard gates only: a quality gate needs one more wave"
+            raise PlanError("validation", "metrics", text)
         if self.control == Size(count=0) or self.control == Size(percent=0.0):
             raise PlanError(
                 "validation", "control", "a quality gate compares with a control cohort: control is 0"
@@ -237,6 +246,27 @@ class Plan:
                     f"metrics[{index}].promote_margin",
                     f"a margin of {metric.promote_margin:g} cannot be proven with 10,000 pairs",
                 )
+
+    def _check_rising(self) -> None:
+        """Sizes are cumulative, so each is larger than the one before of its unit, and than what is named."""
+        names: set[str] = set()
+        largest: dict[str, float] = {}
+        for index, wave in enumerate(self.waves):
+            if again := names.intersection(wave.named):
+                text = f"{min(again)} is named in an earlier wave already"
+                raise PlanError("validation", f"waves[{index}].named", text)
+            names.update(wave.named)
+            for unit, value in (("count", wave.count), ("percent", wave.percent)):
+                if value is None:
+                    continue
+                if value <= largest.get(unit, 0):
+                    raise PlanError(
+                        "validation", f"waves[{index}].{unit}", "wave sizes are cumulative and rise"
+                    )
+                largest[unit] = value
+            if wave.count is not None and wave.count <= len(names):
+                text = f"wave sizes are cumulative, and {len(names)} devices are named before this one"
+                raise PlanError("validation", f"waves[{index}].count", text)
 
 
 @dataclass(frozen=True)
@@ -348,7 +378,21 @@ def _size(value: Any, name: str, *, least: int) -> Size:
 def _waves(value: Any) -> tuple[Size, ...]:
     if not isinstance(value, list | tuple) or not value or len(value) > MAX_WAVES:
         raise PlanError("validation", "waves", f"waves is a list of 1 to {MAX_WAVES} sizes")
-    return tuple(_size(item, f"waves[{index}]", least=1) for index, item in enumerate(value))
+    return tuple(_wave(item, f"waves[{index}]") for index, item in enumerate(value))
+
+
+def _wave(value: Any, name: str) -> Size:
+    if not isinstance(value, Mapping) or "named" not in value:
+        return _size(value, name, least=1)
+    ids = value["named"]
+    if len(value) != 1 or not isinstance(ids, list | tuple) or not 1 <= len(ids) <= MAX_NAMED:
+        raise PlanError("validation", f"{name}.named", f"named is a list of 1 to {MAX_NAMED} device ids")
+    for device_id in ids:
+        if not isinstance(device_id, str) or not is_device_id(device_id):
+            raise PlanError("validation", f"{name}.named", f"{str(device_id)[:40]!r} is no device id")
+    if len(set(ids)) != len(ids):
+        raise PlanError("validation", f"{name}.named", "a device is named twice")
+    return Size(named=tuple(ids))
 
 
 def _metrics(value: Any) -> tuple[Metric, ...]:

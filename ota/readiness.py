@@ -5,42 +5,58 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from django.db import transaction
+
 from fleet.accounts.audit import Actor
 from ota.assignment import Sizes, is_gated, sizes
 from ota.choices import RolloutState
+from ota.frozen import remember, target_digest
 from ota.models import Rollout
 from ota.plan import Plan, PlanError, least_detectable
-from ota.targeting import Census, Target, census
+from ota.targeting import SAMPLE, Census, Target, census
 from ota.transitions import move_rollout
 
 NO_GATES = "No quality gate: only install failures can halt this rollout."
 
 
-def preview(rollout: Rollout) -> dict[str, Any]:
+def preview(rollout: Rollout, *, now: datetime) -> dict[str, Any]:
     """What the stored plan means for the fleet as it is now; the start compares with it.
 
     {"eligible": n, "baselines": n (of them with a model to compare with), "skipped": {reason: n},
-     "classes": {name: {"targeted": n, "eligible": n, "verdict"?, "code"?, "text"?, "acknowledged"?}},
+     "sample": [id, ...], "target_digest": SHA-256 of the eligible ids,
+     "classes": {name: {"targeted": n, "eligible": n, "skipped": {reason: n}, "verdict"?, "code"?, "text"?,
+     "acknowledged"?}},
      "is_gated": bool, "control": n, "waves": [{"n", "size", "is_gated", "pairs"}, ...],
      "detectable": {"pairs", "drop": 0..1 | None, "least_pairs", "power", "pair_sd"} | None,
      "notes": [sentence, ...], "reasons": [{"code", "field", "text", "fix"}, ...]}
     reasons: why preflight fails; empty when the rollout may start. Raises nothing for a plan that cannot run.
     """
+    return _examined(rollout, now=now)[0]
+
+
+def _examined(rollout: Rollout, *, now: datetime) -> tuple[dict[str, Any], Census]:
     plan = Plan.parse(rollout.plan)
-    found = census(rollout)
-    reasons = _verdict_reasons(rollout, found)
+    found = Census(plan.named)
+    reasons: list[dict[str, str]] = []
     placed: Sizes | None = None
     try:
-        Target.parse(rollout.target).check()
-        placed = sizes(found.strata, plan)
+        found = census(rollout, plan.named, now=now)
+        reasons += _verdict_reasons(rollout, found)
+        Target.parse(rollout.target).check(now=now)
+        placed = sizes(found.strata, plan, found.named)
+        _check_named(plan, found)
         _check_gates(plan, found, placed)
     except PlanError as problem:
         reasons.append(_reason(problem.code, problem.text, problem.fix, field=problem.field))
-    gated = placed.pairs[:-1] if placed and plan.is_gated else ()
-    pairs = min(gated, default=0)  # what every gated wave can show
+    gated = [n for n in range(1, len(plan.waves)) if is_gated(plan, n)]
+    pairs = (
+        min((placed.pairs[n - 1] for n in gated), default=0) if placed else 0
+    )  # what every gated wave can show
     detectable = least_detectable(plan, pairs)
-    return {
+    summary = {
         "eligible": found.eligible,
+        "sample": found.ids[:SAMPLE],
+        "target_digest": target_digest(found.ids),
         "baselines": found.baselines,
         "skipped": dict(sorted(found.skipped.items())),
         "classes": dict(sorted(found.classes.items())),
@@ -51,14 +67,19 @@ def preview(rollout: Rollout) -> dict[str, Any]:
         "notes": _notes(plan, found, detectable.drop if detectable else None, pairs),
         "reasons": reasons,
     }
+    return summary, found
 
 
 def finish_preflight(rollout: Rollout, *, actor: Actor, now: datetime) -> bool:
     """Decide a rollout in state `preflight`: `ready`, or `preflight_failed` with reasons in its summary."""
-    summary = preview(rollout)
+    summary, found = _examined(rollout, now=now)
     to = RolloutState.PREFLIGHT_FAILED if summary["reasons"] else RolloutState.READY
     reason = "; ".join(f"{item['code']}: {item['text']}" for item in summary["reasons"])
-    return move_rollout(rollout, to, actor=actor, now=now, reason=reason[:2000], summary=summary)
+    with transaction.atomic():
+        if not move_rollout(rollout, to, actor=actor, now=now, reason=reason[:2000], summary=summary):
+            return False
+        remember(rollout, found.ids, now=now)
+    return True
 
 
 def _waves(plan: Plan, placed: Sizes) -> list[dict[str, Any]]:
@@ -87,6 +108,18 @@ def _verdict_reasons(rollout: Rollout, found: Census) -> list[dict[str, str]]:
     return reasons
 
 
+def _check_named(plan: Plan, found: Census) -> None:
+    """Every device that a wave names is in the target, and a wave that names devices reaches one of them."""
+    if found.outside:
+        device_id = min(found.outside)
+        place = f"waves[{found.waves[device_id] - 1}].named"
+        raise PlanError("unknown_device", place, f"no device of the target is called {device_id!r}")
+    for n, wave in enumerate(plan.waves, start=1):
+        if wave.named and not found.named[n]:
+            text = f"none of the devices that wave {n} names is eligible"
+            raise PlanError("empty_target", f"waves[{n - 1}].named", text)
+
+
 def _check_gates(plan: Plan, found: Census, placed: Sizes) -> None:
     if not plan.is_gated:
         return
@@ -109,7 +142,10 @@ def _check_gates(plan: Plan, found: Census, placed: Sizes) -> None:
 
 
 def _notes(plan: Plan, found: Census, drop: float | None, pairs: int) -> list[str]:
-    notes = []
+    notes = [
+        f"{device_id} of wave {found.waves[device_id]} is skipped: {reason.replace('_', ' ')}."
+        for device_id, reason in sorted(found.named_skipped.items())[:SAMPLE]
+    ]
     if not plan.is_gated:
         notes.append(NO_GATES if found.baselines else f"First model on these devices. {NO_GATES}")
     elif drop is not None:

@@ -27,7 +27,7 @@ from ota.models import Manifest, Rollout, Wave
 from ota.offers import install_jobs, withdraw
 from ota.plan import Plan, PlanError
 from ota.readiness import finish_preflight, preview
-from ota.targeting import Target, members
+from ota.targeting import Target, TargetError, members
 from ota.ticking import due, tick
 from ota.transitions import IllegalTransition, move_rollout, move_wave
 from ota.verbs import allowed, verbs
@@ -70,14 +70,14 @@ def create(
     slot: int | None = None,
     target: Mapping[str, Any] | None = None,
 ) -> Rollout:
-    """Store a draft. slot: None = the manifest's. target: `{"classes": [...], "devices": [...]}`, None = all.
+    """Store a draft. slot: None = the manifest's. target: as `ota.targeting.Target` reads it, None = all.
 
     Raises PlanError naming the field that is wrong, RolloutError `validation` for the name; then nothing is
     stored.
     """
     parsed = plan if isinstance(plan, Plan) else Plan.parse(plan)
     aim = Target.parse(target or {})
-    aim.check()
+    aim.check(now=now)
     with transaction.atomic():
         rollout = Rollout.objects.create(
             name=_name(name),
@@ -110,7 +110,7 @@ def edit(
         values["plan"] = (plan if isinstance(plan, Plan) else Plan.parse(plan)).to_json()
     if target is not None:
         aim = Target.parse(target)
-        aim.check()
+        aim.check(now=now)
         values["target"] = aim.to_json()
     with transaction.atomic():
         fresh = _permitted(rollout, "edit")
@@ -128,8 +128,10 @@ def edit(
 def run_preflight(rollout: Rollout, *, actor: Actor, now: datetime) -> Rollout:
     """Check a draft against the fleet: `ready`, or `preflight_failed` with the reasons in `rollout.summary`.
 
-    A call that was killed in between is finished by the next tick.
+    A call that was killed in between is finished by the next tick. Raises TargetError when a query is none
+    any more (`group_query_invalid`, `query_unknown_field`); the rollout stays where it is then.
     """
+    _check_queries(_permitted(rollout, "preflight"), now=now)
     fresh = _do(rollout, "preflight", RolloutState.PREFLIGHT, actor=actor, now=now)
     finish_preflight(fresh, actor=actor, now=now)
     return _refreshed(rollout)
@@ -139,12 +141,13 @@ def start(rollout: Rollout, *, actor: Actor, now: datetime) -> Rollout:
     """Freeze who is in which wave and let the rollout run.
 
     Raises RolloutError `target_changed` when the eligible set differs from the previewed one by more than 5 %
-    or by a class; the rollout is a draft again then. Raises PlanError when nobody is eligible any more.
+    or by a class; the rollout is a draft again then. Raises PlanError when nobody is eligible any more, or a
+    query is none any more; then nothing changes.
     """
     _permitted(rollout, "start")
     with transaction.atomic():
         fresh = _permitted(rollout, "start")
-        everyone = list(members(fresh))
+        everyone = list(members(fresh, now=now))
         changed = difference(fresh, everyone)
         if not changed:
             # the move comes first: it locks the row, so that two starts cannot both freeze a set
@@ -303,6 +306,15 @@ def _permitted(rollout: Rollout, verb: str) -> Rollout:
 def _refused(rollout: Rollout, verb: str) -> IllegalTransition:
     fresh = Rollout.objects.get(pk=rollout.pk)
     return IllegalTransition(fresh.state, verbs(fresh), asked=verb)
+
+
+def _check_queries(rollout: Rollout, *, now: datetime) -> None:
+    """Raise TargetError for a query that is none any more; names that are gone are preflight's to report."""
+    try:
+        Target.parse(rollout.target).check(now=now)
+    except TargetError as error:
+        if error.position is not None:
+            raise
 
 
 def _refreshed(rollout: Rollout) -> Rollout:

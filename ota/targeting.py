@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import reduce
 from typing import Any
 
-from fleet.devices.models import Device, DeviceClass, DeviceSlot
+from django.db.models import Q, QuerySet
+
+from fleet.devices.errors import GroupError, QueryError
+from fleet.devices.models import Device, DeviceClass, DeviceGroup, DeviceSlot
+from fleet.devices.query import parse
+from fleet.devices.query_terms import show_comparison
+from fleet.devices.selection import STOPPED, failing, group_where, where
 from ota.assignment import Candidate
 from ota.choices import ROLLOUT_LIVE, VerdictKind
 from ota.models import ClassVerdict, Membership, Rollout
@@ -15,46 +25,131 @@ from ota.plan import PlanError
 
 BATCH = 5_000
 MAX_NAMED = 100_000
+SAMPLE = 8
+_LISTS = ("classes", "devices", "groups")
+
+
+class TargetError(PlanError):
+    """A target that means nothing definite. Codes: `validation`, `unknown_class`, `unknown_device`,
+    `unknown_group`, `group_query_invalid`, and those of QueryError with position and nearest names.
+    """
+
+    def __init__(
+        self, code: str, field: str, text: str, *, position: int | None = None, nearest: Sequence[str] = ()
+    ) -> None:
+        super().__init__(code, field, text)
+        self.position = position
+        self.nearest = list(nearest)
 
 
 @dataclass(frozen=True)
 class Target:
-    """Classes and devices by name; an empty list does not restrict. Both given: a device satisfies both."""
+    """Classes, devices and groups by name, and a query; what is empty does not restrict.
+
+    A device is meant when it satisfies every part that is given: one of the classes, one of the devices, one
+    of the groups, the query.
+    """
 
     classes: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    q: str = ""
 
     @classmethod
     def parse(cls, data: Any) -> Target:
-        """Read `{"classes": [...], "devices": [...]}`. Raises PlanError `validation` naming the field."""
-        if not isinstance(data, Mapping) or set(data) - {"classes", "devices"}:
-            raise PlanError("validation", "target", 'a target is {"classes": [...], "devices": [...]}')
+        """Read `{"classes": [...], "devices": [...], "groups": [...], "q": "..."}`, each part optional.
+
+        Raises TargetError naming the field: `validation`, `query_syntax`, `query_unknown_field`.
+        """
+        if not isinstance(data, Mapping) or set(data) - {*_LISTS, "q"}:
+            text = 'a target is {"classes": [...], "devices": [...], "groups": [...], "q": "..."}'
+            raise TargetError("validation", "target", text)
         values = {}
-        for name in ("classes", "devices"):
+        for name in _LISTS:
             items = data.get(name, ())
             if not isinstance(items, list | tuple) or len(items) > MAX_NAMED:
-                raise PlanError(
+                raise TargetError(
                     "validation", f"target.{name}", f"{name} is a list of at most {MAX_NAMED} names"
                 )
             if not all(isinstance(item, str) and 0 < len(item) <= 32 for item in items):
-                raise PlanError("validation", f"target.{name}", f"{name} holds something that is no name")
+                raise TargetError("validation", f"target.{name}", f"{name} holds something that is no name")
             values[name] = tuple(dict.fromkeys(items))
-        return cls(**values)
+        q = data.get("q", "")
+        if not isinstance(q, str):
+            raise TargetError("validation", "target.q", "q is a query as text")
+        if q.strip():
+            with _refusing_as_target("target.q"):
+                parse(q)
+        return cls(**values, q=q.strip())
 
-    def to_json(self) -> dict[str, list[str]]:
+    def to_json(self) -> dict[str, Any]:
         """As `parse` reads it."""
-        return {"classes": list(self.classes), "devices": list(self.devices)}
+        return {**{name: list(getattr(self, name)) for name in _LISTS}, "q": self.q}
 
-    def check(self) -> None:
-        """Raise PlanError `unknown_device` or `unknown_class` for a name that does not exist."""
+    def check(self, *, now: datetime) -> None:
+        """Raise TargetError for a name that does not exist, and for a group whose query is none any more."""
         classes = set(self.classes) - set(
             DeviceClass.objects.filter(pk__in=self.classes).values_list("pk", flat=True)
         )
         if classes:
-            raise PlanError("unknown_class", "target.classes", f"no device class is called {min(classes)!r}")
+            text = f"no device class is called {min(classes)!r}"
+            raise TargetError("unknown_class", "target.classes", text)
         found = set(Device.objects.filter(pk__in=self.devices).values_list("pk", flat=True))
         if missing := set(self.devices) - found:
-            raise PlanError("unknown_device", "target.devices", f"no device is called {min(missing)!r}")
+            raise TargetError("unknown_device", "target.devices", f"no device is called {min(missing)!r}")
+        self.select(now=now)
+
+    def select(self, *, now: datetime) -> QuerySet[Device]:
+        """Devices in service that are meant now. Raises TargetError as `check`."""
+        devices = Device.objects.filter(retired_at=None)
+        if self.classes:
+            devices = devices.filter(device_class__in=self.classes)
+        if self.devices:
+            devices = devices.filter(pk__in=self.devices)
+        if self.groups:
+            devices = devices.filter(self._in_groups(now))
+        if self.q:
+            with _refusing_as_target("target.q"):
+                devices = devices.filter(where(parse(self.q), now=now))
+        return devices
+
+    def _in_groups(self, now: datetime) -> Q:
+        rows = {row.pk: row for row in DeviceGroup.objects.filter(pk__in=self.groups)}
+        if missing := set(self.groups) - rows.keys():
+            raise TargetError("unknown_group", "target.groups", f"no group is called {min(missing)!r}")
+        with _refusing_as_target("target.groups"):
+            parts = [group_where(row, now=now) for row in rows.values()]
+        return reduce(operator.or_, parts)
+
+
+def outside(target: Target, device: Device, *, now: datetime) -> str:
+    """Why a target does not mean a device now, in words; "" when it does.
+
+    Of a query the comparisons that fail are named. Raises TargetError as `Target.check`.
+    """
+    if device.retired_at is not None:
+        return "it is retired"
+    if target.classes and device.device_class_id not in target.classes:
+        return f"its class {device.device_class_id} is none of {', '.join(target.classes)}"
+    if target.devices and device.pk not in target.devices:
+        return "it is not on the list of devices"
+    if target.groups and not Device.objects.filter(target._in_groups(now), pk=device.pk).exists():
+        return f"it is in none of the groups {', '.join(target.groups)}"
+    if target.q:
+        with _refusing_as_target("target.q"):
+            failed = failing(parse(target.q), device.pk, now=now)
+        return " and ".join(f"{show_comparison(one)} does not hold" for one in failed)
+    return ""
+
+
+@contextmanager
+def _refusing_as_target(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (QueryError, GroupError) as error:
+        raise TargetError(
+            error.code, name, error.text, position=error.position, nearest=error.nearest
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -74,36 +169,58 @@ class Member:
 
 @dataclass
 class Census:
-    """Counts over a target: eligible devices per stratum, skipped ones per reason, both per class."""
+    """Counts over a target: eligible devices per stratum, skipped ones per reason, both per class.
 
+    waves: device id -> the wave that names it; such devices are counted in `named` by wave and in no stratum,
+    their reasons for being skipped are in `named_skipped`. ids: every eligible device, in order.
+    """
+
+    waves: Mapping[str, int] = field(default_factory=dict)
+    named: Counter[int] = field(default_factory=Counter)
+    named_skipped: dict[str, str] = field(default_factory=dict)
+    ids: list[str] = field(default_factory=list)
     eligible: int = 0
     baselines: int = 0
     strata: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     classes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _met: set[str] = field(default_factory=set)
+
+    @property
+    def outside(self) -> set[str]:
+        """Devices that a wave names and the target does not mean."""
+        return self.waves.keys() - self._met
 
     def add(self, member: Member) -> None:
         """Count one device."""
-        entry = self.classes.setdefault(member.class_name, {"targeted": 0, "eligible": 0})
+        entry = self.classes.setdefault(member.class_name, {"targeted": 0, "eligible": 0, "skipped": {}})
         entry["targeted"] += 1
+        wave = self.waves.get(member.device_id)
+        if wave is not None:
+            self._met.add(member.device_id)
         if member.skip:
             self.skipped[member.skip] += 1
+            entry["skipped"][member.skip] = entry["skipped"].get(member.skip, 0) + 1
+            if wave is not None:
+                self.named_skipped[member.device_id] = member.skip
             return
         entry["eligible"] += 1
         self.eligible += 1
+        self.ids.append(member.device_id)
         self.baselines += bool(member.run)
-        self.strata[member.candidate.stratum] += 1
+        if wave is not None:
+            self.named[wave] += 1
+        else:
+            self.strata[member.candidate.stratum] += 1
 
 
-def members(rollout: Rollout) -> Iterator[Member]:
-    """Every enrolled device that the target means, in the order of its id, read in batches."""
-    target = Target.parse(rollout.target)
+def members(rollout: Rollout, *, now: datetime) -> Iterator[Member]:
+    """Every enrolled device that the target means now, in the order of its id, read in batches.
+
+    Raises TargetError when the target is no longer one: a group was deleted, or its query is none any more.
+    """
+    devices = Target.parse(rollout.target).select(now=now)
     classes = _class_reasons(rollout)
-    devices = Device.objects.filter(retired_at=None)
-    if target.classes:
-        devices = devices.filter(device_class__in=target.classes)
-    if target.devices:
-        devices = devices.filter(pk__in=target.devices)
     last = ""
     while batch := list(devices.filter(pk__gt=last).order_by("pk")[:BATCH]):
         last = batch[-1].pk
@@ -122,10 +239,10 @@ def members(rollout: Rollout) -> Iterator[Member]:
             yield Member(device.pk, device.device_class_id, run, skip)
 
 
-def census(rollout: Rollout) -> Census:
-    """Count the target as it is now, with each class's verdict."""
-    counts = Census()
-    for member in members(rollout):
+def census(rollout: Rollout, waves: Mapping[str, int], *, now: datetime) -> Census:
+    """Count the target as it is now, with each class's verdict. waves: devices that a wave names."""
+    counts = Census(waves)
+    for member in members(rollout, now=now):
         counts.add(member)
     for verdict in class_verdicts(rollout):
         if entry := counts.classes.get(verdict.device_class_id):
@@ -169,7 +286,7 @@ def _runs(ids: list[str], slot: int) -> dict[str, str]:
     rows = DeviceSlot.objects.filter(device_id__in=ids, slot=slot).values_list(
         "device_id", "run", "run_flags"
     )
-    return {device_id: run for device_id, run, flags in rows if not flags & 2}
+    return {device_id: run for device_id, run, flags in rows if not flags & STOPPED}
 
 
 def _busy(ids: list[str], rollout: Rollout) -> set[str]:

@@ -11,6 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BARE = [
+    "fleet.devices.query",
+    "fleet.devices.query_terms",
+    "fleet.devices.records",
+    "fleet.devices.version_order",
     "fleet.mqtt.codec.cbor",
     "fleet.mqtt.codec.classes",
     "fleet.mqtt.codec.cose",

@@ -32,11 +32,13 @@ STATUS = {
     409: "illegal_transition immutable in_use duplicate overlap idempotency_in_progress token_used "
     "device_exists target_changed evidence_not_current key_exists",
     410: "raw_expired",
+    412: "stale",
     413: "too_large",
     415: "media_type",
-    422: "validation idempotency_key_reused unknown_device unknown_class config_invalid alpha_split "
-    "gate_unreachable empty_target no_baseline preflight_required io_contract signature sequence expired "
-    "trust unknown_action",
+    422: "validation idempotency_key_reused unknown_device unknown_class unknown_group group_query_invalid "
+    "config_invalid alpha_split gate_unreachable empty_target no_baseline preflight_required io_contract "
+    "signature sequence expired trust unknown_action",
+    428: "if_match_required",
     500: "internal",
     503: "unavailable query_timeout passphrase_missing passphrase_wrong passphrase_weak key_unreadable "
     "keys_missing not_set_up contended",
@@ -54,9 +56,11 @@ _TITLES = {
     405: "Method not allowed",
     409: "Not possible in this state",
     410: "Gone",
+    412: "Changed meanwhile",
     413: "Too large",
     415: "Unsupported media type",
     422: "Input refused",
+    428: "Revision missing",
     429: "Too many requests",
     500: "Internal error",
     503: "Unavailable",
@@ -133,9 +137,12 @@ def _about_field(error: Any) -> list[dict[str, Any]]:
 def _more(error: Any) -> dict[str, Any]:
     """What an error knows beyond code and text. An empty `allowed` says something too."""
     more = {
-        name: getattr(error, name, None) for name in ("state", "existing", "field", "least_step_s", "fix")
+        name: getattr(error, name, None)
+        for name in ("state", "existing", "field", "least_step_s", "fix", "line", "nearest")
     }
     known = {name: value for name, value in more.items() if value}
+    if getattr(error, "position", None) is not None:
+        known["position"] = error.position
     if hasattr(error, "allowed"):
         known["allowed"] = error.allowed
     return known

@@ -8,10 +8,13 @@ from typing import Any, Final
 
 from django.conf import settings
 
+from fleet.devices.records import MAX_BYTES
+
 JSON_BODY_BYTES: Final = 1024 * 1024
 FORM_BYTES: Final = 64 * 1024
 """What a form may hold beside its files."""
 _API = "/api/"
+_LIST = re.compile(r"/api/v1/(?:groups/[^/]+/members|devices:import)")
 _UPLOAD = re.compile(r"/api/v1/models/[^/]+/versions")
 
 Message = Mapping[str, Any]
@@ -22,6 +25,8 @@ App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
 def limit_of(path: str) -> int:
     """Most bytes that the body of a request to this path may have; console forms may hold files too."""
+    if _LIST.fullmatch(path):
+        return MAX_BYTES
     if path.startswith(_API) and not _UPLOAD.fullmatch(path):
         return JSON_BODY_BYTES
     return int(settings.MODEL_UPLOAD_BYTES + settings.EVALUATION_UPLOAD_BYTES) + FORM_BYTES

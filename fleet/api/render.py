@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from fleet.accounts.models import ApiToken, AuditEvent
-from fleet.devices.models import Device, DeviceClass, DeviceEvent, DeviceSlot
+from fleet.devices.models import Device, DeviceClass, DeviceEvent, DeviceGroup, DeviceSlot
 from ota.inventory import Name
 from ota.models import ClassVerdict, Manifest, MLModel, ModelVersion, Staging
 
@@ -61,6 +61,8 @@ def device_json(row: Device, names: dict[str, Name]) -> dict[str, Any]:
         "enrolled_at": stamp(row.enrolled_at),
         "last_seen_at": stamp(row.last_seen_at),
         "quarantined_at": stamp(row.quarantined_at),
+        "tags": row.tags,
+        "attributes": row.attributes,
         "slots": [slot_json(slot, names) for slot in row.slots.all()],
     }
 
@@ -79,6 +81,20 @@ def device_class_json(row: DeviceClass) -> dict[str, Any]:
         "esp_nn_version": row.esp_nn_version,
         "firmware_version": row.firmware_version,
         "description": row.description,
+    }
+
+
+def group_json(row: DeviceGroup) -> dict[str, Any]:
+    """A group, without its members."""
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "q": row.q,
+        "description": row.description,
+        "rev": row.rev,
+        "created_at": stamp(row.created_at),
+        "created_by": row.created_by,
+        "changed_at": stamp(row.changed_at),
     }
 
 

@@ -22,7 +22,7 @@ class Section:
 
 SECTIONS = (
     Section("overview", "Overview", "overview", ("",)),
-    Section("devices", "Devices", "device", ("devices",)),
+    Section("devices", "Devices", "device", ("devices", "groups", "new-group")),
     Section("models", "Models", "model", ("models", "upload")),
     Section("rollouts", "Rollouts", "rollout", ("rollouts",)),
     Section("telemetry", "Telemetry", "telemetry", ("telemetry",)),

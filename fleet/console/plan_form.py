@@ -9,7 +9,9 @@ from typing import Any, Final
 
 from django import forms
 
-from fleet.devices.models import DeviceClass
+from fleet.console.group_form import query_widget
+from fleet.devices.models import DeviceClass, DeviceGroup
+from fleet.devices.query import MAX_CHARS
 from ota.choices import VersionState
 from ota.models import Manifest, Rollout
 from ota.plan import METRICS, Plan, PlanError, Size
@@ -98,17 +100,20 @@ class DurationField(forms.CharField):
 
 
 class SizesField(forms.CharField):
-    """Numbers of devices: `20`, `50%`; several with commas where `many`."""
+    """Numbers of devices: `20`, `50%`; several with commas where `many`, and `@dev-1 dev-2` names some."""
 
     def __init__(self, *, many: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.many = many
 
     def clean(self, value: Any) -> Any:
-        """A list of {"count"} and {"percent"}, or one of them. Raises ValidationError."""
+        """A list of {"count"}, {"percent"} and {"named"}, or one of the first two. Raises ValidationError."""
         parts = [part.strip() for part in super().clean(value).split(",") if part.strip()]
-        sizes: list[dict[str, float]] = []
+        sizes: list[dict[str, Any]] = []
         for part in parts:
+            if self.many and part.startswith("@"):
+                sizes.append({"named": part[1:].split()})
+                continue
             number = part.removesuffix("%").strip()
             try:
                 sizes.append({"percent": float(number)} if part.endswith("%") else {"count": int(number)})
@@ -154,13 +159,28 @@ class RolloutForm(forms.Form):
         label="Only these devices",
         required=False,
         widget=forms.Textarea(attrs={"rows": 2, "spellcheck": "false"}),
-        help_text="Ids, separated by spaces, commas or lines. Empty means every device of the classes.",
+        help_text="Ids, separated by spaces, commas or lines. Empty does not restrict.",
+    )
+    groups = forms.ModelMultipleChoiceField(
+        label="Groups",
+        queryset=DeviceGroup.objects.all(),
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="A device in one of them. None chosen does not restrict.",
+    )
+    q = forms.CharField(
+        label="Query",
+        required=False,
+        max_length=MAX_CHARS,
+        widget=query_widget(),
+        help_text="e.g. <code>fw=ge=1.4.0;tag==line-2</code>. Every part that is given must hold.",
     )
     waves = SizesField(
         label="Waves",
         many=True,
         widget=_text(),
-        help_text="Growing sizes, e.g. <code>20, 50%, 100%</code>. The last one takes in everybody.",
+        help_text="Growing sizes, e.g. <code>20, 50%, 100%</code>. The last one takes in everybody. "
+        "<code>@dev-1 dev-2</code> names devices: not randomised, judged on install failures only.",
     )
     control = SizesField(
         label="Control cohort",
@@ -228,11 +248,16 @@ class RolloutForm(forms.Form):
         assert isinstance(choice, ManifestField)
         choice.queryset = rows.defer("message", "leaves", "blob").order_by("-created_at")
 
-    def target(self) -> dict[str, list[str]]:
+    def target(self) -> dict[str, Any]:
         """As `ota.targeting.Target` reads it."""
         said = self.cleaned_data
         names = re.split(r"[\s,;]+", said["devices"].strip())
-        return {"classes": [row.pk for row in said["classes"]], "devices": [name for name in names if name]}
+        return {
+            "classes": [row.pk for row in said["classes"]],
+            "devices": [name for name in names if name],
+            "groups": [row.pk for row in said["groups"]],
+            "q": said["q"],
+        }
 
     def plan(self) -> Plan | None:
         """The plan, or None after putting the refusal beside its field."""
@@ -280,7 +305,8 @@ def field_of(name: str) -> str | None:
     if "margin" in name:
         return "halt_margin" if "halt" in name else "promote_margin"
     if base == "target":
-        return "devices" if "devices" in name else "classes"
+        part = name.partition(".")[2]
+        return part if part in ("devices", "groups", "q") else "classes"
     base = base.removesuffix("_s")
     return base if base in RolloutForm.base_fields else None
 
@@ -299,6 +325,8 @@ def initial_of(row: Rollout) -> dict[str, Any]:
         "manifest": row.manifest_id,
         "classes": row.target.get("classes", []),
         "devices": " ".join(row.target.get("devices", [])),
+        "groups": row.target.get("groups", []),
+        "q": row.target.get("q", ""),
         "waves": ", ".join(_size_text(size) for size in plan.waves),
         "control": _size_text(plan.control),
         "max_in_flight": plan.max_in_flight,
@@ -330,6 +358,8 @@ def duration_text(seconds: float) -> str:
 
 
 def _size_text(size: Size) -> str:
+    if size.named:
+        return f"@{' '.join(size.named)}"
     return str(size.count) if size.count is not None else f"{_plain(size.percent or 0.0)}%"
 
 

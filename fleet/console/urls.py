@@ -4,6 +4,7 @@ from django.urls import path
 
 from fleet.console.views import (
     devices,
+    groups,
     live,
     models,
     overview,
@@ -25,6 +26,12 @@ urlpatterns = [
     path("theme", theme.choose, name="theme"),
     path("devices", devices.device_list, name="devices"),
     path("devices/<str:device_id>", devices.device, name="device"),
+    path("groups", groups.group_list, name="groups"),
+    path("new-group", groups.new, name="group-new"),
+    path("groups/<str:name>", groups.group, name="group"),
+    path("groups/<str:name>/edit", groups.edit, name="group-edit"),
+    path("groups/<str:name>/members", groups.members, name="group-members"),
+    path("groups/<str:name>/delete", groups.delete, name="group-delete"),
     path("models", models.model_list, name="models"),
     path("upload", uploads.upload, name="upload"),
     path("models/<str:name>", models.model, name="model"),

@@ -24,6 +24,7 @@ from fleet.devices.errors import ClassError, EnrolmentError
 from fleet.devices.installation import installation_id
 from fleet.devices.models import Device, DeviceClass, DeviceCredential, DeviceEvent, EnrolmentToken
 from fleet.devices.trust_anchor import TrustAnchor
+from fleet.devices.version_order import version_key
 from fleet.mqtt.broker_files import BrokerFilesError, hash_secret
 from fleet.mqtt.codec.cose import MAC_KEY_BYTES, mac_kid
 from fleet.mqtt.topics import is_device_id
@@ -181,6 +182,7 @@ def _claim(request: EnrolmentRequest, token: EnrolmentToken, now: datetime) -> b
                 device_class_id=token.device_class_id,
                 enrolled_at=now,
                 firmware_version=request.firmware,
+                firmware_key=version_key(request.firmware),
                 chip=request.chip,
             )
             device.save(force_insert=True)

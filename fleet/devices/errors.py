@@ -24,3 +24,41 @@ class EnrolmentError(DeviceError):
     code: `token_unknown`, `token_used`, `token_expired`, `unknown_class`, `device_exists`, `validation`, and
     `unavailable` when the broker's password file cannot be written.
     """
+
+
+class QueryError(DeviceError):
+    """A query was not understood, or names what does not exist; it selects nothing.
+
+    code: `query_syntax` or `query_unknown_field`. position: characters before the place that is wrong.
+    nearest: names that exist and look like the one that was meant, best first.
+    """
+
+    def __init__(self, code: str, text: str, *, position: int, nearest: list[str]) -> None:
+        near = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
+        super().__init__(code, f"{text}{near}", field="q")
+        self.position = position
+        self.nearest = nearest
+
+
+class GroupError(DeviceError):
+    """A group, a tag, an attribute or an import was refused; nothing was changed.
+
+    code: `validation`, `duplicate`, `not_found`, `in_use`, `stale`, `immutable`, `unknown_device`,
+    `unknown_group`, `group_query_invalid`. line: of the imported text, from 1; 0 for none. position, nearest:
+    as QueryError has them, for a query that is wrong.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        text: str,
+        *,
+        field: str = "",
+        line: int = 0,
+        position: int | None = None,
+        nearest: list[str] | None = None,
+    ) -> None:
+        super().__init__(code, text, field=field)
+        self.line = line
+        self.position = position
+        self.nearest = nearest or []

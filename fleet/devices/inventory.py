@@ -8,6 +8,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q
 
 from fleet.devices.models import Device, DeviceEvent, DeviceSlot, Presence
+from fleet.devices.version_order import version_key
 from fleet.mqtt.codec.event import Event
 from fleet.mqtt.codec.names import RefusalCode, ResetReason, UpdateState
 from fleet.mqtt.codec.reported import BankReport, Reported, SlotReport
@@ -52,13 +53,15 @@ def apply_report(device_id: str, reported: Reported, *, now: datetime) -> bool:
 
 
 def _columns(reported: Reported, now: datetime) -> dict[str, Any]:
+    firmware = reported.firmware_text[:24] or ".".join(map(str, reported.firmware))
     return {
         "boot": reported.boot,
         "report_n": reported.n,
         "reported_at": now,
         "last_seen_at": now,
         "reported_class_id": reported.class_id.hex(),
-        "firmware_version": reported.firmware_text[:24] or ".".join(map(str, reported.firmware)),
+        "firmware_version": firmware,
+        "firmware_key": version_key(firmware),
         "esp_nn_version": reported.esp_nn[:16],
         "chip": reported.chip.label,
         "trust_version": reported.trust_version,

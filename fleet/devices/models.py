@@ -1,6 +1,9 @@
 """Devices, device classes, credentials, and what devices last reported about their slots."""
 
+from django.contrib.postgres.indexes import GinIndex
 from django.db import models
+
+from fleet.devices.version_order import KEY_CHARS
 
 
 class DeviceClass(models.Model):
@@ -55,6 +58,7 @@ class Device(models.Model):
     reported_at = models.DateTimeField(null=True)
     reported_class_id = models.CharField(max_length=32, blank=True, default="")
     firmware_version = models.CharField(max_length=24, blank=True, default="")
+    firmware_key = models.CharField(max_length=KEY_CHARS, blank=True, default="", db_collation="C")
     esp_nn_version = models.CharField(max_length=16, blank=True, default="")
     chip = models.CharField(max_length=16, blank=True, default="")
     trust_version = models.BigIntegerField(default=0)
@@ -66,9 +70,16 @@ class Device(models.Model):
     refusal_code = models.CharField(max_length=32, blank=True, default="")
     rejected_config = models.JSONField(default=list)
     operators = models.JSONField(default=list)
+    # what people say about it
+    tags = models.JSONField(default=list)  # texts, sorted, each once
+    attributes = models.JSONField(default=dict)  # key -> text
 
     class Meta:
         ordering = ["id"]
+        indexes = [
+            GinIndex(name="device_tags", fields=["tags"], opclasses=["jsonb_path_ops"]),
+            GinIndex(name="device_attributes", fields=["attributes"], opclasses=["jsonb_path_ops"]),
+        ]
 
     def __str__(self) -> str:
         return self.id
@@ -105,6 +116,49 @@ class DeviceSlot(models.Model):
 
     def __str__(self) -> str:
         return f"{self.device_id}/{self.slot}"
+
+
+class GroupKind(models.TextChoices):
+    """How a group knows its devices."""
+
+    STATIC = "static", "Static"
+    DYNAMIC = "dynamic", "Dynamic"
+
+
+class DeviceGroup(models.Model):
+    """Devices under one name: listed one by one, or what a stored query selects when it is asked.
+
+    The query is parsed each time; a rollout freezes what it selects at its start.
+    """
+
+    name = models.CharField(max_length=32, primary_key=True)
+    kind = models.CharField(max_length=8, choices=GroupKind.choices)
+    q = models.TextField(blank=True, default="")  # of a dynamic group
+    description = models.CharField(max_length=256, blank=True, default="")
+    rev = models.PositiveIntegerField(default=1)
+    created_at = models.DateTimeField()
+    created_by = models.CharField(max_length=128)
+    changed_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class GroupMember(models.Model):
+    """A device that a static group lists."""
+
+    group = models.ForeignKey(DeviceGroup, on_delete=models.CASCADE, related_name="members")
+    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="group_rows")
+
+    class Meta:
+        ordering = ["group_id", "device_id"]
+        constraints = [models.UniqueConstraint(fields=["group", "device"], name="one_row_per_member")]
+
+    def __str__(self) -> str:
+        return f"{self.device_id} in {self.group_id}"
 
 
 class DeviceCredential(models.Model):

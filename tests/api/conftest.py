@@ -44,6 +44,13 @@ class Caller:
         content = {} if body is None else {"data": json.dumps(body), "content_type": "application/json"}
         return getattr(self._client, method.lower())(f"/api/v1{path}", **content, **given)
 
+    def send(self, method: str, path: str, data: bytes, kind: str, **headers: str) -> Any:
+        """Any request whose body is bytes of a media type."""
+        given = {f"HTTP_{name.upper()}": value for name, value in headers.items()}
+        return self._client.generic(
+            method, f"/api/v1{path}", data, kind, HTTP_AUTHORIZATION=f"Bearer {self.text}", **given
+        )
+
     def as_role(self, role: str, scopes: Iterable[str] | None = None) -> "Caller":
         """The same for another person, or for a token with these scopes only."""
         return Caller(self._client, self._make_user, role, scopes)

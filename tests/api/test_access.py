@@ -22,6 +22,16 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "GET /devices/{device_id}/telemetry": ("telemetry:read",),
     "GET /devices/{device_id}/telemetry/last": ("telemetry:read",),
     "POST /devices:config": ("devices:write",),
+    "PATCH /devices/{device_id}": ("devices:write",),
+    "POST /devices:import": ("devices:write",),
+    "GET /groups": ("devices:read",),
+    "POST /groups": ("devices:write",),
+    "POST /groups:preview": ("devices:read",),
+    "GET /groups/{name}": ("devices:read",),
+    "PATCH /groups/{name}": ("devices:write",),
+    "DELETE /groups/{name}": ("devices:write",),
+    "GET /groups/{name}/members": ("devices:read",),
+    "PUT /groups/{name}/members": ("devices:write",),
     "GET /device-classes": ("devices:read",),
     "GET /device-classes/{name}": ("devices:read",),
     "GET /models": ("models:read",),
@@ -71,7 +81,7 @@ def ask(call: Caller, operation: str, **headers: str) -> Any:
         path = path.replace(f"{{{name}}}", ID)
     for name in ("device_id", "name", "model", "version", "public_id"):
         path = path.replace(f"{{{name}}}", "none")
-    body: Any = {} if method == "POST" and not path.endswith("/versions") else None
+    body: Any = {} if method in ("POST", "PATCH") and not path.endswith("/versions") else None
     return call(method, path, body, IDEMPOTENCY_KEY="k", **headers)
 
 

@@ -8,14 +8,16 @@ words change:
   `login-error`.
 - overview: `figure-online` `figure-newest` `figure-running` `figure-anomaly`, `versions`, `live-rollout`,
   `events`.
-- devices: `devices`, `filters`, `total`, `next-page`. A device: `why[data-code]`, `slot-0`, `timeline`,
-  `last-window`, `simulated`.
+- devices: `devices`, `filters`, `total`, `next-page`, `query-error[data-code]`, `groups-link`,
+  `save-as-group`. A device: `why[data-code]`, `slot-0`, `timeline`, `last-window`, `simulated`, `tags`.
+- groups: `groups`, `new-group`, `group-form`, `save-group`. A group: `members`, `group-query`, `group-count`,
+  `members-form`, `save-members`, `edit-group`, `delete-group`, `confirm-delete-group`.
 - models: `models`, `versions`, `upload`. Form: `upload-form`, fields by name, `error-<field>`,
   `upload-submit`, `duplicate`.
 - version: `verdict[data-state]` with rows `[data-class][data-kind]`, `code`, `acknowledge-<class>`,
   `release`, `inspect`, `staging[data-state]`, `roll-out`, `manifest`, `operators`, `measured`.
 - rollout form: `rollout-form`, `preset-<name>`, `preview`, `plan-preview[data-ready]`, `eligible`,
-  `detectable`, `create`, `error-<field>`.
+  `sample`, `detectable`, `create`, `error-<field>`.
 - rollout: `rollout-live[data-state]`, `sentence`, `waves` with `li[data-wave][data-state]`,
   `gate[data-wave]` with `tr[data-rule]`, `failures`, `rollback`, `undo`, `review`, `plan`, `log`,
   `verb-<verb>`.

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from fleet.devices import groups
+from fleet.devices.models import Device
 from ota.models import Job, Rollout
 from tests.console import pages, rows
 
@@ -30,7 +32,14 @@ def browser() -> Iterator[Browser]:
 def site(browser: Browser, live_server: Any, present: datetime, make_user: Callable[..., Any]) -> rows.Filled:
     """A filled database behind a web server."""
     make_user("admin")
-    return rows.fill(present)
+    filled = rows.fill(present)
+    Device.objects.filter(pk__in=["dev-001", "dev-061"]).update(
+        tags=["line-2"], attributes={"site": "berlin"}
+    )
+    pilot = groups.create("pilot", kind="static", actor=rows.ADMIN, now=present)
+    groups.set_members(pilot, ["dev-001", "dev-002"], actor=rows.ADMIN, now=present)
+    groups.create("line", kind="dynamic", q="tag==line-2,group==pilot", actor=rows.ADMIN, now=present)
+    return filled
 
 
 @pytest.fixture
@@ -50,7 +59,12 @@ def paths(site: rows.Filled) -> list[str]:
     return [
         "/",
         "/devices",
+        "/devices?q=tagg==line-2",
         "/devices/dev-033",
+        "/groups",
+        "/groups/pilot",
+        "/groups/line",
+        "/new-group?q=tag==line-2",
         "/models",
         "/models/activity",
         "/models/activity/2.0.0",
@@ -220,3 +234,15 @@ def test_everything_works_without_script(browser: Browser, live_server: Any, sit
     assert pages.at(found, "plan-preview").get_attribute("data-ready") == "true"
     assert found.input_value("#id_name") == "without script"
     context.close()
+
+
+def test_the_preview_follows_what_is_typed_and_a_wrong_query_counts_nobody(
+    page: Page, live_server: Any, site: rows.Filled
+) -> None:
+    page.goto(f"{live_server.url}/rollouts/new?preset=first")
+    page.fill("#id_q", "id==dev-00*")
+    expect(page.locator("[data-test=eligible]")).to_be_visible()
+    page.fill("#id_q", "id==dev-00*;tagg==a")
+    expect(page.locator("[data-test=plan-preview]")).to_contain_text("query_unknown_field")
+    expect(page.locator("[data-test=eligible]")).to_have_count(0)
+    expect(page.locator("#id_q")).to_be_focused()

@@ -21,8 +21,8 @@ from ota.models import MLModel, Rollout
 from tests.console import rows
 
 AsRole = Callable[[str], Client]
-LISTS = ("/", "/devices", "/models", "/rollouts", "/telemetry")
-FORMS = ("/upload", "/rollouts/new")
+LISTS = ("/", "/devices", "/groups", "/models", "/rollouts", "/telemetry")
+FORMS = ("/upload", "/rollouts/new", "/new-group")
 # Most queries a page may cost, session and user included, whatever the number of rows.
 BUDGET = {
     "/": 17,
@@ -144,7 +144,7 @@ def test_filters_narrow_the_device_list_and_say_how_many_match(as_role: AsRole, 
     assert "dev-060" in html
     assert "dev-000" not in html
     assert re.search(r"2\d of 80 match", html)
-    assert "0 of 80 match" in client.get("/devices?q=nothing").content.decode()
+    assert "0 of 80 match" in client.get("/devices?find=nothing").content.decode()
     run = filled.manifests["3.1.0"].id16
     assert "29 of 80 match" in client.get(f"/devices?run={run}").content.decode()
     assert "1 of 80 match" in client.get("/devices?run=none").content.decode()

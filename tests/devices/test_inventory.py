@@ -6,6 +6,7 @@ import pytest
 
 from fleet.devices import inventory
 from fleet.devices.models import Device, DeviceEvent, DeviceSlot, Presence
+from fleet.devices.selection import selected
 from fleet.mqtt.codec.event import Event
 from fleet.mqtt.codec.names import BankFlag, Clock, EventKind, RefusalCode, ResetReason, UpdateState
 from fleet.mqtt.codec.reported import BankReport, SelfTest, SlotReport
@@ -165,3 +166,27 @@ def test_every_kind_of_event_has_words(device: Device, now: datetime, kind: Even
     row = DeviceEvent.objects.get()
     assert row.text.startswith(kind.label.replace("_", " "))
     assert row.at == now  # 1970 cannot be true
+
+
+def test_what_a_device_reports_is_what_queries_find(device: Device, now: datetime) -> None:
+    assert (device.firmware_version, found("fw=ge=0.9;fw=lt=1.0.1", now)) == ("1.0.0", ["dev-1"]), (
+        "at enrolment"
+    )
+    slot = SlotReport(UpdateState.CONFIRMED, target=BANK.manifest_id, run_bank=BANK, arena_used_bytes=98_000)
+    report = make_report(1, 1, slot=slot, firmware=(1, 10, 0), firmware_text="1.10.0")
+    assert inventory.apply_reported(device, report, now=now) is True
+    for text in (
+        "fw=gt=1.9.5",
+        "chip==host",
+        "op==CONV_2D;op==9",
+        "slot.0.seq==3;slot.0.digest==aaaa*",
+        "slot.0.model=null=true",
+        "arena_free=lt=400",
+        "last_seen=ge=-1m",
+    ):
+        assert found(text, now) == ["dev-1"], text
+    assert found("op==SOFTMAX,slot.1.seq=null=false,slot.0.model!=kws", now) == []
+
+
+def found(text: str, now: datetime) -> list[str]:
+    return list(selected(text, now=now).values_list("pk", flat=True))

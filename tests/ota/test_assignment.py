@@ -56,6 +56,42 @@ def plans(draw: st.DrawFn) -> Plan:
 
 
 @given(
+    plans(),
+    st.dictionaries(st.sampled_from("abcd"), st.integers(1, 25), min_size=1),
+    st.sets(st.integers(0, 99), min_size=1, max_size=8),
+    st.booleans(),
+)
+def test_named_devices_are_in_the_wave_that_names_them_and_never_control(
+    plan: Plan, strata: dict[str, int], picked: set[int], is_first: bool
+) -> None:
+    candidates = fleet(**strata)
+    names = sorted({candidates[n % len(candidates)].device_id for n in picked})
+    waves = [wave.to_json() for wave in plan.waves[:-1] if (wave.count or 0) > len(names) + 1]
+    waves.insert(0 if is_first else len(waves), {"named": [*names, "elsewhere"]})
+    place = waves.index({"named": [*names, "elsewhere"]}) + 1
+    control = plan.control.to_json()
+    plan = Plan.parse({"waves": [*waves, {"percent": 100}], "control": control})
+    drawn = len(candidates) - len(names)
+    if plan.control.of(len(candidates)) and plan.control.of(len(candidates)) >= drawn:
+        with pytest.raises(PlanError, match="none is left"):
+            assign(candidates, plan, b"salt")
+        return
+    rows = assign(candidates, plan, b"salt")
+    assert sorted(row.device_id for row in rows) == sorted(c.device_id for c in candidates)
+    assert [row.device_id for row in rows if row.wave == place and row.device_id in names] == sorted(
+        names, key=lambda name: (name[0], names.index(name))
+    )
+    assert not [row for row in rows if row.arm == Arm.CONTROL and row.device_id in names]
+    assert {row.device_id for row in rows if row.wave == place} == set(names), "nobody else joins them"
+    assert not is_gated(plan, place)
+    rest = Counter(c.stratum for c in candidates if c.device_id not in names)
+    placed = sizes(rest, plan, {place: len(names)})
+    got = Counter(row.wave for row in rows)
+    assert tuple(got[n] for n in range(1, len(plan.waves) + 1)) == placed.waves
+    assert placed.control == sum(row.arm == Arm.CONTROL for row in rows)
+
+
+@given(
     plans(), st.dictionaries(st.sampled_from("abcd"), st.integers(1, 25), min_size=1), st.binary(max_size=16)
 )
 def test_everybody_is_placed_once_and_control_waits(plan: Plan, strata: dict[str, int], salt: bytes) -> None:

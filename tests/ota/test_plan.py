@@ -73,6 +73,24 @@ def test_a_stored_plan_reads_back_unchanged() -> None:
         ({"waves": [{"percent": 100}]}, "validation", "metrics"),
         ({"control": {"count": 0}}, "validation", "control"),
         ({"control": "five"}, "validation", "control"),
+        ({"waves": [{"percent": 10}, {"named": ["a"]}]}, "validation", "waves"),
+        ({"waves": [{"named": ["a"]}, {"percent": 100}]}, "validation", "metrics"),
+        ({"waves": [{"named": []}, {"percent": 100}]}, "validation", "waves[0].named"),
+        ({"waves": [{"named": ["a", "a"]}, {"percent": 100}]}, "validation", "waves[0].named"),
+        ({"waves": [{"named": ["A b"]}, {"percent": 100}]}, "validation", "waves[0].named"),
+        ({"waves": [{"named": ["a"], "count": 1}, {"percent": 100}]}, "validation", "waves[0].named"),
+        (
+            {"waves": [{"named": ["a"]}, {"count": 9}, {"named": ["a"]}, {"percent": 100}]},
+            "validation",
+            "waves[2].named",
+        ),
+        ({"waves": [{"named": ["a", "b"]}, {"count": 2}, {"percent": 100}]}, "validation", "waves[1].count"),
+        (
+            {"waves": [{"count": 9}, {"named": ["a"]}, {"count": 8}, {"percent": 100}]},
+            "validation",
+            "waves[2].count",
+        ),
+        ({"control": {"named": ["a"]}}, "validation", "control"),
         ({"metrics": [{"metric": "accuracy", "kind": "delayed"}]}, "validation", "metrics[0].kind"),
         ({"metrics": [{"metric": "happiness"}]}, "validation", "metrics[0].metric"),
         ({"metrics": [{"metric": "accuracy", "kind": "proxy", "weight": 0.4}]}, "alpha_split", "metrics"),
@@ -113,7 +131,7 @@ def test_a_plan_that_contradicts_itself_names_the_field(
         lambda inner: (
             st.lists(inner, max_size=4)
             | st.dictionaries(
-                st.sampled_from([*GATED, "count", "percent", "timers", "metric"]), inner, max_size=4
+                st.sampled_from([*GATED, "count", "percent", "named", "timers", "metric"]), inner, max_size=4
             )
         ),
         max_leaves=12,

@@ -13,6 +13,7 @@ from ota import rollouts
 from ota.models import ClassVerdict, Job, Manifest, Membership, Rollout, Staging
 from ota.plan import Plan, PlanError
 from ota.transitions import IllegalTransition
+from tests.conftest import NOW
 from tests.ota.world import ACTOR, FIRST_PLAN, GATED_PLAN, World
 
 pytestmark = pytest.mark.django_db
@@ -24,7 +25,7 @@ def world(now: datetime, make_manifest: Callable[..., Manifest]) -> World:
 
 
 def reasons(rollout: Rollout) -> list[str]:
-    return [reason["code"] for reason in rollouts.preview(rollout)["reasons"]]
+    return [reason["code"] for reason in rollouts.preview(rollout, now=NOW)["reasons"]]
 
 
 def test_a_preview_needs_no_stored_rollout(world: World) -> None:
@@ -33,7 +34,7 @@ def test_a_preview_needs_no_stored_rollout(world: World) -> None:
     draft = Rollout(
         name="x", manifest=world.manifest(), plan=Plan.parse(GATED_PLAN).to_json(), target={}, salt=b"preview"
     )
-    facts = rollouts.preview(draft)
+    facts = rollouts.preview(draft, now=world.now)
     assert facts["reasons"] == []
     assert facts["eligible"] == facts["baselines"] == 40
     assert [(wave["size"], wave["is_gated"], wave["pairs"]) for wave in facts["waves"]] == [
@@ -59,7 +60,7 @@ def test_each_refused_class_is_a_reason(world: World) -> None:
     only = world.create(manifest, FIRST_PLAN, classes=["host-a"])
     small.update(kind="refuse", code="arena_too_small")
     assert reasons(only) == []
-    assert rollouts.preview(only)["eligible"] == 3
+    assert rollouts.preview(only, now=world.now)["eligible"] == 3
 
 
 def test_a_revoked_manifest_or_another_slot_is_refused(world: World) -> None:

@@ -324,10 +324,12 @@ def test_preflight_says_why_not(world: World) -> None:
     world.running(manifest)
     other = world.manifest()
     few = world.create(other, GATED_PLAN | {"control": {"count": 5}})
-    assert [reason["code"] for reason in rollouts.preview(few)["reasons"]] == ["gate_unreachable"]
+    assert [reason["code"] for reason in rollouts.preview(few, now=world.now)["reasons"]] == [
+        "gate_unreachable"
+    ]
     none = world.create(manifest, FIRST_PLAN)
-    assert [reason["code"] for reason in rollouts.preview(none)["reasons"]] == ["empty_target"]
-    assert rollouts.preview(none)["skipped"] == {"already_installed": 30}
+    assert [reason["code"] for reason in rollouts.preview(none, now=world.now)["reasons"]] == ["empty_target"]
+    assert rollouts.preview(none, now=world.now)["skipped"] == {"already_installed": 30}
 
 
 def test_a_changed_fleet_stops_the_start(world: World) -> None:
@@ -346,7 +348,7 @@ def test_devices_of_a_live_rollout_are_left_out_of_the_next(world: World) -> Non
     world.add(6)
     world.started(world.manifest(), FIRST_PLAN)
     other = world.create(world.manifest(), FIRST_PLAN)
-    facts = rollouts.preview(other)
+    facts = rollouts.preview(other, now=world.now)
     assert facts["eligible"] == 0
     assert facts["skipped"] == {"other_rollout": 6}
 

@@ -9,7 +9,7 @@ from ninja import NinjaAPI
 
 from fleet.api import errors
 from fleet.api.guard import guarded
-from fleet.api.routes import accounts, devices, models, previews, rollouts, telemetry
+from fleet.api.routes import accounts, devices, groups, models, previews, rollouts, telemetry
 
 
 class Api(NinjaAPI):
@@ -38,6 +38,7 @@ api = Api(
 )
 errors.install(api)
 api.add_router("", devices.router)
+api.add_router("", groups.router)
 api.add_router("/models", models.router)
 api.add_router("/rollouts", rollouts.router)
 api.add_router("", previews.router)

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from django.http import Http404, HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
 from ninja import Router, Schema, Status
 from ninja.params.functions import Query
@@ -13,7 +13,8 @@ from fleet.api.auth import Scope, actor
 from fleet.api.errors import ApiProblem
 from fleet.api.paging import page
 from fleet.api.render import device_class_json, device_json, event_json
-from fleet.devices import enrolment
+from fleet.api.revisions import LIST_BODY, list_body, list_format, must_match, tag
+from fleet.devices import enrolment, labels, records, selection
 from fleet.devices.models import Device, DeviceClass, DeviceEvent
 from fleet.telemetry import queries
 from ota import delivery, inventory, keys
@@ -54,6 +55,13 @@ class ConfigBody(Strict):
     config: ConfigValues
 
 
+class LabelBody(Strict):
+    """What changes; an absent field stays. An attribute of null is removed."""
+
+    tags: list[str] | None = Field(None, max_length=32)
+    attributes: dict[str, str | None] | None = Field(None, max_length=32)
+
+
 CONFIG_KEYS = {"heartbeat_s": 1, "window_s": 2, "period_ms": 3, "anomaly_threshold": 4}
 
 
@@ -69,14 +77,19 @@ def list_devices(
     request: HttpRequest,
     limit: int = 50,
     cursor: str = "",
+    q: str = "",
     search: str = Query("", max_length=32),
     device_class: str = Query("", alias="class", max_length=32),
     presence: str = Query("", max_length=16),
     total: bool = False,
 ) -> Any:
-    """Devices with their slots as last reported."""
+    """Devices with their slots as last reported. q: a query as `class==s3-8m;tag==line-2`; search: part of an
+    id. Everything given must hold; with q retired devices are left out.
+    """
     rows = Device.objects.prefetch_related("slots")
-    filters = {"search": search, "class": device_class, "presence": presence}
+    filters = {"q": q, "search": search, "class": device_class, "presence": presence}
+    if q.strip():
+        rows = selection.selected(q, now=timezone.now()).prefetch_related("slots")
     if search:
         rows = rows.filter(id__contains=search)
     if device_class:
@@ -98,10 +111,30 @@ def list_devices(
 
 
 @router.get("/devices/{device_id}", auth=Scope("devices:read"), response=dict[str, Any])
-def get_device(request: HttpRequest, device_id: str) -> Any:
-    """One device."""
+def get_device(request: HttpRequest, device_id: str, response: HttpResponse) -> Any:
+    """One device. Its ETag changes when its tags or attributes do."""
     row = _device(device_id)
+    tag(response, labels.revision(row))
     return device_json(row, inventory.names(list(row.slots.all())))
+
+
+@router.patch("/devices/{device_id}", auth=Scope("devices:write"), response=dict[str, Any])
+def label_device(request: HttpRequest, device_id: str, body: LabelBody, response: HttpResponse) -> Any:
+    """Set a device's tags, or some of its attributes. Needs If-Match."""
+    row = _device(device_id)
+    must_match(request, labels.revision(row))
+    labels.label(row, tags=body.tags, attributes=body.attributes, actor=actor(request), now=timezone.now())
+    tag(response, labels.revision(row))
+    return device_json(row, inventory.names(list(row.slots.all())))
+
+
+@router.post("/devices:import", auth=Scope("devices:write"), response=dict[str, Any], openapi_extra=LIST_BODY)
+def import_devices(request: HttpRequest, dry_run: bool = False) -> Any:
+    """Set tags and attributes of many enrolled devices from text/csv or application/x-ndjson: every line or
+    none. Columns: id, tags (separated by blanks), attr.<key>.
+    """
+    found = records.read(list_body(request), list_format(request))
+    return labels.import_labels(found, actor=actor(request), now=timezone.now(), dry_run=dry_run)
 
 
 @router.get("/devices/{device_id}/events", auth=Scope("devices:read"), response=dict[str, Any])

@@ -21,13 +21,14 @@ def preview(request: HttpRequest, body: RolloutBody) -> Any:
     """Who the target reaches, how the waves fall, what they can show, and why preflight would fail."""
     manifest = manifest_of(body.model, body.version, body.slot)
     target = Target.parse(body.target.dict())
-    target.check()
+    now = timezone.now()
+    target.check(now=now)
     draft = Rollout(
         name=body.name,
         manifest=manifest,
         slot=body.slot,
         target=target.to_json(),
         plan=Plan.parse(body.plan).to_json(),
-        created_at=timezone.now(),
+        created_at=now,
     )
-    return rollouts.preview(draft)
+    return rollouts.preview(draft, now=now)

@@ -25,10 +25,12 @@ router = Router(tags=["rollouts"])
 
 
 class Target(Strict):
-    """Which devices; empty lists mean all."""
+    """Which devices: those that satisfy every part that is given. Empty parts do not restrict."""
 
     classes: list[str] = Field(default_factory=list, max_length=100)
     devices: list[str] = Field(default_factory=list, max_length=10_000)
+    groups: list[str] = Field(default_factory=list, max_length=100)
+    q: str = Field(default="", max_length=2_000)
 
 
 class RolloutBody(Strict):

@@ -249,8 +249,11 @@ def points(value: float | Missing) -> str:
 
 
 @register.simple_tag
-def plan_size(value: dict[str, float]) -> str:
-    """A number of devices of a plan: `20 devices` or `50 %`."""
+def plan_size(value: dict[str, Any]) -> str:
+    """A part of a plan: `20 devices`, `50 %`, or the devices that are named."""
+    if "named" in value:
+        shown = ", ".join(value["named"][:6])
+        return shown if len(value["named"]) <= 6 else f"{shown} and {len(value['named']) - 6} more"
     if "count" in value:
         return f"{value['count']:.0f} devices"
     return f"{value.get('percent', 0):g} %"

@@ -12,12 +12,12 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from fleet.console import charts
+from fleet.console import charts, query_box
 from fleet.console.access import page
 from fleet.console.banks import draw
 from fleet.console.paging import page_of
 from fleet.console.templatetags.console import tone_of
-from fleet.devices.models import Device, DeviceClass, DeviceEvent, Presence
+from fleet.devices.models import Device, DeviceClass, DeviceEvent, DeviceGroup, Presence
 from fleet.telemetry import queries
 from ota import inventory, rollouts
 from ota.choices import ROLLOUT_LIVE
@@ -30,9 +30,16 @@ TIMELINE = 60
 @require_safe
 @page("devices:read")
 def device_list(request: HttpRequest) -> HttpResponse:
-    """Devices with what they run; GET parameters q, class, presence and run filter."""
-    asked = {name: request.GET.get(name, "").strip()[:64] for name in ("q", "class", "presence", "run")}
+    """Devices with what they run; GET parameters q (a query), find (part of an id), class, presence and run
+    filter. A query that is wrong selects nothing, says where, and answers 422.
+    """
+    now = timezone.now()
+    query = query_box.asked(request, now=now)
+    asked = {name: request.GET.get(name, "").strip()[:64] for name in ("find", "class", "presence", "run")}
     rows = _filtered(Device.objects.filter(retired_at=None), asked)
+    if query.q:
+        rows = rows.none() if query.condition is None else rows.filter(query.condition)
+    is_filtered = bool(query.q) or any(asked.values())
     found = page_of(request, rows.prefetch_related("slots"))
     names = inventory.names([slot for row in found.rows for slot in row.slots.all()])
     last = queries.last_values([row.pk for row in found.rows])
@@ -40,17 +47,32 @@ def device_list(request: HttpRequest) -> HttpResponse:
         "page": found,
         "items": [_item(row, names, last.get(row.pk)) for row in found.rows],
         "asked": asked,
-        "is_filtered": any(asked.values()),
-        "all": Device.objects.filter(retired_at=None).count() if any(asked.values()) else found.total,
+        "query": query,
+        "error": query.error,
+        "as_group": _as_query(query, asked),
+        "query_fields": query_box.help_of_fields(),
+        "query_examples": query_box.EXAMPLES,
+        "is_filtered": is_filtered,
+        "all": Device.objects.filter(retired_at=None).count() if is_filtered else found.total,
         "classes": DeviceClass.objects.all(),
         "presences": Presence.choices,
     }
-    return render(request, "console/devices.html", context)
+    return render(request, "console/devices.html", context, status=422 if query.error else 200)
+
+
+def _as_query(query: query_box.Asked, asked: dict[str, str]) -> str:
+    """The whole filter as one query to save; "" when it is none, is wrong, or no query can say it."""
+    if query.error or asked["find"] or asked["run"] == "none":
+        return ""
+    if asked["presence"] not in ("", Presence.ONLINE):
+        return ""
+    fields = {"class": asked["class"], "online": "true" if asked["presence"] else ""}
+    return query_box.narrowed(query.q, **fields, **{"slot.0.digest": asked["run"]})
 
 
 def _filtered(rows: QuerySet[Device], asked: dict[str, str]) -> QuerySet[Device]:
-    if asked["q"]:
-        rows = rows.filter(pk__contains=asked["q"])
+    if asked["find"]:
+        rows = rows.filter(pk__contains=asked["find"])
     if asked["class"]:
         rows = rows.filter(device_class=asked["class"])
     if asked["presence"]:
@@ -88,6 +110,7 @@ def device(request: HttpRequest, device_id: str) -> HttpResponse:
         "banks": [draw(slot, names) for slot in slots],
         "why": _why(row, now),
         "timeline": _timeline(row),
+        "groups": list(DeviceGroup.objects.filter(members__device=row).values_list("pk", flat=True)),
         "last": queries.last_values([row.pk]).get(row.pk),
         "desired": desired,
         "span": span,

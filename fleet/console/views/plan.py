@@ -24,6 +24,7 @@ from ota.choices import RolloutState, VersionState
 from ota.errors import OtaError
 from ota.models import Manifest, Rollout
 from ota.plan import Plan, PlanError
+from ota.targeting import Target, TargetError
 from ota.transitions import IllegalTransition
 
 ONCE_S = 3600
@@ -45,7 +46,7 @@ def new(request: HttpRequest) -> HttpResponse:
     if plan is None:
         return _page(request, form, status=200 if _is_part(request) else 422)
     if do == "preview":
-        return _page(request, form, preview=_preview(form, plan))
+        return _previewed(request, form, plan)
     return _create(request, form, plan)
 
 
@@ -66,7 +67,7 @@ def edit(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
     if plan is None:
         return _page(request, form, row=row, status=200 if _is_part(request) else 422)
     if do == "preview":
-        return _page(request, form, preview=_preview(form, plan), row=row)
+        return _previewed(request, form, plan, row=row)
     said, now = form.cleaned_data, timezone.now()
     try:
         rollouts.edit(row, name=said["name"], plan=plan, target=form.target(), actor=actor(request), now=now)
@@ -78,7 +79,7 @@ def edit(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
 
 
 def _lists(request: HttpRequest) -> dict[str, list[str]]:
-    return {name: request.POST.getlist(name) for name in ("classes", "metrics")}
+    return {name: request.POST.getlist(name) for name in ("classes", "groups", "metrics")}
 
 
 def _is_part(request: HttpRequest) -> bool:
@@ -135,6 +136,19 @@ def _remember(request: HttpRequest, rollout_id: str) -> None:
         return  # without Redis a double click makes a second draft, which nobody starts
 
 
+def _previewed(
+    request: HttpRequest, form: RolloutForm, plan: Plan, *, row: Rollout | None = None
+) -> HttpResponse:
+    """The form with its preview; a query that is wrong is beside its field, and nothing is counted."""
+    try:
+        Target.parse(form.target()).check(now=timezone.now())
+    except TargetError as error:
+        if error.position is not None:
+            form.add_error(field_of(error.field), f"{error.code}: {error.text}")
+            return _page(request, form, row=row, status=200 if _is_part(request) else 422)
+    return _page(request, form, preview=_preview(form, plan), row=row)
+
+
 def _preview(form: RolloutForm, plan: Plan) -> dict[str, Any]:
     """What the plan means for the fleet as it is now, from a rollout that is not stored."""
     said = form.cleaned_data
@@ -147,7 +161,7 @@ def _preview(form: RolloutForm, plan: Plan) -> dict[str, Any]:
         salt=b"preview",
     )
     try:
-        return rollouts.preview(draft)
+        return rollouts.preview(draft, now=timezone.now())
     except PlanError as error:
         return {"reasons": [{"code": error.code, "field": error.field, "text": error.text, "fix": error.fix}]}
 
@@ -168,8 +182,8 @@ def _initial(request: HttpRequest) -> dict[str, Any]:
 
 def _refilled(request: HttpRequest, name: str) -> dict[str, Any]:
     """A preset's plan; what, who and name stay as they were typed."""
-    kept = {key: request.POST.get(key, "") for key in ("name", "manifest", "devices")}
-    return {**preset(name), **kept, "classes": request.POST.getlist("classes")}
+    kept = {key: request.POST.get(key, "") for key in ("name", "manifest", "devices", "q")}
+    return {**preset(name), **kept, **{key: request.POST.getlist(key) for key in ("classes", "groups")}}
 
 
 def _page(
