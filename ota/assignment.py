@@ -40,12 +40,14 @@ class Assigned:
 class Sizes:
     """Devices per part of the plan.
 
-    waves: newly taken in, control among the last. pairs: per wave, 0 if it is not gated.
+    waves: newly taken in, control among the last. pairs: per wave, 0 if it is not gated. class_pairs: per
+    wave, the same by device class.
     """
 
     control: int
     waves: tuple[int, ...]
     pairs: tuple[int, ...]
+    class_pairs: tuple[dict[str, int], ...] = ()
 
 
 def device_hash(salt: bytes, device_id: str) -> str:
@@ -94,13 +96,21 @@ def sizes(strata: Mapping[str, int], plan: Plan, named: Mapping[int, int] | None
     named = named or {}
     shares = _shares(strata, plan, named)
     control, waves = shares[0], shares[1:]
-    pairs = [
-        sum(min(control[name], wave[name]) for name in strata) if is_gated(plan, n) else 0
-        for n, wave in enumerate(waves, start=1)
+    by_class = [
+        _class_pairs(control, wave) if is_gated(plan, n) else {} for n, wave in enumerate(waves, start=1)
     ]
+    pairs = [sum(parts.values()) for parts in by_class]
     counts = [sum(wave.values()) + named.get(n, 0) for n, wave in enumerate(waves, start=1)]
     counts[-1] += sum(control.values())
-    return Sizes(sum(control.values()), tuple(counts), tuple(pairs))
+    return Sizes(sum(control.values()), tuple(counts), tuple(pairs), tuple(by_class))
+
+
+def _class_pairs(control: Mapping[str, int], wave: Mapping[str, int]) -> dict[str, int]:
+    pairs: dict[str, int] = {}
+    for stratum, count in wave.items():
+        name = stratum.rpartition("/")[0]
+        pairs[name] = pairs.get(name, 0) + min(control[stratum], count)
+    return pairs
 
 
 def is_gated(plan: Plan, wave: int) -> bool:

@@ -76,7 +76,7 @@ def freeze(rollout: Rollout, everyone: Sequence[Member], *, now: datetime) -> di
         for row in assigned
         if runs[row.device_id] and plan.is_gated and (row.arm == Arm.CONTROL or is_gated(plan, row.wave))
     }
-    history = evidence.baselines(compared, plan, now=now) if compared else {}
+    history = evidence.baselines(compared, plan, rollout, now=now) if compared else {}
     rows = [_frozen(rollout, row, runs[row.device_id], history.get(row.device_id, {})) for row in assigned]
     skipped = [_skipped(rollout, member, salt) for member in everyone if member.skip]
     Membership.objects.bulk_create(rows + skipped, batch_size=BATCH)

@@ -21,6 +21,7 @@ from ota.choices import (
     Verdict,
     WaveState,
 )
+from ota.gates.collapse import collapsed
 from ota.gates.evaluate import Row, hard_rows
 from ota.gates.failures import failure_class
 from ota.models import Evidence, Job, Membership, Rollout, Wave
@@ -195,8 +196,9 @@ def _gates(rollout: Rollout, plan: Plan, waves: list[Wave]) -> list[dict[str, An
         rows: list[Row] = list(row.rows) if row else []
         if wave.state in WAVE_ACTIVE:
             # install failures are counted fresh; the quality rows rest on the pairs of the newest evidence
-            fresh = hard_rows(evidence.hard_counts(wave, plan), is_first=wave.n == 1)
-            rest = [item for item in rows if item["rule"].startswith(("quality:", "telemetry"))]
+            fell = collapsed(row.inputs["metrics"]) if row else ()
+            fresh = hard_rows(evidence.hard_counts(wave, plan), is_first=wave.n == 1, fell=fell)
+            rest = [item for item in rows if item["rule"].startswith(("quality:", "telemetry", "proof"))]
             rows = [*fresh, *(rest or evidence.empty_rows(wave, rollout, plan))]
         if not rows:
             continue

@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
-
-import numpy as np
 
 from fleet.mqtt.topics import is_device_id
 from ota.errors import OtaError
-from ota.gates.quality import least_pairs, log_process
+from ota.gates.catalogue import METRICS, measure_of
+from ota.gates.quality import least_pairs
+from ota.gates.reporting import WEIGHT as REPORTING_WEIGHT
 
 ALPHA = 0.05
 """False-halt budget of a rollout, and error of each promotion proof."""
 MAX_WAVES = 20
-MAX_METRICS = 4
+FIRST_SHARE = 0.5
+"""Part of the false-halt budget that the first gated wave gets; the others share the rest equally."""
+MAX_METRICS = 6
 MAX_NAMED = 1_000
 """Most devices that a wave may name; a larger first step is a group and a count."""
 DAY_S = 86_400
-METRICS: dict[str, tuple[str, ...]] = {"accuracy": ("proxy",), "anomaly": ("",), "reporting": ("",)}
-"""Metrics this version measures, each with its kinds; other kinds of accuracy wait for their labels."""
 TIMERS: dict[str, float] = {
     "offered": 900,
     "accepted": 600,
@@ -97,12 +96,15 @@ class Plan:
 
     waves: cumulative sizes of the frozen set, the last one takes everybody in, control too; a wave of named
     devices is not randomised and has hard gates only. control: devices kept on the baseline until then.
-    max_in_flight: jobs between offer and end until the first gated wave passed, max_in_flight_later after it.
-    min_reach: share of the reachable devices that must have confirmed. soak_s, max_soak_s: least and longest
-    time of observation. offer_ttl_s: no trial begins later than this after its offer. settle_s, window_s: the
-    comparison window of a pair starts settle_s after the wave device confirmed and lasts window_s. min_pairs:
-    pairs that must have matured before a PASS. r_max_*: highest failure ratio per class. pair_sd: expected
-    spread of a pair's difference, for planning only: no gate uses it. history_s: how far back a device's own
+    max_in_flight: jobs between offer and end until the first gated wave passed, max_in_flight_later after
+    it. min_reach: share of the reachable devices that must have confirmed. soak_s, max_soak_s: least and
+    longest time of observation. offer_ttl_s: no trial begins later than this after its offer. settle_s,
+    window_s: the comparison window of a pair starts settle_s after the wave device confirmed and lasts
+    window_s. min_pairs: pairs that must have matured before a PASS. r_max_*: highest failure ratio per
+    class. r_prove: failure ratio that must be proven not to be exceeded before a wave passes, None demands
+    no proof. latency_budget_us: of one inference, None takes the manifest's. by_class: every metric is
+    compared in each device class apart, with its part of the budget. pair_sd: expected spread of a pair's
+    difference, for planning only: no gate uses it. history_s: how far back a device's own
     baseline reaches.
     """
 
@@ -126,6 +128,9 @@ class Plan:
     r_max_model: float = 0.10
     r_max_delivery: float = 0.20
     r_max_compat: float = 0.02
+    r_prove: float | None = None
+    latency_budget_us: int | None = None
+    by_class: bool = False
     max_attempts: int = 3
     retry_base_s: float = 300
     on_fail: str = "rollback"
@@ -143,21 +148,22 @@ class Plan:
             if name not in known:
                 raise PlanError("validation", str(name), f"a plan has no field {str(name)[:40]!r}")
         values: dict[str, Any] = {"waves": _waves(data.get("waves"))}
-        values["metrics"] = _metrics(data.get("metrics", ()))
+        values["metrics"] = _with_reporting(_metrics(data.get("metrics", ())))
         if "control" in data:
             values["control"] = _size(data["control"], "control", least=0)
         elif not values["metrics"]:
             values["control"] = Size(count=0)  # nothing would be compared with it
         for name, (least, most, whole) in _NUMBERS.items():
-            if name in data:
+            if name in data and not (name in _OPTIONAL and data[name] is None):
                 values[name] = _number(data[name], name, least, most, whole=whole)
         for name, options in _WORDS.items():
             if name in data:
                 values[name] = _word(data[name], name, options)
-        if "accept_proxy" in data:
-            if not isinstance(data["accept_proxy"], bool):
-                raise PlanError("validation", "accept_proxy", "accept_proxy is true or false")
-            values["accept_proxy"] = data["accept_proxy"]
+        for name in ("accept_proxy", "by_class"):
+            if name in data:
+                if not isinstance(data[name], bool):
+                    raise PlanError("validation", name, f"{name} is true or false")
+                values[name] = data[name]
         if "timers" in data:
             values["timers"] = _timers(data["timers"])
         plan = cls(**values)
@@ -198,14 +204,21 @@ class Plan:
         """Most jobs in flight. is_proven: a gated wave passed, or a wave of a plan without gates did."""
         return max(self.max_in_flight, self.max_in_flight_later) if is_proven else self.max_in_flight
 
-    def alphas(self, gated_index: int, gated_waves: int, *, restarts: int = 0) -> list[float]:
+    def alphas(self, gated_index: int, gated_waves: int, *, restarts: int = 0, parts: int = 1) -> list[float]:
         """False-halt budget of each metric in one gated wave.
 
-        gated_index: 0 for the first gated wave, which gets half of the budget; the others share the rest
-        equally. restarts: how often a person let the wave go on after a halt; each halves its share.
+        gated_index: 0 for the first gated wave, which gets FIRST_SHARE of the budget; the others share the
+        rest equally. restarts: how often a person let the wave go on after a halt; each halves its share.
+        parts: processes each metric is split into, one a device class.
         """
-        share = 0.5 if gated_index == 0 else 0.5 / max(1, gated_waves - 1)
-        return [ALPHA * metric.weight * share / 2**restarts for metric in self.metrics]
+        share = FIRST_SHARE if gated_index == 0 else (1 - FIRST_SHARE) / max(1, gated_waves - 1)
+        return [ALPHA * metric.weight * share / 2**restarts / max(1, parts) for metric in self.metrics]
+
+    def proves(self, wave: int) -> bool:
+        """True when wave `wave` (1, 2, ...) must prove r_prove: every one but the last, which has none after
+        it to protect; the only wave of a plan does.
+        """
+        return self.r_prove is not None and (wave < len(self.waves) or len(self.waves) == 1)
 
     def _check(self) -> None:
         last = self.waves[-1]
@@ -218,11 +231,6 @@ class Plan:
             raise PlanError("validation", "max_soak_s", "max_soak_s is less than soak_s")
         if not self.metrics:
             return
-        if abs(sum(metric.weight for metric in self.metrics) - 1.0) > 1e-6:
-            total = sum(metric.weight for metric in self.metrics)
-            raise PlanError(
-                "alpha_split", "metrics", f"the weights of the metrics add up to {total:g}, not to 1"
-            )
         if not self.is_gated:
             text = "the last wave and named ones have hard gates only: a quality gate needs one more wave"
             raise PlanError("validation", "metrics", text)
@@ -269,59 +277,7 @@ class Plan:
                 raise PlanError("validation", f"waves[{index}].count", text)
 
 
-@dataclass(frozen=True)
-class Detectable:
-    """What a cohort can show.
-
-    pairs: pairs it has at most. drop: least true drop (share, 0..1) that halts in 80 % of rollouts with these
-    pairs, None when even 0.5 is not caught that often. least_pairs: pairs that pass the promotion proof when
-    the two arms do not differ at all; power and pair_sd: what was assumed.
-    """
-
-    pairs: int
-    drop: float | None
-    least_pairs: int | None
-    power: float
-    pair_sd: float
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as a JSON object."""
-        return asdict(self)
-
-
-def least_detectable(plan: Plan, n_control: int) -> Detectable | None:
-    """Least drop that `n_control` pairs can show under this plan; None without a quality gate.
-
-    A seeded simulation of the harm process with normal pair differences of standard deviation `plan.pair_sd`:
-    an expectation for the plan page, no promise.
-    """
-    if not plan.is_gated or n_control < 1:
-        return None
-    alpha = min(plan.alphas(0, 1))
-    margin = max(metric.halt_margin for metric in plan.metrics)
-    least = [least_pairs(metric.promote_margin, ALPHA) for metric in plan.metrics]
-    return Detectable(
-        pairs=n_control,
-        drop=_least_drop(min(n_control, 500), alpha, margin, plan.pair_sd),
-        least_pairs=max((pairs for pairs in least if pairs is not None), default=None),
-        power=0.8,
-        pair_sd=plan.pair_sd,
-    )
-
-
-@lru_cache(maxsize=64)
-def _least_drop(pairs: int, alpha: float, halt_margin: float, pair_sd: float) -> float | None:
-    noise = np.random.default_rng(1).normal(0.0, pair_sd, (400, pairs))
-    limit = math.log(1.0 / alpha)
-    low, high = 0, 100  # half percentage points
-    while low < high:
-        middle = (low + high) // 2
-        differences = np.clip(noise + middle * 0.005, -2.0, 2.0)
-        caught = (log_process(differences - halt_margin).max(axis=-1) >= limit).mean()
-        low, high = (low, middle) if caught >= 0.8 else (middle + 1, high)
-    return low * 0.005 if low < 100 else None
-
-
+_OPTIONAL = frozenset({"r_prove", "latency_budget_us"})
 _NUMBERS: dict[str, tuple[float, float, bool]] = {
     "max_in_flight": (1, 5_000, True),
     "max_in_flight_later": (1, 5_000, True),
@@ -339,6 +295,8 @@ _NUMBERS: dict[str, tuple[float, float, bool]] = {
     "r_max_model": (0.001, 0.99, False),
     "r_max_delivery": (0.001, 0.99, False),
     "r_max_compat": (0.001, 0.99, False),
+    "r_prove": (0.001, 0.99, False),
+    "latency_budget_us": (1, 3_600_000_000, True),
     "max_attempts": (1, 10, True),
     "retry_base_s": (0, DAY_S, False),
     "pair_sd": (0.001, 1.0, False),
@@ -411,7 +369,11 @@ def _metric(value: Any, name: str) -> Metric:
         )
     metric = _word(value.get("metric"), f"{name}.metric", tuple(METRICS))
     kind = _word(value.get("kind", METRICS[metric][0]), f"{name}.kind", METRICS[metric])
-    promote = _number(value.get("promote_margin", 0.03), f"{name}.promote_margin", 0.0, 1.0)
+    measure = measure_of(metric, kind)
+    if measure.refusal:
+        raise PlanError("validation", f"{name}.kind", f"{metric} of kind {kind}: {measure.refusal}")
+    given = value.get("promote_margin", measure.promote_margin)
+    promote = _number(given, f"{name}.promote_margin", 0.0, 1.0)
     halt = _number(value.get("halt_margin", 0.0), f"{name}.halt_margin", 0.0, 1.0)
     if halt > promote:
         raise PlanError("validation", f"{name}.halt_margin", "halt_margin is more than promote_margin")
@@ -421,6 +383,30 @@ def _metric(value: Any, name: str) -> Metric:
             "alpha_split", f"{name}.weight", "a weight of 0 leaves the gate no budget to halt with"
         )
     return Metric(metric, kind, float(promote), float(halt), float(weight))
+
+
+def _with_reporting(metrics: tuple[Metric, ...]) -> tuple[Metric, ...]:
+    """Missing telemetry is a required metric of every gated plan: one that does not name it gets it.
+
+    Its weight comes out of the others in proportion, so that weights that add up to 1 still do.
+    """
+    if not metrics:
+        return metrics
+    total = sum(metric.weight for metric in metrics)
+    if abs(total - 1.0) > 1e-6:
+        raise PlanError("alpha_split", "metrics", f"the weights of the metrics add up to {total:g}, not to 1")
+    if not any(measure_of(metric.metric, metric.kind).may_pass for metric in metrics):
+        raise PlanError(
+            "validation",
+            "metrics",
+            "no metric of the plan could ever pass: an estimate only halts",
+            "name another kind of accuracy, anomaly, latency, resets or reporting too",
+        )
+    if any(metric.metric == "reporting" for metric in metrics):
+        return metrics
+    kept = tuple(replace(metric, weight=metric.weight * (1 - REPORTING_WEIGHT)) for metric in metrics)
+    margin = measure_of("reporting", "").promote_margin
+    return (*kept, Metric("reporting", "", margin, 0.0, REPORTING_WEIGHT))
 
 
 def _timers(value: Any) -> dict[str, float]:

@@ -11,8 +11,12 @@ from fleet.accounts.audit import Actor
 from ota.assignment import Sizes, is_gated, sizes
 from ota.choices import RolloutState
 from ota.frozen import remember, target_digest
+from ota.gates.proof import least_devices
+from ota.gates.quality import least_pairs
 from ota.models import Rollout
-from ota.plan import Plan, PlanError, least_detectable
+from ota.plan import ALPHA, Plan, PlanError
+from ota.planning import least_detectable
+from ota.signed_hints import latency_budget_us
 from ota.targeting import SAMPLE, Census, Target, census
 from ota.transitions import move_rollout
 
@@ -27,7 +31,7 @@ def preview(rollout: Rollout, *, now: datetime) -> dict[str, Any]:
      "classes": {name: {"targeted": n, "eligible": n, "skipped": {reason: n}, "verdict"?, "code"?, "text"?,
      "acknowledged"?}},
      "is_gated": bool, "control": n, "waves": [{"n", "size", "is_gated", "pairs"}, ...],
-     "detectable": {"pairs", "drop": 0..1 | None, "least_pairs", "power", "pair_sd"} | None,
+     "detectable": {"pairs", "drop": 0..1 | None, "least_pairs", "pass_pairs", "power", "pair_sd"} | None,
      "notes": [sentence, ...], "reasons": [{"code", "field", "text", "fix"}, ...]}
     reasons: why preflight fails; empty when the rollout may start. Raises nothing for a plan that cannot run.
     """
@@ -45,7 +49,9 @@ def _examined(rollout: Rollout, *, now: datetime) -> tuple[dict[str, Any], Censu
         Target.parse(rollout.target).check(now=now)
         placed = sizes(found.strata, plan, found.named)
         _check_named(plan, found)
+        _check_proof(plan, placed)
         _check_gates(plan, found, placed)
+        _check_measures(plan, rollout)
     except PlanError as problem:
         reasons.append(_reason(problem.code, problem.text, problem.fix, field=problem.field))
     gated = [n for n in range(1, len(plan.waves)) if is_gated(plan, n)]
@@ -138,6 +144,56 @@ def _check_gates(plan: Plan, found: Census, placed: Sizes) -> None:
                 f"wave {n} has {placed.waves[n - 1]} devices and control {placed.control}: "
                 f"{pairs} pairs, but the plan needs {plan.min_pairs}",
                 f"give wave {n} and control at least {plan.min_pairs} devices each, or lower min_pairs",
+            )
+    _check_margins(plan, placed)
+
+
+def _check_margins(plan: Plan, placed: Sizes) -> None:
+    """Refuse a margin that not even equal devices could prove with the pairs a wave has."""
+    for index, metric in enumerate(plan.metrics):
+        least = least_pairs(metric.promote_margin, ALPHA) or 0
+        for n, (pairs, by_class) in enumerate(zip(placed.pairs, placed.class_pairs, strict=True), start=1):
+            if not is_gated(plan, n):
+                continue
+            parts = by_class if plan.by_class else {"": pairs}
+            few, name = min((count, name) for name, count in parts.items())
+            needed = max(least, plan.min_pairs)
+            if few < needed:
+                where = f" of class {name}" if name else ""
+                raise PlanError(
+                    "gate_unreachable",
+                    f"metrics[{index}].promote_margin",
+                    f"wave {n} has {few} pairs{where}: a margin of {metric.promote_margin:g} for "
+                    f"{metric.key} needs at least {needed}, even when nothing differs",
+                    f"give wave {n} and control at least {needed} devices each{where}, or widen the margin",
+                )
+
+
+def _check_proof(plan: Plan, placed: Sizes) -> None:
+    """Refuse a proof of few failures that a wave is too small for, naming the least size."""
+    for n, size in enumerate(placed.waves, start=1):
+        least = least_devices(plan.r_prove) if plan.r_prove is not None and plan.proves(n) else 0
+        if least is None or size < least:
+            raise PlanError(
+                "gate_unreachable",
+                "r_prove",
+                f"wave {n} has {size} devices: without one failure {least or 'more than ten million'} prove "
+                f"that at most {plan.r_prove:.1%} fail",
+                f"make wave {n} at least {least} devices large, or prove a higher ratio",
+            )
+
+
+def _check_measures(plan: Plan, rollout: Rollout) -> None:
+    """Refuse a metric that the version's manifest leaves undefined."""
+    for index, metric in enumerate(plan.metrics):
+        if metric.metric == "latency" and not latency_budget_us(
+            plan.latency_budget_us, rollout.manifest.message
+        ):
+            raise PlanError(
+                "validation",
+                f"metrics[{index}].metric",
+                "the manifest carries no latency budget, so no window can be judged against it",
+                "give latency_budget_us in the plan, or release the version with hint 6",
             )
 
 

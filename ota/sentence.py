@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ota.choices import JobState, RolloutState
+from ota.gates.reasons import words
 from ota.plan import Plan
 from ota.readiness import NO_GATES
 
@@ -79,7 +80,7 @@ def _wave_text(facts: Facts, wave: Facts, plan: Plan, now: datetime) -> str:
         since, ends = _time(wave["soaking_at"]), _time(wave["soak_ends_at"])
         text = f"{head}, soaking {_of(now - since, ends - since)}: {body}."
     elif wave["state"] == "inconclusive":
-        reasons = ", ".join(code.replace("_", " ") for code in wave["reasons"]) or "no verdict"
+        reasons = words(wave["reasons"]) or "no verdict"
         text = f"{head} is inconclusive so far ({reasons}): {body}."
     else:
         text = f"{head}, open {duration((now - _time(wave['opened_at'])).total_seconds())}: {body}."
@@ -99,7 +100,13 @@ def _quality(facts: Facts, wave: Facts, plan: Plan) -> str:
         return "The last wave takes control in: only install failures can halt it."
     gate = next((gate for gate in facts["gates"] if gate["wave"] == wave["n"]), None)
     rows = [row for row in gate["rows"] if row["rule"].startswith("quality:")] if gate else []
-    return " ".join(f"{row['label']}: {row['text']}." for row in rows)
+    rows = [row for row in rows if row["n"] or not row["rule"].startswith("quality:reporting")]
+    return " ".join(f"{row['label']}: {row['text']}{_flag(row)}." for row in rows)
+
+
+def _flag(row: Facts) -> str:
+    """What must stand beside a figure of this kind wherever it is shown."""
+    return f"; {row['flag']}" if row.get("flag") else ""
 
 
 def _next(facts: Facts, wave: Facts, now: datetime) -> str:

@@ -13,6 +13,7 @@ from ota import evidence
 from ota.choices import JOB_TERMINAL, WAVE_ACTIVE, Arm, JobState, RolloutState, Verdict, WaveState
 from ota.evidence import Inputs
 from ota.gates.evaluate import Evaluation, evaluate
+from ota.gates.reasons import words
 from ota.models import Evidence, Membership, Rollout, Wave
 from ota.offers import cancel_queued, ensure_jobs, install_jobs
 from ota.plan import Plan
@@ -69,7 +70,11 @@ def watch(rollout: Rollout, plan: Plan, *, now: datetime) -> None:
 def fail(rollout: Rollout, wave: Wave, inputs: Inputs, verdict: Evaluation, *, now: datetime) -> None:
     """Halt the rollout on evidence. The tick withdraws its offers next; running trials end by themselves."""
     row = evidence.store(wave, inputs, verdict, now=now)
-    reason = "; ".join(f"{r['label']}: {r['text']}" for r in verdict.rows if r["verdict"] == Verdict.FAIL)
+    reason = "; ".join(
+        f"{r['label']}: {r['text']}" + (f"; {r['flag']}" if r.get("flag") else "")
+        for r in verdict.rows
+        if r["verdict"] == Verdict.FAIL
+    )
     _halt(rollout, wave, row, list(verdict.reasons), reason or "the evidence was not enough in time", now=now)
 
 
@@ -164,7 +169,7 @@ def _give_up(
     if plan.on_inconclusive != "halt":
         return
     row = evidence.store(wave, inputs, verdict, now=now)
-    reason = f"wave {wave.n} stayed inconclusive: {', '.join(verdict.reasons) or 'no reason left'}"
+    reason = f"wave {wave.n} stayed inconclusive: {words(verdict.reasons) or 'no reason left'}"
     _halt(rollout, wave, row, list(verdict.reasons), reason, now=now)
 
 

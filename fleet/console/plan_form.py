@@ -13,15 +13,17 @@ from fleet.console.group_form import query_widget
 from fleet.devices.models import DeviceClass, DeviceGroup
 from fleet.devices.query import MAX_CHARS
 from ota.choices import VersionState
+from ota.gates.catalogue import METRICS
 from ota.models import Manifest, Rollout
-from ota.plan import METRICS, Plan, PlanError, Size
+from ota.plan import Plan, PlanError, Size
 
 _UNITS: Final = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|min|m|h|d)?\s*")
 METRIC_CHOICES: Final = (
     ("accuracy", "Accuracy, from proxy labels"),
-    ("anomaly", "Windows without anomaly"),
-    ("reporting", "Telemetry reported"),
+    ("anomaly", "Inferences without anomaly"),
+    ("latency", "Windows within the latency budget"),
+    ("resets", "Hours without an unexpected reset"),
 )
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     "production": {
@@ -198,7 +200,7 @@ class RolloutForm(forms.Form):
         choices=METRIC_CHOICES,
         required=False,
         widget=forms.CheckboxSelectMultiple,
-        help_text="None chosen: only install failures can halt.",
+        help_text="None chosen: only install failures can halt. Missing telemetry is compared always.",
     )
     accept_proxy = forms.BooleanField(
         label="Proxy labels may pass a gate",
@@ -330,7 +332,7 @@ def initial_of(row: Rollout) -> dict[str, Any]:
         "waves": ", ".join(_size_text(size) for size in plan.waves),
         "control": _size_text(plan.control),
         "max_in_flight": plan.max_in_flight,
-        "metrics": [metric.metric for metric in plan.metrics],
+        "metrics": [metric.metric for metric in plan.metrics if metric.metric in dict(METRIC_CHOICES)],
         "accept_proxy": plan.accept_proxy,
         "promote_margin": _plain(first.promote_margin * 100 if first else 3.0),
         "halt_margin": _plain(first.halt_margin * 100 if first else 0.0),

@@ -4,6 +4,7 @@ from django.urls import path
 
 from fleet.console.views import (
     devices,
+    evidence,
     groups,
     live,
     models,
@@ -46,6 +47,7 @@ urlpatterns = [
     path("rollouts/<uuid:rollout_id>", live.rollout, name="rollout"),
     path("rollouts/<uuid:rollout_id>/live", live.fragment, name="rollout-live"),
     path("rollouts/<uuid:rollout_id>/jobs", live.jobs, name="rollout-jobs"),
+    path("rollouts/<uuid:rollout_id>/evidence/<uuid:evidence_id>", evidence.evidence, name="evidence"),
     path("rollouts/<uuid:rollout_id>/edit", plan.edit, name="rollout-edit"),
     path("rollouts/<uuid:rollout_id>/<slug:verb>", verbs.confirm, name="rollout-verb"),
     path("telemetry", telemetry.explorer, name="telemetry"),

@@ -6,13 +6,19 @@ The device is the unit: nothing here adds devices together, and a device without
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from django.db import connection
 
 from fleet.telemetry.errors import QueryError
 
-METRICS: Final = {"accuracy": ("proxy",), "anomaly": ("", "proxy"), "reporting": ("", "proxy")}
+METRICS: Final = {
+    "accuracy": ("proxy", "estimate"),
+    "anomaly": ("", "proxy"),
+    "reporting": ("", "proxy"),
+    "latency": ("",),
+    "resets": ("",),
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Span:
 class Outcome:
     """How a device did.
 
-    n: samples (labels, inferences or windows). mean: in [0, 1], higher is better, None when
+    n: samples (labels, inferences, windows or slots). mean: in [0, 1], higher is better, None when
     nothing arrived. windows: telemetry windows in the span."""
 
     n: int
@@ -42,54 +48,141 @@ class Outcome:
     windows: int
 
 
-def device_outcomes(spans: Sequence[Span], *, metric: str, kind: str = "") -> list[Outcome]:
+def device_outcomes(
+    spans: Sequence[Span],
+    *,
+    metric: str,
+    kind: str = "",
+    budget_us: int | None = None,
+    slot_s: float | None = None,
+) -> list[Outcome]:
     """One outcome per span, in the order of the spans.
 
-    metric, kind: `accuracy` of kind `proxy` (agreeing labels / labels), `anomaly` (1 - share of anomalous
-    inferences), `reporting` (windows seen / expected, at most 1). A window belongs to the span in which it
-    ends. Raises QueryError `unknown_metric`, `kind_required`, `unknown_kind`.
+    metric, kind: `accuracy` of kind `proxy` (agreeing labels / labels) or `estimate` (mean top score,
+    weighted by inferences), `anomaly` (1 - share of anomalous inferences), `reporting` (windows seen /
+    expected, at most 1), `latency` (share of windows with inferences whose mean time is at most
+    `budget_us`), `resets` (share of slots of `slot_s` seconds without an unexpected reset, of those in which
+    the device was heard).
+    A window belongs to the span in which it ends. Raises QueryError `unknown_metric`, `kind_required`,
+    `unknown_kind`, and `budget_required` where the budget or the slot is missing.
     """
     if metric not in METRICS:
         raise QueryError("unknown_metric", f"{metric[:40]!r} is none of {', '.join(METRICS)}")
     if metric == "accuracy" and not kind:
-        raise QueryError("kind_required", "accuracy needs a kind: proxy")
+        raise QueryError("kind_required", "accuracy needs a kind: proxy or estimate")
     if kind not in METRICS[metric]:
         raise QueryError("unknown_kind", f"kind {kind[:40]!r} of {metric} is not measured here")
-    return [_outcome(span, sums, metric) for span, sums in zip(spans, _sums(spans), strict=True)]
+    if metric == "latency" and not budget_us:
+        raise QueryError("budget_required", "latency needs a budget in microseconds")
+    if metric == "resets":
+        if not slot_s or slot_s <= 0:
+            raise QueryError("budget_required", "resets needs a slot length in seconds")
+        return _slots(spans, slot_s)
+    key = f"{metric}:{kind}" if metric == "accuracy" else metric
+    return [_outcome(span, sums, key) for span, sums in zip(spans, _sums(spans, budget_us or 0), strict=True)]
 
 
-def _outcome(span: Span, sums: tuple[int, int, int, int, int], metric: str) -> Outcome:
-    windows, n, anom_n, lab_n, lab_ok = sums
-    if metric == "accuracy":
-        return Outcome(lab_n, lab_ok / lab_n if lab_n else None, windows)
-    if metric == "anomaly":
-        return Outcome(n, 1 - anom_n / n if n else None, windows)
-    mean = min(1.0, windows / span.expected) if span.expected else None
-    return Outcome(windows, mean, windows)
+@dataclass(frozen=True)
+class _Sums:
+    """Windows of one span and what they add up to."""
+
+    windows: int
+    n: int
+    anom_n: int
+    lab_n: int
+    lab_ok: int
+    score: int
+    busy: int
+    in_budget: int
 
 
-def _sums(spans: Sequence[Span]) -> list[tuple[int, int, int, int, int]]:
-    """Windows, inferences, anomalous ones, labels and agreeing labels of each span."""
+def _outcome(span: Span, sums: _Sums, key: str) -> Outcome:
+    if key == "reporting":
+        mean = min(1.0, sums.windows / span.expected) if span.expected else None
+        return Outcome(sums.windows, mean, sums.windows)
+    n, good = {
+        "accuracy:proxy": (sums.lab_n, float(sums.lab_ok)),
+        "accuracy:estimate": (sums.n, sums.score / 1e4),
+        "anomaly": (sums.n, float(sums.n - sums.anom_n)),
+        "latency": (sums.busy, float(sums.in_budget)),
+    }[key]
+    return Outcome(n, good / n if n else None, sums.windows)
+
+
+def _sums(spans: Sequence[Span], budget_us: int) -> list[_Sums]:
+    """What the windows of each span add up to. budget_us: 0 when nobody asks for it."""
     if not spans:
         return []
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT x.windows, x.n, x.anom_n, x.lab_n, x.lab_ok FROM unnest(%s::int[], %s::text[], %s::text[],
-            %s::timestamptz[], %s::timestamptz[]) AS s(i, device_id, mid, t0, t1) CROSS JOIN LATERAL ( SELECT
-            count(*) AS windows, coalesce(sum(w.n), 0) AS n, coalesce(sum(w.anom_n), 0) AS anom_n,
-            coalesce(sum(w.lab_n), 0) AS lab_n, coalesce(sum(w.lab_ok), 0) AS lab_ok FROM tele_window w WHERE
-            w.device_id = s.device_id AND w.ts >= s.t0 AND w.ts < s.t1 AND (s.mid IS NULL OR w.version_id IN
-            (SELECT v.id FROM tele_version v WHERE v.mid = s.mid)) ) x ORDER BY s.i """,
-            [
-                list(range(len(spans))),
-                [span.device_id for span in spans],
-                [span.mid for span in spans],
-                [span.start for span in spans],
-                [span.end for span in spans],
-            ],
+            SELECT x.windows, x.n, x.anom_n, x.lab_n, x.lab_ok, x.score, x.busy, x.in_budget
+            FROM unnest(%s::int[], %s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])
+                AS s(i, device_id, mid, t0, t1)
+            CROSS JOIN LATERAL (
+                SELECT count(*) AS windows, coalesce(sum(w.n), 0) AS n, coalesce(sum(w.anom_n), 0) AS anom_n,
+                    coalesce(sum(w.lab_n), 0) AS lab_n, coalesce(sum(w.lab_ok), 0) AS lab_ok,
+                    coalesce(sum(w.score::bigint * w.n), 0) AS score,
+                    count(*) FILTER (WHERE w.n > 0) AS busy,
+                    count(*) FILTER (WHERE w.n > 0 AND w.us_mean <= %s) AS in_budget
+                FROM tele_window w
+                WHERE w.device_id = s.device_id AND w.ts >= s.t0 AND w.ts < s.t1 AND (s.mid IS NULL
+                    OR w.version_id IN (SELECT v.id FROM tele_version v WHERE v.mid = s.mid))
+            ) x ORDER BY s.i
+            """,
+            [*_arrays(spans), budget_us],
         )
-        return [tuple(int(value) for value in row) for row in cursor.fetchall()]  # type: ignore[misc]
+        return [_Sums(*(int(value) for value in row)) for row in cursor.fetchall()]
+
+
+def _slots(spans: Sequence[Span], slot_s: float) -> list[Outcome]:
+    """Slots in which a device was heard, and the share of them without an unexpected reset.
+
+    A reset is the first report of a boot whose reason is neither power nor a restart that was asked for; its
+    time is that report's arrival. The model it ran then is not told, so `mid` narrows the windows only.
+    """
+    if not spans:
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT x.slots, x.bad, x.windows
+            FROM unnest(%s::int[], %s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])
+                AS s(i, device_id, mid, t0, t1)
+            CROSS JOIN LATERAL (
+                SELECT count(*) AS slots, count(*) FILTER (WHERE y.resets > 0) AS bad,
+                    coalesce(sum(y.windows), 0) AS windows
+                FROM (
+                    SELECT z.slot, sum(z.reset) AS resets, sum(1 - z.reset) AS windows FROM (
+                        SELECT floor(extract(epoch FROM w.ts - s.t0) / %s) AS slot, 0 AS reset
+                        FROM tele_window w
+                        WHERE w.device_id = s.device_id AND w.ts >= s.t0 AND w.ts < s.t1 AND (s.mid IS NULL
+                            OR w.version_id IN (SELECT v.id FROM tele_version v WHERE v.mid = s.mid))
+                        UNION ALL
+                        SELECT floor(extract(epoch FROM e.at - s.t0) / %s), 1
+                        FROM devices_deviceevent e
+                        WHERE e.device_id = s.device_id AND e.at >= s.t0 AND e.at < s.t1
+                            AND e.kind = 'boot' AND e.code <> ''
+                    ) z GROUP BY z.slot
+                ) y
+            ) x ORDER BY s.i
+            """,
+            [*_arrays(spans), slot_s, slot_s],
+        )
+        return [
+            Outcome(int(slots), 1 - int(bad) / int(slots) if windows else None, int(windows))
+            for slots, bad, windows in cursor.fetchall()
+        ]
+
+
+def _arrays(spans: Sequence[Span]) -> list[list[Any]]:
+    return [
+        list(range(len(spans))),
+        [span.device_id for span in spans],
+        [span.mid for span in spans],
+        [span.start for span in spans],
+        [span.end for span in spans],
+    ]
 
 
 def has_window(device_ids: Collection[str], mid: str, since: datetime) -> set[str]:

@@ -22,6 +22,7 @@ from fleet.devices.installation import ensure_installation
 from fleet.devices.models import Device, DeviceClass, DeviceEvent, DeviceSlot, Presence
 from fleet.telemetry import partitions
 from fleet.telemetry.models import DeviceLast, Minute, Version, Window
+from ota import evidence as judging
 from ota import keys
 from ota.choices import (
     Arm,
@@ -33,6 +34,7 @@ from ota.choices import (
     WaveState,
 )
 from ota.gates.evaluate import evaluate
+from ota.gates.quality import PRODUCTION
 from ota.inspector import inspect
 from ota.models import (
     Artifact,
@@ -391,27 +393,42 @@ def _evidence(wave: Wave, now: datetime, *, drop: float, pairs: int, failed: int
     found = []
     for t in range(1, pairs + 1):
         d = drop + dice.gauss(0, 0.05)
+        y1, x1, x0 = round(0.9 - d, 9), 0.9, 0.9
         found.append(
-            {"t": t, "wave": f"dev-{t:03d}", "control": f"dev-{40 + t:03d}", "at": now.isoformat(), "d": d}
+            {
+                "t": t,
+                "wave": f"dev-{t:03d}",
+                "control": f"dev-{40 + t:03d}",
+                "at": now.isoformat(),
+                **{"y1": y1, "x1": x1, "y0": 0.9, "x0": x0, "d": round((0.9 - x0) - (y1 - x1), 9)},
+                **{"n1": 66, "h1": 66},
+            }
         )
     inputs = {
-        "format": 1,
+        "format": 2,
+        "restarts": 0,
+        "spent": [],
+        "prove": None,
         "wave": wave.n,
         "is_first": wave.n == 1,
         "is_gated": True,
-        "reach": {"reached": 19, "needed": 19, "of": 20},
+        "reach": {"reached": 19, "needed": 19, "of": 20, "confirmed": 19},
         "is_soaked": True,
         "hard": {
             "exposed": 20,
             "failed": {"model": failed},
             "limits": {"model": 0.1, "delivery": 0.2, "compat": 0.02},
             "single": [],
+            "unexposed_model": 0,
+            "golden": {"n": 19, "k": 0},
+            "also_failed": [],
         },
         "metrics": [
             {
                 "metric": "accuracy",
                 "kind": "proxy",
-                "alpha": 0.025,
+                "class": "",
+                "alpha": 0.02,
                 "alpha_p": 0.05,
                 "halt_margin": 0.0,
                 "promote_margin": 0.1,
@@ -420,6 +437,10 @@ def _evidence(wave: Wave, now: datetime, *, drop: float, pairs: int, failed: int
                 "possible": 20,
                 "silent": 1,
                 "unlabelled": 0,
+                "unlike": 0,
+                "dropped": [],
+                "required": True,
+                "process": PRODUCTION.to_json(),
                 "pairs": found,
             }
         ],
@@ -433,8 +454,8 @@ def _evidence(wave: Wave, now: datetime, *, drop: float, pairs: int, failed: int
         verdict=judged.verdict,
         rows=list(judged.rows),
         inputs=inputs,
-        inputs_sha256=hashlib.sha256(repr(inputs).encode()).hexdigest(),
-        code_version="gates-1",
+        inputs_sha256=judging.digest(inputs),
+        code_version=judging.CODE_VERSION,
     )
 
 

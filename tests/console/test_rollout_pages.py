@@ -234,7 +234,7 @@ def test_the_page_prints_what_the_gate_rests_on(as_role: AsRole, filled: rows.Fi
     html = as_role("viewer").get(f"/rollouts/{filled.rollouts['halted'].pk}").content.decode()
     assert 'data-rule="quality:accuracy:proxy"' in html
     assert "30.2 points worse than control" in html
-    assert "E halts at 40" in html
+    assert "E halts at 50" in html
     assert "crash_loop" in html
     assert 'href="/devices/dev-000"' in html
     assert "19 of 19 reverted" in html

@@ -65,7 +65,7 @@ def make_manifest(installation: bytes, now: datetime) -> Callable[..., Any]:
     from ota.signing import manifest_id, sign_manifest
     from ota.tensors import DType, GoldenVector, TensorSpec, make_golden
 
-    def make(*, size: int = 10_000, vectors: int = 4, name: str = "kws") -> Manifest:
+    def make(*, size: int = 10_000, vectors: int = 4, name: str = "kws", hints: Any = None) -> Manifest:
         data = os.urandom(size)
         model, _ = MLModel.objects.get_or_create(
             name=name, defaults={"created_at": now, "created_by": "test"}
@@ -99,6 +99,7 @@ def make_manifest(installation: bytes, now: datetime) -> Callable[..., Any]:
             outputs=(TensorSpec.of(DType.INT8, (1, 4), 1 / 256, -128),),
             golden=golden,
             created=int(now.timestamp()),
+            hints=hints,
         ).encode()
         message = sign_manifest(payload, keys.release_signers())
         return Manifest.objects.create(

@@ -10,6 +10,7 @@ import pytest
 
 from fleet.telemetry.models import Window
 from ota import evidence, rollouts
+from ota.baselines import history
 from ota.models import Evidence, Manifest, Membership, Rollout
 from ota.plan import Plan
 from tests.ota.world import ACTOR, GATED_PLAN, World
@@ -133,9 +134,9 @@ def test_a_devices_too_short_history_takes_its_stratums_mean(world: World) -> No
     plan = Plan.parse(rollout.plan)
     member.baseline = {"accuracy:proxy": [0.1, evidence.HISTORY_LEAST - 1]}
     mean = rollout.summary["strata_means"]["host-a/history"]["accuracy:proxy"]
-    assert evidence._history(member, plan.metrics[0], rollout) == mean
+    assert history(member, plan.metrics[0], rollout.summary) == (mean, 0)
     member.baseline = {"accuracy:proxy": [0.1, evidence.HISTORY_LEAST]}
-    assert evidence._history(member, plan.metrics[0], rollout) == 0.1
+    assert history(member, plan.metrics[0], rollout.summary) == (0.1, evidence.HISTORY_LEAST)
 
 
 def test_reporting_is_a_metric_of_its_own(world: World) -> None:

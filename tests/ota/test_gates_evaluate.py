@@ -36,6 +36,22 @@ def metric(drops: list[float], **change: Any) -> dict[str, Any]:
     return row | change
 
 
+def with_pairs(row: dict[str, Any], outcomes: list[tuple[float, float, float, float]]) -> dict[str, Any]:
+    """The metric with pairs of (y1, x1, y0, x0), 40 outcomes each and 480 of history."""
+    pairs = [
+        {
+            "t": t,
+            "wave": f"w{t}",
+            "control": f"c{t}",
+            "at": "",
+            **{"y1": y1, "x1": x1, "y0": y0, "x0": x0, "d": round((y0 - x0) - (y1 - x1), 9)},
+            **{"n1": 40, "h1": 480},
+        }
+        for t, (y1, x1, y0, x0) in enumerate(outcomes, start=1)
+    ]
+    return row | {"pairs": pairs}
+
+
 def inputs(**change: Any) -> dict[str, Any]:
     base: dict[str, Any] = {
         "format": 1,

@@ -157,6 +157,6 @@ def test_the_interval_brackets_the_drop() -> None:
 
 
 def test_least_pairs_without_any_difference() -> None:
-    assert quality.least_pairs(0.03, ALPHA_P) == 7
+    assert quality.least_pairs(0.03, ALPHA_P) == 8
     assert quality.least_pairs(0.10, ALPHA_P) == 5
     assert quality.least_pairs(0.0, ALPHA_P) is None

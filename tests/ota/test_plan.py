@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ota.plan import Plan, PlanError, Size, least_detectable
+from ota.plan import Plan, PlanError, Size
+from ota.planning import least_detectable
 
 GATED: dict[str, Any] = {
     "waves": [{"count": 20}, {"percent": 50}, {"percent": 100}],
@@ -46,6 +47,9 @@ def test_what_is_left_out_gets_the_printed_default() -> None:
         "r_max_model": 0.1,
         "r_max_delivery": 0.2,
         "r_max_compat": 0.02,
+        "r_prove": None,
+        "latency_budget_us": None,
+        "by_class": False,
         "max_attempts": 3,
         "retry_base_s": 300,
         "on_fail": "rollback",
@@ -172,8 +176,8 @@ def test_the_false_halt_budget_is_never_overspent() -> None:
     for waves in (1, 2, 5):
         spent = sum(sum(plan.alphas(index, waves)) for index in range(waves))
         assert spent <= 0.05 + 1e-12
-    assert plan.alphas(0, 2) == [0.0125, 0.0125]
-    assert plan.alphas(0, 2, restarts=1) == [0.00625, 0.00625]
+    assert plan.alphas(0, 2) == pytest.approx([0.01, 0.01, 0.005])  # the last one is missing telemetry
+    assert plan.alphas(0, 2, restarts=1) == pytest.approx([0.005, 0.005, 0.0025])
 
 
 def test_a_larger_cohort_shows_smaller_drops() -> None:
@@ -184,7 +188,7 @@ def test_a_larger_cohort_shows_smaller_drops() -> None:
     assert drops == sorted(drops, reverse=True)
     assert 0.03 <= drops[1] <= 0.06  # rollouts.md 12: 20 pairs catch 5 points in .92, 3 points in .50
     assert found[0] is not None
-    assert found[0].least_pairs == 5
+    assert found[0].least_pairs == 6  # of the margin of 5 points that telemetry has
 
 
 def test_without_a_quality_gate_nothing_is_detectable() -> None:

@@ -203,7 +203,7 @@ def test_an_inconclusive_wave_may_wait_for_a_person(world: World) -> None:
     wave = rollout.waves.get(n=1)
     assert (rollout.state, wave.state, wave.reasons) == ("running", "inconclusive", ["too_few_pairs"])
     facts = rollouts.state(rollout, now=world.now)
-    assert "is inconclusive so far (too few pairs)" in facts["sentence"]
+    assert "is inconclusive so far (too few pairs have matured)" in facts["sentence"]
     assert "override" in facts["allowed"]
     newest = facts["gates"][0]["evidence_id"]
     rollouts.override(rollout, actor=ACTOR, now=world.now, ack_evidence=newest, reason="seen by hand")

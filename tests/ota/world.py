@@ -160,6 +160,7 @@ class World:
         self._make_manifest = make_manifest
         self.devices: dict[str, FakeDevice] = {}
         self.accuracy: dict[str, float] = {"": 0.9}
+        self.us_mean: dict[str, int] = {}
         self.silent: set[str] = set()
         self.random = random.Random(7)
         self._telemetry_at = now
@@ -185,9 +186,18 @@ class World:
         )
         return new
 
-    def manifest(self, classes: Iterable[str] = ("host-a",), *, accuracy: float | None = None) -> Manifest:
-        """A signed, staged manifest that fits these classes."""
-        manifest = self._make_manifest(size=CHUNKS * 4096 - 100, vectors=1)
+    def manifest(
+        self,
+        classes: Iterable[str] = ("host-a",),
+        *,
+        accuracy: float | None = None,
+        us_mean: int | None = None,
+        hints: Any = None,
+    ) -> Manifest:
+        """A signed, staged manifest that fits these classes. us_mean: time of an inference with it, µs."""
+        manifest = self._make_manifest(size=CHUNKS * 4096 - 100, vectors=1, hints=hints)
+        if us_mean is not None:
+            self.us_mean[manifest.pk] = us_mean
         rows = list(DeviceClass.objects.filter(pk__in=classes))
         Manifest.objects.filter(pk=manifest.pk).update(class_ids=[row.class_id for row in rows])
         manifest.refresh_from_db()
@@ -291,6 +301,8 @@ class World:
             mid=device.run[:16],
             dt_ms=TELEMETRY_S * 1000,
             n=labels,
+            us_mean=self.us_mean.get(device.run, 1_500),
+            us_max=100_000,
             lab_n=labels,
             lab_ok=right,
         )

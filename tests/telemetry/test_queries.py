@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fleet.devices import classes
-from fleet.devices.models import Device
+from fleet.devices.models import Device, DeviceEvent
 from fleet.telemetry import ingest, queries
 from fleet.telemetry.ingest import Delivery
 from fleet.telemetry.queries import QueryError, Span, TelemetryQuery
@@ -237,3 +237,38 @@ def test_summary_series_and_last_values(sent: list[Delivery]) -> None:
 )
 def test_student_quantiles(df: int, t: float) -> None:
     assert t_quantile(df) == pytest.approx(t, abs=1e-4)
+
+
+def test_latency_is_the_share_of_windows_within_the_budget(sent: list[Delivery]) -> None:
+    spans = [Span("dev-01", V2, START, NOW), Span("dev-01", V1, START, NOW), Span("nobody", None, START, NOW)]
+    got = queries.device_outcomes(spans, metric="latency", budget_us=1400)
+    rows = [w for d, w in windows(sent, START, NOW) if d == "dev-01"]
+    good = sum(w.us_mean <= 1400 for w in rows)
+    assert 0 < good < len(rows)
+    assert got[0] == queries.Outcome(len(rows), good / len(rows), len(rows))
+    assert [one.mean for one in got[1:]] == [None, None]
+    with pytest.raises(QueryError, match="budget_required"):
+        queries.device_outcomes(spans, metric="latency")
+
+
+def test_an_estimate_is_the_mean_top_score_of_inferences(sent: list[Delivery]) -> None:
+    (got,) = queries.device_outcomes([Span("dev-01", V2, START, NOW)], metric="accuracy", kind="estimate")
+    rows = [w for d, w in windows(sent, START, NOW) if d == "dev-01"]
+    assert got.mean == pytest.approx(sum(w.score_e4 * w.n for w in rows) / sum(w.n for w in rows) / 1e4)
+
+
+def test_resets_are_slots_with_an_unexpected_boot(sent: list[Delivery]) -> None:
+    minute = timedelta(minutes=1)
+    boots = [(0.5, "watchdog"), (0.7, "panic"), (3.5, "brownout"), (5.5, ""), (11, "watchdog")]
+    DeviceEvent.objects.bulk_create(
+        DeviceEvent(device_id="dev-01", at=START + at * minute, kind="boot", code=code, text="boot", boot=n)
+        for n, (at, code) in enumerate(boots)
+    )
+    DeviceEvent.objects.create(device_id="dev-02", at=START, kind="boot", code="panic", text="boot")
+    spans = [Span("dev-01", V2, START, NOW), Span("dev-03", V2, START, NOW), Span("dev-02", V2, START, NOW)]
+    got = queries.device_outcomes(spans, metric="resets", slot_s=60)
+    assert (got[0].n, got[0].mean, got[0].windows) == (10, pytest.approx(0.8), 60)
+    assert got[1].mean == 1.0
+    assert got[2].mean is None, "it never ran that model, so its reset says nothing about it"
+    with pytest.raises(QueryError, match="budget_required"):
+        queries.device_outcomes(spans, metric="resets")

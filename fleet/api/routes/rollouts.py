@@ -19,6 +19,7 @@ from fleet.api.render import audit_json, stamp
 from fleet.api.routes.devices import Strict
 from ota import rollouts
 from ota.choices import RolloutState
+from ota.evidence import CODE_VERSION, recheck
 from ota.models import Evidence, Job, Manifest, ModelVersion, Rollout
 
 router = Router(tags=["rollouts"])
@@ -225,11 +226,13 @@ def list_evidence(request: HttpRequest, rollout_id: uuid.UUID, limit: int = 50, 
 
 @router.get("/{rollout_id}/gate/{evidence_id}", auth=Scope("rollouts:read"), response=dict[str, Any])
 def get_evidence(request: HttpRequest, rollout_id: uuid.UUID, evidence_id: uuid.UUID) -> Any:
-    """One verdict with everything it rested on."""
+    """One verdict with everything it rested on, judged again: `recheck` says whether it is still the same."""
     row = Evidence.objects.select_related("wave").filter(rollout_id=rollout_id, id=evidence_id).first()
     if row is None:
         raise Http404(f"no evidence {evidence_id} of this rollout")
-    return {**_evidence(row), "inputs": row.inputs}
+    again = recheck(row)
+    found = {"is_same": again.is_same, "verdict": again.verdict, "problem": again.problem}
+    return {**_evidence(row), "inputs": row.inputs, "recheck": {**found, "code_version": CODE_VERSION}}
 
 
 @router.get("/{rollout_id}/explain/{device_id}", auth=Scope("rollouts:read"), response=dict[str, Any])

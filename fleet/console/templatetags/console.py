@@ -24,6 +24,7 @@ from ota.choices import (
     VersionState,
     WaveState,
 )
+from ota.gates import reasons
 
 register = template.Library()
 Missing = Literal[""] | None  # a template gives "" for a field that is not there
@@ -257,6 +258,12 @@ def plan_size(value: dict[str, Any]) -> str:
     if "count" in value:
         return f"{value['count']:.0f} devices"
     return f"{value.get('percent', 0):g} %"
+
+
+@register.filter
+def reason_words(codes: list[str]) -> str:
+    """Why a wave has not passed, in words."""
+    return reasons.words(codes)
 
 
 @register.simple_tag

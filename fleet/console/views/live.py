@@ -110,7 +110,7 @@ def context_of(request: HttpRequest, row: Rollout) -> dict[str, Any]:
         "rollout": row,
         "s": state,
         "waves": [_wave(wave, url, state) for wave in state["waves"]],
-        "gates": [_gate(gate) for gate in reversed(state["gates"])],
+        "gates": [shown_gate(gate) for gate in reversed(state["gates"])],
         "planned": state["summary"].get("waves", []),
         "summary": state["summary"],
         "undone": _undone(state["rollback"]),
@@ -146,7 +146,8 @@ def _word(part: dict[str, Any], is_closed: bool) -> str:
     return "never offered" if is_closed and part["state"] == "waiting" else str(part["label"]).lower()
 
 
-def _gate(gate: dict[str, Any]) -> dict[str, Any]:
+def shown_gate(gate: dict[str, Any]) -> dict[str, Any]:
+    """A gate's rows with a trace chart for each comparison, and the kind of figure each one is."""
     rows = []
     for row in gate["rows"]:
         trace = row.get("trace") or []

@@ -1,0 +1,111 @@
+"""How far a wave has come, counted from its jobs: exposed, failed, reached, settled, soaked."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Count, F, Q
+
+from fleet.devices.models import DeviceEvent, DeviceSlot, Presence
+from fleet.telemetry import queries
+from ota.choices import JOB_TERMINAL, JobState
+from ota.gates.failures import CLASSES, FIRST_WAVE, failure_class
+from ota.models import Rollout, Wave
+from ota.offers import missing_count, newest_jobs
+from ota.plan import Plan
+
+_SINGLES_SHOWN = 20
+
+
+def hard_counts(wave: Wave, plan: Plan) -> dict[str, Any]:
+    """Exposed and failed devices of a wave, by each one's newest attempt; after a restart only later ones."""
+    jobs = newest_jobs(wave)
+    if wave.restarted_at is not None:
+        jobs = jobs.filter(Q(state_at__gte=wave.restarted_at) | Q(exposed_at__gte=wave.restarted_at))
+    failed = dict.fromkeys(CLASSES, 0)
+    unexposed_model = 0
+    ended = jobs.values("state", "code").annotate(n=Count("pk"), exposed=Count("exposed_at")).order_by()
+    for row in ended:
+        if name := failure_class(row["state"], row["code"]):
+            failed[name] += row["n"]
+            unexposed_model += row["n"] - row["exposed"] if name == "model" else 0
+    singles = jobs.filter(
+        code__in=FIRST_WAVE | {"signature"}, state__in=("self_reverted", "failed", "rejected")
+    )
+    compat = [] if wave.n > 1 else jobs.filter(state=JobState.REJECTED).order_by("pk")[:_SINGLES_SHOWN]
+    devices = {job.device_id: job.code for job in singles.order_by("pk")[:_SINGLES_SHOWN]}
+    devices |= {job.device_id: job.code for job in compat if failure_class(job.state, job.code) == "compat"}
+    return {
+        "exposed": jobs.filter(exposed_at__isnull=False).count(),
+        "unexposed_model": unexposed_model,
+        "failed": failed,
+        "limits": {"model": plan.r_max_model, "delivery": plan.r_max_delivery, "compat": plan.r_max_compat},
+        "single": [{"device": device, "code": code} for device, code in sorted(devices.items())],
+        "golden": _golden(wave),
+    }
+
+
+def _golden(wave: Wave) -> dict[str, int]:
+    """Confirmed devices that ran golden vectors on the candidate, and those where one disagreed, then or
+    since.
+    """
+    rollout = wave.rollout
+    confirmed = newest_jobs(wave).filter(state=JobState.CONFIRMED)
+    if wave.restarted_at is not None:
+        confirmed = confirmed.filter(exposed_at__gte=wave.restarted_at)
+    slots = DeviceSlot.objects.filter(
+        device__in=confirmed.values("device"), slot=rollout.slot, run=rollout.manifest.id16
+    )
+    tested = {name: test for name, test in slots.values_list("device_id", "selftest") if test and test[0]}
+    wrong = {name for name, test in tested.items() if test[1] < test[0]}
+    told = DeviceEvent.objects.filter(
+        kind="golden_mismatch",
+        device__in=confirmed.values("device"),
+        device__jobs__in=confirmed,
+        at__gte=F("device__jobs__exposed_at"),
+        data__mid=rollout.manifest.mid,
+    )
+    said = set(told.values_list("device_id", flat=True).distinct())
+    return {"n": len(tested.keys() | said), "k": len(wrong | said)}
+
+
+def reach(wave: Wave, rollout: Rollout, plan: Plan) -> dict[str, int]:
+    """Devices confirmed and seen with telemetry of the candidate, against how many are needed.
+
+    {"reached", "needed", "of", "confirmed"}. of: reachable devices: not skipped, not removed, and not waiting
+    offline. Before the last wave at least half of the wave must be reachable for the share to mean anything.
+    """
+    jobs = newest_jobs(wave).exclude(state__in=(JobState.SKIPPED, JobState.REMOVED))
+    size = jobs.count() + missing_count(wave)
+    offline = jobs.filter(state=JobState.QUEUED).exclude(device__presence=Presence.ONLINE).count()
+    reachable = size - offline
+    needed = math.ceil(plan.min_reach * reachable - 1e-9)
+    is_last = wave.n == len(plan.waves)
+    needed = max(needed, min(1, size) if is_last else math.ceil(size / 2))
+    confirmed = list(jobs.filter(state=JobState.CONFIRMED).values_list("device_id", flat=True))
+    reached = len(confirmed)
+    if confirmed and reached >= needed and wave.opened_at is not None:
+        reached = len(queries.has_window(confirmed, rollout.manifest.mid, wave.opened_at) & set(confirmed))
+    return {"reached": reached, "needed": needed, "of": reachable, "confirmed": len(confirmed)}
+
+
+def is_settled(wave: Wave) -> bool:
+    """True when every device of an open wave has ended its last attempt and no retry is due."""
+    jobs = newest_jobs(wave)
+    left = jobs.exclude(state__in=JOB_TERMINAL).exists() or jobs.filter(retry_at__isnull=False).exists()
+    return not left and not missing_count(wave)
+
+
+def is_soaked(wave: Wave, plan: Plan, *, now: datetime) -> bool:
+    """True when the wave has been observed for long enough to be judged."""
+    if wave.soaking_at is None:
+        return False
+    return now >= soak_ends(wave, plan)
+
+
+def soak_ends(wave: Wave, plan: Plan) -> datetime:
+    """Earliest end of the soak: the plan's, and for a gated wave at least one whole comparison window."""
+    least_s = max(plan.soak_s, plan.settle_s + plan.window_s) if wave.is_gated else plan.soak_s
+    return (wave.soaking_at or wave.opened_at or wave.rollout.created_at) + timedelta(seconds=least_s)
