@@ -43,7 +43,15 @@ def gated(devices: int) -> dict[str, Any]:
         "waves": [{"count": FIRST_WAVE}, {"count": half}, {"percent": 100}],
         "control": {"count": CONTROL},
         "metrics": [
-            {"metric": "accuracy", "kind": "proxy", "promote_margin": 0.10, "halt_margin": 0.0, "weight": 1.0}
+            {
+                "metric": "accuracy",
+                "kind": "proxy",
+                "promote_margin": 0.10,
+                "halt_margin": 0.0,
+                "weight": 0.8,
+            },
+            # ten windows are expected of a device: one that falls beside the edge is a tenth, not a loss
+            {"metric": "reporting", "promote_margin": 0.20, "halt_margin": 0.10, "weight": 0.2},
         ],
         "accept_proxy": True,
         "min_pairs": 12,

@@ -23,6 +23,7 @@ from tflite_micro.python.tflite_micro import runtime
 from device_firmware.host.recordings import FIELD_SUBJECTS, Recording, load_subject, stream
 from fleet.demo import plans
 from ota.gates import quality
+from ota.plan import ALPHA, Plan
 from tests.models.watch import ROOT, watch_dir
 
 ARENA_BYTES = 60_000
@@ -31,6 +32,7 @@ POOL = 400
 GAP = 200
 ALPHA_HALT, ALPHA_PROMOTE = 0.02, 0.05
 """Accuracy in the first gated wave (four fifths of half of 0.05), and promotion's own."""
+PLAN = Plan.parse(plans.gated(64))
 STORY = (("activity-v2", "activity-v1"), ("activity-v3", "activity-v2"), ("activity-v1", "activity-v1"))
 
 Bools = npt.NDArray[np.bool_]
@@ -89,13 +91,12 @@ def simulate(
 
 
 def _end(d: list[float]) -> str:
-    plan = plans.gated(64)
-    metric = plan["metrics"][0]
-    harm = np.array(quality.harm(d, metric["halt_margin"]))
-    proof = np.array(quality.non_inferiority(d, metric["promote_margin"]))
-    if harm.max() >= -np.log(ALPHA_HALT):
+    accuracy, alpha = PLAN.metrics[0], PLAN.alphas(0, 2)[0]
+    harm = np.array(quality.harm(d, accuracy.halt_margin))
+    proof = np.array(quality.non_inferiority(d, accuracy.promote_margin))
+    if harm.max() >= -np.log(alpha):
         return "halted"
-    is_proven = proof[-1] >= -np.log(ALPHA_PROMOTE) and len(d) >= plan["min_pairs"]
+    is_proven = proof[-1] >= -np.log(ALPHA) and len(d) >= PLAN.min_pairs
     return "passed" if is_proven else "inconclusive"
 
 
