@@ -330,7 +330,8 @@ MUTANTS = (
         "a command runs before its counter is persisted",
         "accept.c",
         "    struct fc_record *r = fc_log_edit(core);\n    r->cmd_counter",
-        "    run_verb(core, c);\n    struct fc_record *r = fc_log_edit(core);\n    r->cmd_counter",
+        "    uint32_t early = 0;\n    run_verb(core, c, &early);\n"
+        "    struct fc_record *r = fc_log_edit(core);\n    r->cmd_counter",
         "test_accept::test_the_counter_is_in_flash_before_the_verb_runs",
     ),
     Mutant(

@@ -18,6 +18,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Path(__file__).parent / "c" / "flashes.c",
         build.HOST_DIR / "nor.c",
         build.HOST_DIR / "pages.c",
+        build.CORE_DIR / "src" / "bytes.c",
     ]
     objects = build.compile_objects(folder, sources, [*build.STRICT, *build.SANITIZE, "-O1", "-g"])
     target = folder / "flashes"

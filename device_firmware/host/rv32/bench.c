@@ -107,13 +107,13 @@ static void print_trust(const struct fc_trust *t) {
 }
 
 static void print_config(const struct fc_config *c) {
-    printf(" config=%lu,%lu,%lu,%lu,%lu/%lu,%lu/%lu/%lu,%lu/%lu,%lu,%lu invalid=%lu",
+    printf(" config=%lu,%lu,%lu,%lu,%lu/%lu,%lu/%lu/%lu,%lu/%lu,%lu,%lu,%lu invalid=%lu",
            (unsigned long)c->heartbeat_s, (unsigned long)c->window_s, (unsigned long)c->period_ms,
            (unsigned long)c->threshold, (unsigned long)c->alarm_k, (unsigned long)c->alarm_n,
            (unsigned long)c->maint_mask, (unsigned long)c->maint_start_min,
            (unsigned long)c->maint_min, (unsigned long)c->probation_n,
            (unsigned long)c->probation_s, (unsigned long)c->sample_n, (unsigned long)c->chunk_cap,
-           (unsigned long)c->invalid);
+           (unsigned long)c->sketch_s, (unsigned long)c->invalid);
 }
 
 static void print_state(void) {

@@ -40,6 +40,7 @@ struct bench {
     uint32_t loaded_in[4]; /* first byte of what a slot has loaded, 256 = nothing */
     uint32_t slots;        /* that the device has, all of one size */
     uint32_t loaded;       /* first byte of what is loaded, 256 = nothing */
+    int edited; /* flash was changed behind the core's back: sleep and reboots do not hash it */
     uint64_t ms;
     jmp_buf cut;
     uint8_t *snapshot;

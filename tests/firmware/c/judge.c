@@ -101,7 +101,9 @@ static void random_flash(void) {
     bench_restore(&b);
     for (uint32_t times = 1 + noise() % 400; times; times--)
         data[noise() % (times % 3 ? 8 * 4096 : size)] = (uint8_t)noise();
-    bench_boot(&b, (int)(noise() % 6));
+    int reason = (int)(noise() % 6);
+    b.edited = reason >= FC_RST_EXPECTED;
+    bench_boot(&b, reason);
     bench_link(&b, 1);
     bench_drive(&b, 60);
 }

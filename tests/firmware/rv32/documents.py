@@ -31,6 +31,7 @@ DEFAULT_CONFIG: dict[int, Any] = {
     7: [0, 0],
     8: 0,
     9: 0,
+    10: 900,
 }
 
 

@@ -49,6 +49,8 @@ class Bench:
 
         def look() -> tuple[Look | None, str]:
             seen = self.device.look()
+            has_failed = seen.state in (State.REVERTED, State.REFUSED)
+            assert not has_failed or seen.state in states, f"waiting for {what}: {seen}"
             is_there = seen.state in states and (not seq or seen.seq == seq)
             return (seen if is_there else None), str(seen)
 
