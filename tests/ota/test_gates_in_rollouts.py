@@ -59,10 +59,10 @@ def test_a_slower_model_fails_its_signed_latency_budget(world: World) -> None:
 def test_a_latency_gate_without_a_budget_fails_preflight(world: World) -> None:
     world.running(world.manifest())
     draft = world.create(world.manifest(), GATED_PLAN | {"metrics": LATENCY})
-    (reason,) = rollouts.preview(draft)["reasons"]
+    (reason,) = rollouts.preview(draft, now=world.now)["reasons"]
     assert (reason["code"], reason["field"]) == ("validation", "metrics[1].metric")
     budget = GATED_PLAN | {"metrics": LATENCY, "latency_budget_us": 2_000}
-    assert rollouts.preview(world.create(world.manifest(), budget))["reasons"] == []
+    assert rollouts.preview(world.create(world.manifest(), budget), now=world.now)["reasons"] == []
 
 
 def test_a_model_that_crashes_now_and_then_fails_by_resets(world: World) -> None:
@@ -97,8 +97,8 @@ def test_devices_that_go_silent_on_the_candidate_fail_it(world: World) -> None:
 
 def test_a_metric_that_means_something_else_is_not_compared(world: World) -> None:
     metrics = [{"metric": "anomaly", "promote_margin": 0.1}]
-    candidate = world.manifest(hints=Hints(anomaly=(1, 150)))
-    assert signed_hints(candidate.message)["anomaly"] == (1, 150)
+    candidate = world.manifest(hints=Hints(head=1, anomaly=(3, 150)))
+    assert signed_hints(candidate.message)["anomaly"] == (3, 150)
     rollout = started(world, candidate, metrics=metrics, on_inconclusive="manual")
     for _ in range(40):
         world.tick(rollout)
@@ -130,7 +130,9 @@ def test_by_class_each_class_has_its_own_process_and_budget(world: World) -> Non
     for row in rows:
         assert {pair["wave"][:3] for pair in row["pairs"]} == {"dev" if row["class"] == "host-a" else "bev"}
     few = GATED_PLAN | {"by_class": True}
-    (reason,) = rollouts.preview(world.create(world.manifest(("host-a", "host-b")), few))["reasons"]
+    (reason,) = rollouts.preview(world.create(world.manifest(("host-a", "host-b")), few), now=world.now)[
+        "reasons"
+    ]
     assert reason["code"] == "gate_unreachable"
     assert "6 pairs of class host-a" in reason["text"]
 
@@ -138,7 +140,7 @@ def test_by_class_each_class_has_its_own_process_and_budget(world: World) -> Non
 def test_a_wave_too_small_for_its_proof_is_refused_with_the_least_size(world: World) -> None:
     world.running(world.manifest())
     draft = world.create(world.manifest(), GATED_PLAN | {"r_prove": 0.1})
-    (reason,) = rollouts.preview(draft)["reasons"]
+    (reason,) = rollouts.preview(draft, now=world.now)["reasons"]
     assert (reason["code"], reason["field"]) == ("gate_unreachable", "r_prove")
     assert "29" in reason["text"]
     failed = rollouts.run_preflight(draft, actor=ACTOR, now=world.now)
