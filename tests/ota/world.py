@@ -302,7 +302,7 @@ class World:
             dt_ms=TELEMETRY_S * 1000,
             n=labels,
             us_mean=self.us_mean.get(device.run, 1_500),
-            us_max=100_000,
+            us_max=self.us_mean.get(device.run, 1_500) + 1_000,
             lab_n=labels,
             lab_ok=right,
         )
