@@ -7,6 +7,7 @@ skipped, unless FLEET_REQUIRE_FUZZ is set. FLEET_FUZZ_SECONDS (default 5) is for
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -28,6 +29,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[
         message = f"fuzzing is not tested: no clang with libFuzzer ({NEEDS})"
         if os.environ.get("FLEET_REQUIRE_FUZZ"):
             pytest.fail(message)
+        warnings.warn(message, stacklevel=1)
         pytest.skip(message)
     fuzzer = Fuzzer(tmp_path_factory.mktemp("fuzz"), clang)
     with ThreadPoolExecutor(2) as pool:
