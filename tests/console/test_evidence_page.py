@@ -25,6 +25,19 @@ def test_the_gate_table_leads_to_its_evidence(as_role: AsRole, filled: rows.Fill
     assert 'href="/devices/dev-001"' in html
     assert row.halted_on is not None
     assert row.halted_on.inputs_sha256 in html
+    assert "<h2>Pairs: Accuracy (proxy labels)</h2>" in html
+    assert 'data-label="Wave, before"' in html
+
+
+def test_a_metric_without_history_shows_no_past_of_its_devices(as_role: AsRole, filled: rows.Filled) -> None:
+    row = filled.rollouts["halted"]
+    found = Evidence.objects.get(pk=row.halted_on_id)
+    (accuracy,) = found.inputs["metrics"]
+    found.inputs["metrics"] = [accuracy | {"metric": "reporting", "kind": ""}]
+    found.save(update_fields=["inputs"])
+    html = as_role("viewer").get(f"/rollouts/{row.pk}/evidence/{found.pk}").content.decode()
+    assert "<h2>Pairs: Telemetry reported</h2>" in html
+    assert "before" not in html.partition('data-test="pairs"')[2].partition("</section>")[0]
 
 
 def test_evidence_that_was_tampered_with_is_told(as_role: AsRole, filled: rows.Filled) -> None:

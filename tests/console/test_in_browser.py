@@ -76,6 +76,7 @@ def paths(site: rows.Filled) -> list[str]:
         f"{running}/rollback",
         f"{running}/jobs",
         f"/rollouts/{site.rollouts['halted'].pk}",
+        f"/rollouts/{site.rollouts['halted'].pk}/evidence/{site.rollouts['halted'].halted_on_id}",
         "/telemetry?range=6h",
         "/nothing",
     ]

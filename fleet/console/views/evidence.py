@@ -13,6 +13,7 @@ from django.views.decorators.http import require_safe
 from fleet.console.access import page
 from fleet.console.views.live import rollout_or_404, shown_gate
 from ota import evidence as judging
+from ota.gates.catalogue import measure_of
 from ota.models import Evidence
 
 MOST_PAIRS = 200
@@ -47,9 +48,13 @@ def _metric(metric: dict[str, Any]) -> dict[str, Any]:
     """A comparison's inputs with its newest pairs first."""
     pairs = list(reversed(metric["pairs"]))
     name = ":".join(filter(None, (metric["metric"], metric["kind"], metric.get("class", ""))))
+    measure = measure_of(metric["metric"], metric["kind"])
+    device_class = f", {metric['class']}" if metric.get("class") else ""
     return {
         **metric,
         "name": name,
+        "title": f"{measure.label}{device_class}",
+        "has_history": measure.has_history,
         "shown": pairs[:MOST_PAIRS],
         "left": max(0, len(pairs) - MOST_PAIRS),
         "dropped": metric.get("dropped", []),
