@@ -8,59 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from fleet.mqtt.codec.names import Phase as Phase
+from fleet.mqtt.codec.names import RefusalCode, ResetReason, UpdateState
+
 ERR_PORT = -100
 ERR_FULL = -101
 
-CODES: dict[str, int] = {
-    name: number
-    for number, name in enumerate(
-        [
-            *("none", "signature", "trust", "expired", "sequence", "floor", "target_class", "too_large"),
-            *("arena_too_small", "op_missing", "schema", "io_contract", "firmware_too_old", "leaf_list"),
-            *("digest", "flash_io", "load_failed", "selftest_mismatch", "latency_budget", "crash_loop"),
-            *("watchdog", "no_link", "low_power", "low_heap", "maintenance_window", "busy"),
-            *("unknown_action", "not_in_bank", "config_invalid"),
-        ]
-    )
-}
+Reset = ResetReason
+State = UpdateState
+CODES: dict[str, int] = {code.label: code.value for code in RefusalCode}
 CODE_NAMES: dict[int, str] = {number: name for name, number in CODES.items()}
-
-
-class Reset(enum.IntEnum):
-    """Why the device started (SPEC.md section 5)."""
-
-    POWER = 0
-    BROWNOUT = 1
-    PANIC = 2
-    WATCHDOG = 3
-    EXPECTED = 4
-    SLEEP = 5
-
-
-class State(enum.IntEnum):
-    """Update state of a slot, as reported (SPEC.md section 5)."""
-
-    IDLE = 0
-    OFFERED = 1
-    MANIFEST_OK = 2
-    DOWNLOADING = 3
-    DOWNLOADED = 4
-    VERIFIED = 5
-    TRIAL = 6
-    CONFIRMED = 7
-    REVERTED = 8
-    REFUSED = 9
-    DEFERRED = 10
-
-
-class Phase(enum.IntEnum):
-    """What the metadata log says about a slot (SPEC.md section 5)."""
-
-    EMPTY = 0
-    CONFIRMED = 1
-    FETCH = 2
-    TRIAL = 3
-    PROBATION = 4
 
 
 class CutMode(enum.IntEnum):
