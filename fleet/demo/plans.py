@@ -1,8 +1,7 @@
 """The demo's rollout plans: honest settings of their own, small enough for minutes instead of days.
 
-A production plan soaks for hours with hundreds of devices. These cohorts are 20 against 20 and their
-windows seconds, so the least effect
-they can show is large; the summary prints it beside the result.
+A production plan soaks for hours with hundreds of devices. These cohorts are 20 against 20 and their windows
+seconds, so the least effect they can show is large; the summary prints it beside the result.
 """
 
 from typing import Any
@@ -10,13 +9,13 @@ from typing import Any
 CONTROL = 20
 FIRST_WAVE = 20
 SETTLE_S = 3
-WINDOW_S = 20
-HISTORY_S = 20
-# spread of a pair's difference with 66 inferences a window and 66 of history (tests/bench/demo_gate.py)
+WINDOW_S = 16
+HISTORY_S = 14
+# spread of a pair's difference with 64 inferences a window and 56 of history (tests/bench/demo_gate.py)
 PAIR_SD = 0.12
 
-# What devices are told: a telemetry window every 2 s, an inference every 300 ms, a full report every 10 s.
-DEVICE_CONFIG = {"window_s": 2, "period_ms": 300, "heartbeat_s": 10}
+# What devices are told: a telemetry window every 2 s, an inference every 250 ms, a full report every 10 s.
+DEVICE_CONFIG = {"window_s": 2, "period_ms": 250, "heartbeat_s": 10}
 
 
 def everyone() -> dict[str, Any]:
@@ -50,7 +49,7 @@ def gated(devices: int) -> dict[str, Any]:
                 "halt_margin": 0.0,
                 "weight": 0.8,
             },
-            # ten windows are expected of a device: one that falls beside the edge is a tenth, not a loss
+            # eight windows are expected of a device: one that falls beside the edge is an eighth, not a loss
             {"metric": "reporting", "promote_margin": 0.20, "halt_margin": 0.10, "weight": 0.2},
         ],
         "accept_proxy": True,
@@ -58,7 +57,7 @@ def gated(devices: int) -> dict[str, Any]:
         "pair_sd": PAIR_SD,
         "settle_s": SETTLE_S,
         "window_s": WINDOW_S,
-        "soak_s": SETTLE_S + WINDOW_S,
+        "soak_s": SETTLE_S,  # of the last wave; a gated one soaks for a whole comparison
         "max_soak_s": 600,
         "trial_deadline_s": 600,
         "max_in_flight": 200,

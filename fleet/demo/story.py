@@ -96,6 +96,7 @@ def tell(setting: Setting) -> None:
         )
     with report.step("d", "activity v3, installs perfectly but works worse: halted and taken back") as step:
         release(setting, step, "3.0.0", "activity-v3")
+        upload_refused(setting)  # one of them hangs for two deadlines: read in (e)
         history(setting)
         rollout = roll_out(setting, f"{setting.model} 3.0.0, gated", "3.0.0", plans.gated(setting.devices))
         end = ended(setting, step, rollout, "rolled_back", deadline_s=300)
@@ -281,8 +282,8 @@ def history(setting: Setting, *, windows_s: float = plans.HISTORY_S) -> None:
     time.sleep(windows_s)
 
 
-def refuse(setting: Setting, step: Step) -> None:
-    """Upload files that crash TFLM, do not fit a class, or need an operator that a class lacks."""
+def upload_refused(setting: Setting) -> None:
+    """Upload files that crash TFLM, hang, do not fit a class, or need an operator that a class lacks."""
     folder = setting.run_dir / "refused-models"
     made = subprocess.run(
         [sys.executable, "-m", "tests.models.make_models", "--to", str(folder), "--only", *REFUSED],
@@ -294,15 +295,24 @@ def refuse(setting: Setting, step: Step) -> None:
     )
     expect(made.returncode == 0, made.stderr[-500:])
     existing = {item["version"] for item in _versions(setting)}
-    for number, (file, codes) in enumerate(REFUSED.items()):
-        version = f"0.0.{number + 1}"
-        data = (folder / f"{file}.tflite").read_bytes()
+    for file, version in _refused_versions():
         if version not in existing:
+            data = (folder / f"{file}.tflite").read_bytes()
             setting.api.upload(setting.model, (f"{file}.tflite", data), {"version": version})
+
+
+def refuse(setting: Setting, step: Step) -> None:
+    """Read the verdict on each file of `upload_refused`: none may go onto a device."""
+    for file, version in _refused_versions():
+        codes = REFUSED[file]
         seen = verdict(setting, setting.model, version)
         found = {seen["code"]} | {item["code"] for item in seen["verdicts"] if item["kind"] == "refuse"}
         step.facts[file] = "/".join(sorted(found & codes)) or "/".join(sorted(found - {""})) or seen["state"]
         expect(bool(found & codes), f"{file}: expected {codes}, got {found} in state {seen['state']}")
+
+
+def _refused_versions() -> list[tuple[str, str]]:
+    return [(file, f"0.0.{number}") for number, file in enumerate(REFUSED, start=1)]
 
 
 def survive(setting: Setting, step: Step) -> None:

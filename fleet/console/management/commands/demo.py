@@ -27,7 +27,7 @@ class Command(BaseCommand):
             "--once", action="store_true", help="exit after the story; 0 only if all went as told"
         )
         parser.add_argument(
-            "--devices", type=int, default=80, help="virtual devices, 60 or more (default: 80)"
+            "--devices", type=int, default=60, help="virtual devices, 60 or more (default: 60)"
         )
         parser.add_argument("--summary", type=Path, help="write a JSON summary here")
         parser.add_argument("--port", type=int, help="port of the console (default: a free one)")
