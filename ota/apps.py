@@ -12,11 +12,13 @@ class OtaConfig(AppConfig):
 
     def ready(self) -> None:
         """Load the Celery application, so that `shared_task` and `delay_on_commit` find it, and tell queries
-        about devices how digests and operators are called.
+        how digests and operators are called, and which devices a rollout has.
         """
         import fleet.celery  # noqa: F401
         from fleet.devices import selection
-        from ota import inventory
+        from fleet.telemetry.selection import register_members
+        from ota import inventory, membership
         from ota.operators import BUILTIN_CODES
 
         selection.register_names(runs=inventory.run_names, operators=lambda: BUILTIN_CODES)
+        register_members(membership.device_ids)

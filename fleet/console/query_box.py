@@ -11,7 +11,7 @@ from django.http import HttpRequest
 
 from fleet.devices.errors import GroupError, QueryError
 from fleet.devices.query import MAX_CHARS, parse
-from fleet.devices.query_terms import DEVICE_FIELDS, Both, Comparison, Query, Value, show
+from fleet.devices.query_terms import DEVICE_FIELDS, Both, Comparison, Query, Value, Vocabulary, show
 from fleet.devices.selection import where
 
 EXAMPLES = ("class==s3-8m;fw=ge=1.4.0", "tag==line-2,tag==line-3", "slot.0.version=lt=2.0.0;online==true")
@@ -77,6 +77,6 @@ def narrowed(q: str, **fields: str) -> str:
     return show(parts[0] if len(parts) == 1 else Both(tuple(parts))) if parts else ""
 
 
-def help_of_fields() -> list[str]:
+def help_of_fields(fields: Vocabulary = DEVICE_FIELDS) -> list[str]:
     """Every field that a query may name, as people read them."""
-    return DEVICE_FIELDS.shown()
+    return fields.shown()

@@ -6,8 +6,10 @@ from datetime import datetime, timedelta
 from math import ceil
 from typing import Final
 
+from fleet.devices.query import parse
 from fleet.telemetry import partitions
 from fleet.telemetry.errors import QueryError
+from fleet.telemetry.selection import FIELDS, is_by_device
 
 MAX_POINTS: Final = 2000
 MAX_SERIES: Final = 50
@@ -57,7 +59,8 @@ class TelemetryQuery:
     """A question about [start, end) in steps of step_s seconds, aligned to the epoch in UTC.
 
     agg: "" takes the metric's default. group_by: of GROUPS, at most 3. models, versions, digests (mid, 16 hex
-    digits), device_classes, devices: filters, empty for all. limit: keep the series with the most samples.
+    digits), device_classes, devices: filters, empty for all. q: a query over
+    `fleet.telemetry.selection.FIELDS`. limit: keep the series with the most samples.
     """
 
     metric: str
@@ -72,6 +75,7 @@ class TelemetryQuery:
     digests: tuple[str, ...] = ()
     device_classes: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    q: str = ""
     limit: int | None = None
 
     @property
@@ -83,7 +87,8 @@ class TelemetryQuery:
     def source(self) -> str:
         """`minute` when the rollup can answer, else `raw`."""
         by_device = self.devices or "device" in self.group_by or self.aggregation == "device_mean"
-        return "raw" if by_device or self.step_s % 60 else "minute"
+        is_raw = by_device or self.step_s % 60 or (self.q and is_by_device(parse(self.q, FIELDS)))
+        return "raw" if is_raw else "minute"
 
     @property
     def n_points(self) -> int:

@@ -17,6 +17,7 @@ from psycopg import errors as pg_errors
 from fleet.telemetry import catalogue
 from fleet.telemetry.catalogue import MAX_SERIES, METRICS, TelemetryQuery
 from fleet.telemetry.errors import QueryError
+from fleet.telemetry.selection import Condition, condition
 
 TIMEOUT_S: Final = 5
 CONFIDENCE: Final = 0.95
@@ -90,9 +91,12 @@ class TelemetryResult:
 
 
 def query(question: TelemetryQuery, *, now: datetime) -> TelemetryResult:
-    """Answer a telemetry query. Raises QueryError with the codes of rest-api.md; never a partial answer."""
+    """Answer a telemetry query. Raises QueryError with the codes of rest-api.md, and for `q` what
+    `fleet.telemetry.selection.condition` raises; never a partial answer.
+    """
+    selected = condition(question.q, now=now) if question.q else None
     catalogue.check(question, now=now)
-    rows = _fetch(question)
+    rows = _fetch(question, selected)
     groups: dict[tuple[str, ...], dict[datetime, tuple[Any, ...]]] = {}
     width = len(question.group_by)
     for row in rows:
@@ -122,8 +126,8 @@ def query(question: TelemetryQuery, *, now: datetime) -> TelemetryResult:
     )
 
 
-def _fetch(question: TelemetryQuery) -> list[tuple[Any, ...]]:
-    statement, parameters = _statement(question)
+def _fetch(question: TelemetryQuery, selected: Condition | None) -> list[tuple[Any, ...]]:
+    statement, parameters = _statement(question, selected)
     try:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL statement_timeout = '{TIMEOUT_S}s'")
@@ -135,16 +139,19 @@ def _fetch(question: TelemetryQuery) -> list[tuple[Any, ...]]:
         raise
 
 
-def _statement(question: TelemetryQuery) -> tuple[str, dict[str, Any]]:
+def _statement(question: TelemetryQuery, selected: Condition | None) -> tuple[str, dict[str, Any]]:
     """Rows of (bucket, label..., value, spread, n_devices, n).
 
-    Only constants of this module reach the text.
+    Only constants of this module and of query sets reach the text.
     """
     source, agg = question.source, question.aggregation
     labels = [f"{_LABELS[source][name]} AS g{i}" for i, name in enumerate(question.group_by)]
     names = [f"g{i}" for i in range(len(labels))]
     bucket = f"date_bin(%(step)s * interval '1 s', {_TIME[source]}, 'epoch'::timestamptz) AS bucket"
     where, parameters = _filters(question)
+    if selected is not None:
+        where = f"{where} AND {selected.sql}"
+        parameters |= selected.parameters
     numerator, denominator = _terms(question)
     chosen = ", ".join([bucket, *labels])
     keys = ", ".join(["bucket", *names])

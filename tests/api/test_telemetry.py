@@ -8,7 +8,7 @@ from django.db import connection
 
 from fleet.telemetry import series
 from tests.api.conftest import Caller, clock
-from tests.ota.world import World
+from tests.ota.world import FIRST_PLAN, World
 
 pytestmark = pytest.mark.django_db
 
@@ -114,7 +114,8 @@ def test_filters_groups_and_other_metrics(call: Caller, told: World) -> None:
         ({"filters": {"moons": ["x"]}}, 422, "validation"),
         ({"filters": {"devices": ["x"] * 201}}, 422, "validation"),
         ({"limit": 51}, 422, "validation"),
-        ({"q": "model==x"}, 422, "validation"),
+        ({"q": "x" * 2001}, 422, "validation"),
+        ({"q": "model=="}, 400, "query_syntax"),
     ],
 )
 def test_a_question_that_cannot_be_answered_is_refused(
@@ -133,7 +134,7 @@ def test_a_question_that_cannot_be_answered_is_refused(
 def test_a_query_that_takes_too_long_is_ended(
     call: Caller, told: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(series, "_statement", lambda question: ("SELECT pg_sleep(20)", {}))
+    monkeypatch.setattr(series, "_statement", lambda *asked: ("SELECT pg_sleep(20)", {}))
     monkeypatch.setattr(series, "TIMEOUT_S", 1)
     answer = call("POST", "/telemetry:query", question(told))
     assert (answer.status_code, answer.json()["code"]) == (503, "query_timeout")
@@ -149,3 +150,19 @@ def test_the_catalogue_names_what_can_be_asked(call: Caller) -> None:
 
 def stamp(at: datetime, seconds: float = 0) -> str:
     return f"{at + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S.000}Z"
+
+
+def test_a_query_narrows_to_the_devices_of_a_rollout(call: Caller, told: World) -> None:
+    first = sorted(told.devices)[0]
+    rollout = told.started(told.manifest(accuracy=0.8), FIRST_PLAN, devices=[first])
+    for q, devices in (("", 4), (f"rollout=={rollout.id}", 1), (f"rollout!={rollout.id}", 0)):
+        answer = call("POST", "/telemetry:query", question(told, q=q))
+        assert answer.status_code == 200, answer.json()
+        points = [point for one in answer.json()["series"] for point in one["points"]]
+        assert max((point[4] for point in points), default=0) == devices
+
+
+def test_a_wrong_query_gets_its_position(call: Caller, told: World) -> None:
+    answer = call("POST", "/telemetry:query", question(told, q="modle==activity"))
+    assert (answer.status_code, answer.json()["code"]) == (400, "query_unknown_field")
+    assert "model" in answer.text

@@ -101,3 +101,18 @@ def test_the_explorer_draws_gaps_prints_a_table_and_the_same_api_call(
     assert old.status_code == 422
     assert "raw_expired" in old.content.decode()
     assert client.get("/telemetry?metric=nonsense&range=nonsense").status_code == 200
+
+
+def test_a_telemetry_query_narrows_the_chart_and_a_wrong_one_says_where(
+    as_role: Callable[[str], Client], filled: rows.Filled
+) -> None:
+    client = as_role("viewer")
+    whole = client.get("/telemetry?range=6h").content.decode()
+    older = client.get("/telemetry?range=6h&q=version=lt=1.0.0").content.decode()
+    assert 'data-test="telemetry-table"' in whole
+    assert 'data-test="empty"' in older
+    assert "that the query selects" in older
+    assert "&quot;q&quot;: &quot;version=lt=1.0.0&quot;" in older
+    wrong = client.get("/telemetry?range=6h&q=verzion==1.0.0")
+    assert wrong.status_code == 422
+    assert 'data-code="query_unknown_field"' in wrong.content.decode()

@@ -28,13 +28,16 @@ class Filters(Strict):
 
 
 class QueryBody(Strict):
-    """A question about telemetry (rest-api.md "Telemetry query"). step: seconds."""
+    """A question about telemetry. step: seconds. q: a query as the device list takes it, also over `model`,
+    `version`, `digest` of what reported and `rollout`, the id of a rollout whose devices count.
+    """
 
     metric: str = Field(max_length=32)
     kind: str = Field("", max_length=16)
     agg: str = Field("", max_length=16)
     group_by: list[str] = Field(default_factory=list, max_length=8)
     filters: Filters = Field(default_factory=Filters)
+    q: str = Field("", max_length=2_000)
     start: datetime = Field(alias="from")
     end: datetime = Field(alias="to")
     step: int = Field(3600, ge=1, le=31 * 86_400)
@@ -52,8 +55,13 @@ def query(request: HttpRequest, body: QueryBody) -> Any:
         kind=body.kind,
         agg=body.agg,
         group_by=tuple(body.group_by),
+        q=body.q.strip(),
         limit=body.limit,
-        **{name: tuple(values) for name, values in body.filters.dict().items()},
+        models=tuple(body.filters.models),
+        versions=tuple(body.filters.versions),
+        digests=tuple(body.filters.digests),
+        device_classes=tuple(body.filters.device_classes),
+        devices=tuple(body.filters.devices),
     )
     return result_json(queries.query(asked, now=timezone.now()))
 

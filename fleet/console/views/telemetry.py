@@ -11,11 +11,14 @@ from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from fleet.console import charts
+from fleet.console import charts, query_box
 from fleet.console.access import page
+from fleet.devices import errors as devices_errors
+from fleet.devices.query import MAX_CHARS
 from fleet.telemetry import queries
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.models import Window
+from fleet.telemetry.selection import FIELDS
 from ota.models import MLModel
 
 # name in the URL: label, metric, kind, aggregation, unit, what it means
@@ -39,6 +42,7 @@ METRICS: dict[str, tuple[str, str, str, str, str, str]] = {
         "Share of inferences over the anomaly threshold.",
     ),
 }
+QUERY_EXAMPLES = ("class==s3-8m;fw=ge=1.4.0", "model==activity;version=ge=2.0.0", "tag==line-2,group==pilot")
 # range: how far back, bucket in seconds
 RANGES: dict[str, tuple[timedelta, int]] = {
     "15min": (timedelta(minutes=15), 15),
@@ -52,15 +56,16 @@ RANGES: dict[str, tuple[timedelta, int]] = {
 @require_safe
 @page("telemetry:read")
 def explorer(request: HttpRequest) -> HttpResponse:
-    """The page; the URL holds metric, range, end and model, so that a link shows the same again."""
+    """The page; the URL holds metric, range, end, model and query, so that a link shows the same again."""
     metric = request.GET.get("metric", "")
     metric = metric if metric in METRICS else "accuracy"
     span = request.GET.get("range", "")
     span = span if span in RANGES else "1h"
     model = request.GET.get("model", "")[:32]
+    q = request.GET.get("q", "").strip()[: MAX_CHARS + 1]
     end, is_bad_end = _end(request)
     length, step_s = RANGES[span]
-    asked = _question(metric, model, end, length, step_s)
+    asked = _question(metric, model, q, end, length, step_s)
     context: dict[str, Any] = {
         "metrics": [(name, entry[0]) for name, entry in METRICS.items()],
         "ranges": [
@@ -70,6 +75,9 @@ def explorer(request: HttpRequest) -> HttpResponse:
         "span": span,
         "model": model,
         "models": MLModel.objects.values_list("pk", flat=True)[:200],
+        "q": q,
+        "query_fields": query_box.help_of_fields(FIELDS),
+        "query_examples": QUERY_EXAMPLES,
         "meaning": METRICS[metric][5],
         "unit": METRICS[metric][4],
         "end": end,
@@ -82,6 +90,8 @@ def explorer(request: HttpRequest) -> HttpResponse:
         context |= _answer(asked, metric)
     except QueryError as error:
         context["error"], status = error, 422
+    except (devices_errors.QueryError, devices_errors.GroupError) as error:
+        context["query_error"], status = query_box.explained(q, error), 422
     if not context.get("rows"):
         context["last_window"] = Window.objects.order_by("-ts").values_list("ts", flat=True).first()
     return render(request, "console/telemetry.html", context, status=status)
@@ -101,7 +111,7 @@ def _end(request: HttpRequest) -> tuple[datetime, bool]:
 
 
 def _question(
-    metric: str, model: str, end: datetime, length: timedelta, step_s: int
+    metric: str, model: str, q: str, end: datetime, length: timedelta, step_s: int
 ) -> queries.TelemetryQuery:
     _, name, kind, agg, _, _ = METRICS[metric]
     return queries.TelemetryQuery(
@@ -113,6 +123,7 @@ def _question(
         step_s=step_s,
         group_by=("model", "version"),
         models=(model,) if model else (),
+        q=q,
         limit=6,
     )
 
@@ -166,6 +177,7 @@ def _call(asked: queries.TelemetryQuery) -> str:
         "agg": asked.agg,
         "group_by": list(asked.group_by),
         **({"filters": {"models": list(asked.models)}} if asked.models else {}),
+        **({"q": asked.q} if asked.q else {}),
         "from": f"{asked.start.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "to": f"{asked.end.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "step": asked.step_s,
