@@ -6,10 +6,9 @@ from datetime import datetime, timedelta
 from math import ceil
 from typing import Final
 
-from fleet.devices.query import parse
 from fleet.telemetry import partitions
 from fleet.telemetry.errors import QueryError
-from fleet.telemetry.selection import FIELDS, is_by_device
+from fleet.telemetry.fields import is_by_device
 
 MAX_POINTS: Final = 2000
 MAX_SERIES: Final = 50
@@ -60,7 +59,7 @@ class TelemetryQuery:
 
     agg: "" takes the metric's default. group_by: of GROUPS, at most 3. models, versions, digests (mid, 16 hex
     digits), device_classes, devices: filters, empty for all. q: a query over
-    `fleet.telemetry.selection.FIELDS`. limit: keep the series with the most samples.
+    `fleet.telemetry.fields.FIELDS`. limit: keep the series with the most samples.
     """
 
     metric: str
@@ -87,7 +86,7 @@ class TelemetryQuery:
     def source(self) -> str:
         """`minute` when the rollup can answer, else `raw`."""
         by_device = self.devices or "device" in self.group_by or self.aggregation == "device_mean"
-        is_raw = by_device or self.step_s % 60 or (self.q and is_by_device(parse(self.q, FIELDS)))
+        is_raw = by_device or self.step_s % 60 or (self.q and is_by_device(self.q))
         return "raw" if is_raw else "minute"
 
     @property

@@ -20,24 +20,11 @@ from fleet.devices import selection
 from fleet.devices.errors import QueryError
 from fleet.devices.models import Device
 from fleet.devices.query import parse
-from fleet.devices.query_terms import (
-    DEVICE_FIELDS,
-    Comparison,
-    Either,
-    Kind,
-    Query,
-    Vocabulary,
-    comparisons,
-)
+from fleet.devices.query_terms import DEVICE_FIELDS, Comparison, Either, Query, comparisons
 from fleet.devices.version_order import version_key
+from fleet.telemetry.fields import FIELDS, RUN_FIELDS
 from fleet.telemetry.models import Version
 
-RUN_FIELDS: Final[Mapping[str, Kind]] = {"model": Kind.TEXT, "version": Kind.VERSION, "digest": Kind.TEXT}
-FIELDS: Final = Vocabulary(
-    names={**RUN_FIELDS, "rollout": Kind.TEXT, **DEVICE_FIELDS.names}, families=DEVICE_FIELDS.families
-)
-"""What a query about telemetry may name: what reported (model, version, digest as 16 hex digits), a rollout's
-id, and every field of a device."""
 _ORDERS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     "=lt=": operator.lt,
     "=le=": operator.le,
@@ -48,7 +35,7 @@ _ORDERS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """SQL over `w`, a row with version_id and, when `is_by_device`, device_id; parameters by name."""
+    """SQL over `w`, a row with version_id and, when `fields.is_by_device`, device_id; parameters by name."""
 
     sql: str
     parameters: Mapping[str, Any]
@@ -82,11 +69,6 @@ def condition(text: str, *, now: datetime) -> Condition:
     parameters: dict[str, Any] = {}
     sql = _Compiler(now, parameters).sql(query)
     return Condition(sql, parameters)
-
-
-def is_by_device(query: Query) -> bool:
-    """Whether devices must be told apart to answer it."""
-    return any(one.field not in RUN_FIELDS for one in comparisons(query))
 
 
 class _Compiler:

@@ -5,7 +5,6 @@ from the minute rollup where it can, from raw windows where devices must be told
 
 # ruff: noqa: S608 - statements are put together from constants of this module only
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,10 +16,10 @@ from psycopg import errors as pg_errors
 from fleet.telemetry import catalogue
 from fleet.telemetry.catalogue import MAX_SERIES, METRICS, TelemetryQuery
 from fleet.telemetry.errors import QueryError
+from fleet.telemetry.intervals import t_half_width
 from fleet.telemetry.selection import Condition, condition
 
 TIMEOUT_S: Final = 5
-CONFIDENCE: Final = 0.95
 
 _LABELS: Final[Mapping[str, Mapping[str, str]]] = {
     "raw": {
@@ -225,28 +224,3 @@ def _points(
             lower, upper = max(0.0, lower), min(1.0, upper)
         points.append(Point(start, value, lower, upper, n_devices, int(n), is_partial))
     return points
-
-
-def t_half_width(stddev: float, n: int) -> float | None:
-    """Half the width of the 95 % interval of a mean of n values; None below 2 values."""
-    return None if n < 2 else t_quantile(n - 1) * stddev / math.sqrt(n)
-
-
-_T_975: Final = (
-    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604,
-    2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
-)  # fmt: skip
-
-
-def t_quantile(df: int) -> float:
-    """0.975 quantile of Student's t with df >= 1 degrees of freedom.
-
-    Tabulated to df 20, beyond by the Cornish-Fisher expansion (Abramowitz and Stegun 26.7.5), error < 1e-4.
-    """
-    if df <= len(_T_975):
-        return _T_975[df - 1]
-    z = 1.959963984540054
-    g1 = (z**3 + z) / 4
-    g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + g1 / df + g2 / df**2 + g3 / df**3

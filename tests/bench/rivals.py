@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from fleet.telemetry.series import t_quantile
+from fleet.telemetry.intervals import t_quantile
 from ota.gates.wilson import least_failures
 from tests.bench.populations import Floats, Looks
 

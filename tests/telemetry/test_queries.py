@@ -11,8 +11,8 @@ from fleet.devices import classes
 from fleet.devices.models import Device, DeviceEvent
 from fleet.telemetry import ingest, queries
 from fleet.telemetry.ingest import Delivery
+from fleet.telemetry.intervals import t_quantile
 from fleet.telemetry.queries import QueryError, Span, TelemetryQuery
-from fleet.telemetry.series import t_quantile
 from tests.conftest import NOW
 from tests.telemetry.batches import make_batch
 

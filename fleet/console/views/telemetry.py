@@ -17,8 +17,8 @@ from fleet.devices import errors as devices_errors
 from fleet.devices.query import MAX_CHARS
 from fleet.telemetry import queries
 from fleet.telemetry.errors import QueryError
+from fleet.telemetry.fields import FIELDS
 from fleet.telemetry.models import Window
-from fleet.telemetry.selection import FIELDS
 from ota.models import MLModel
 
 # name in the URL: label, metric, kind, aggregation, unit, what it means
