@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from typing import Any
 
+from ota import windows as calendar
 from ota.gates.quality import least_pairs
 from ota.plan_parts import (
     DAY_S,
@@ -21,11 +23,14 @@ from ota.plan_parts import (
     read_metrics,
     read_number,
     read_size,
+    read_text,
+    read_time,
     read_timers,
     read_waves,
     read_word,
     with_reporting,
 )
+from ota.windows import Window
 
 __all__ = ["ALPHA", "Metric", "Plan", "PlanError", "Size"]
 
@@ -51,6 +56,12 @@ class Plan:
     compared in each device class apart, with its part of the budget. pair_sd: expected spread of a pair's
     difference, for planning only: no gate uses it. history_s: how far back a device's own
     baseline reaches.
+    requires_approval: a second person must approve, whatever the installation asks for. start_at: aware UTC,
+    the start happens by itself then, None = somebody starts it. zone: IANA name in which people read and
+    write start_at. windows: no offer is made and no wave opens outside them, () = always. late: `tail` takes
+    devices that join the target after the start into a last wave that stays open for tail_days; `skip` leaves
+    them out. offers_per_minute: most offers in any minute. rollback_to: `none` says that there is no way
+    back, with no_rollback_reason; then the rollout never rolls back.
     """
 
     waves: tuple[Size, ...]
@@ -82,6 +93,15 @@ class Plan:
     on_inconclusive: str = "halt"
     pair_sd: float = 0.045
     timers: Mapping[str, float] = field(default_factory=dict)
+    requires_approval: bool = False
+    start_at: datetime | None = None
+    zone: str = "UTC"
+    windows: tuple[Window, ...] = ()
+    late: str = "skip"
+    tail_days: float = 30
+    offers_per_minute: int = 1_000
+    rollback_to: str = "previous"
+    no_rollback_reason: str = ""
 
     @classmethod
     def parse(cls, data: Any) -> Plan:
@@ -104,13 +124,23 @@ class Plan:
         for name, options in _WORDS.items():
             if name in data:
                 values[name] = read_word(data[name], name, options)
-        for name in ("accept_proxy", "by_class"):
+        for name in ("accept_proxy", "by_class", "requires_approval"):
             if name in data:
                 if not isinstance(data[name], bool):
                     raise PlanError("validation", name, f"{name} is true or false")
                 values[name] = data[name]
         if "timers" in data:
             values["timers"] = read_timers(data["timers"])
+        if data.get("start_at") is not None:
+            values["start_at"] = read_time(data["start_at"], "start_at")
+        if "zone" in data:
+            if not isinstance(data["zone"], str) or not calendar.is_zone(data["zone"]):
+                raise PlanError("validation", "zone", "zone is UTC or a name as Europe/Berlin")
+            values["zone"] = data["zone"]
+        if "windows" in data:
+            values["windows"] = calendar.parse(data["windows"])
+        if "no_rollback_reason" in data:
+            values["no_rollback_reason"] = read_text(data["no_rollback_reason"], "no_rollback_reason", 500)
         plan = cls(**values)
         plan._check()
         return plan
@@ -122,6 +152,9 @@ class Plan:
         data["control"] = self.control.to_json()
         data["metrics"] = [asdict(metric) for metric in self.metrics]
         data["timers"] = dict(self.timers)
+        data["windows"] = [window.to_json() for window in self.windows]
+        start = self.start_at.astimezone(UTC) if self.start_at else None
+        data["start_at"] = start.strftime("%Y-%m-%dT%H:%M:%SZ") if start else None
         return data
 
     @property
@@ -163,7 +196,11 @@ class Plan:
         """True when wave `wave` (1, 2, ...) must prove r_prove: every one but the last, which has none after
         it to protect; the only wave of a plan does.
         """
-        return self.r_prove is not None and (wave < len(self.waves) or len(self.waves) == 1)
+        return self.r_prove is not None and (wave < len(self.waves) or wave == len(self.waves) == 1)
+
+    def is_tail(self, wave: int) -> bool:
+        """True for the wave behind the last one, which takes in devices that join after the start."""
+        return wave > len(self.waves)
 
     def _check(self) -> None:
         last = self.waves[-1]
@@ -172,6 +209,7 @@ class Plan:
         if last.percent is not None and last.percent != 100:
             raise PlanError("validation", "waves", "the last wave takes in everybody: it must be 100 percent")
         self._check_rising()
+        self._check_way_back()
         if self.max_soak_s < self.soak_s:
             raise PlanError("validation", "max_soak_s", "max_soak_s is less than soak_s")
         if not self.metrics:
@@ -199,6 +237,18 @@ class Plan:
                     f"metrics[{index}].promote_margin",
                     f"a margin of {metric.promote_margin:g} cannot be proven with 10,000 pairs",
                 )
+
+    def _check_way_back(self) -> None:
+        if self.rollback_to == "previous":
+            if self.no_rollback_reason:
+                text = "a reason why there is no way back goes with rollback_to none only"
+                raise PlanError("validation", "no_rollback_reason", text)
+            return
+        if not self.no_rollback_reason:
+            raise PlanError("validation", "no_rollback_reason", "a rollout without a way back says why")
+        if self.on_fail == "rollback":
+            text = "on_fail is rollback, and rollback_to none leaves no way back"
+            raise PlanError("rollback_unavailable", "on_fail", text, "choose on_fail halt")
 
     def _check_rising(self) -> None:
         """Sizes are cumulative, so each is larger than the one before of its unit, and than what is named."""
@@ -245,5 +295,12 @@ _NUMBERS: dict[str, tuple[float, float, bool]] = {
     "max_attempts": (1, 10, True),
     "retry_base_s": (0, DAY_S, False),
     "pair_sd": (0.001, 1.0, False),
+    "tail_days": (0.001, 365, False),
+    "offers_per_minute": (1, 30_000, True),
 }
-_WORDS = {"on_fail": ("rollback", "halt"), "on_inconclusive": ("halt", "manual")}
+_WORDS = {
+    "on_fail": ("rollback", "halt"),
+    "on_inconclusive": ("halt", "manual"),
+    "late": ("skip", "tail"),
+    "rollback_to": ("previous", "none"),
+}

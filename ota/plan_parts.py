@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from fleet.mqtt.topics import is_device_id
@@ -36,7 +37,8 @@ class PlanError(OtaError):
     """A plan that cannot run. field: the part of the plan that is wrong, as `waves[1].percent`.
 
     Codes: `validation`, `alpha_split` (weights do not add up to 1), `gate_unreachable` (a gate could never
-    pass), `empty_target`, `no_baseline` (quality gates where nothing runs yet).
+    pass), `empty_target`, `no_baseline` (quality gates where nothing runs yet), `window_never_opens`,
+    `rollback_unavailable` (the plan leaves no way back and asks for one).
     """
 
     def __init__(self, code: str, field: str, text: str, fix: str = "") -> None:
@@ -101,6 +103,25 @@ def read_word(value: Any, name: str, options: tuple[str, ...]) -> str:
             "validation", name, f"{name} is one of {', '.join(filter(None, options)) or 'nothing'}"
         )
     return str(value)
+
+
+def read_time(value: Any, name: str) -> datetime:
+    """A time with its offset, as aware UTC in whole seconds. Raises PlanError `validation`."""
+    try:
+        found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value)[:40])
+    except ValueError:
+        found = None
+    if found is None or found.utcoffset() is None or not 1970 < found.year < 2100:
+        text = f"{name} is a time with its offset, as 2026-05-02T22:00:00Z"
+        raise PlanError("validation", name, text)
+    return found.astimezone(UTC).replace(microsecond=0)
+
+
+def read_text(value: Any, name: str, most: int) -> str:
+    """A text of at most `most` characters, without blanks around it. Raises PlanError `validation`."""
+    if not isinstance(value, str) or len(value) > most:
+        raise PlanError("validation", name, f"{name} is a text of at most {most} characters")
+    return value.strip()
 
 
 def read_size(value: Any, name: str, *, least: int) -> Size:
