@@ -136,6 +136,9 @@ EVALUATION_UPLOAD_BYTES = 32 * 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 FILE_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
 
+# A rollout to more devices than this needs a second person's approval; 0 asks for one always.
+APPROVAL_OVER = env.int("FLEET_APPROVAL_OVER", default=100)
+
 CELERY_BROKER_URL = REDIS_URL
 CELERY_TASK_DEFAULT_QUEUE = "default"
 

@@ -55,6 +55,8 @@ class RolloutState(models.TextChoices):
     DRAFT = "draft", "Draft"
     PREFLIGHT = "preflight", "Preflight"
     PREFLIGHT_FAILED = "preflight_failed", "Preflight failed"
+    AWAITING_APPROVAL = "awaiting_approval", "Awaiting approval"
+    SCHEDULED = "scheduled", "Scheduled"
     READY = "ready", "Ready"
     RUNNING = "running", "Running"
     PAUSED = "paused", "Paused"
@@ -66,6 +68,7 @@ class RolloutState(models.TextChoices):
     ROLLBACK_INCOMPLETE = "rollback_incomplete", "Rollback incomplete"
     COMPLETED = "completed", "Completed"
     CANCELLED = "cancelled", "Cancelled"
+    REJECTED = "rejected", "Rejected"
 
 
 class WaveState(models.TextChoices):
@@ -112,6 +115,15 @@ class Verdict(models.TextChoices):
     INCONCLUSIVE = "inconclusive", "Inconclusive"
 
 
+class Decision(models.TextChoices):
+    """What a second person said: to a submission, or to going on against evidence."""
+
+    APPROVE = "approve", "Approved"
+    REJECT = "reject", "Rejected"
+    RESUME = "resume", "Resumed"
+    OVERRIDE = "override", "Overridden"
+
+
 class Arm(models.TextChoices):
     """Frozen membership of a device in a rollout."""
 
@@ -124,8 +136,10 @@ R, W, J = RolloutState, WaveState, JobState
 
 ROLLOUT_EDGES: dict[str, frozenset[str]] = {
     R.DRAFT: frozenset({R.PREFLIGHT, R.CANCELLED}),
-    R.PREFLIGHT: frozenset({R.READY, R.PREFLIGHT_FAILED, R.CANCELLED}),
+    R.PREFLIGHT: frozenset({R.AWAITING_APPROVAL, R.SCHEDULED, R.READY, R.PREFLIGHT_FAILED, R.CANCELLED}),
     R.PREFLIGHT_FAILED: frozenset({R.DRAFT, R.CANCELLED}),
+    R.AWAITING_APPROVAL: frozenset({R.SCHEDULED, R.READY, R.REJECTED, R.DRAFT, R.CANCELLED}),
+    R.SCHEDULED: frozenset({R.READY, R.DRAFT, R.CANCELLED}),
     R.READY: frozenset({R.RUNNING, R.DRAFT, R.CANCELLED}),
     R.RUNNING: frozenset({R.PAUSED, R.HALTED, R.ABORTING, R.ROLLING_BACK, R.COMPLETED}),
     R.PAUSED: frozenset({R.RUNNING, R.HALTED, R.ABORTING, R.ROLLING_BACK}),
@@ -137,6 +151,7 @@ ROLLOUT_EDGES: dict[str, frozenset[str]] = {
     R.ROLLED_BACK: frozenset(),
     R.COMPLETED: frozenset(),
     R.CANCELLED: frozenset(),
+    R.REJECTED: frozenset(),
 }
 
 _WAVE_LIVE = frozenset({W.CANCELLED, W.FAILED})
@@ -176,7 +191,7 @@ JOB_EDGES: dict[str, frozenset[str]] = {
     J.REMOVED: frozenset(),
 }
 
-ROLLOUT_TERMINAL = frozenset({R.ABORTED, R.ROLLED_BACK, R.COMPLETED, R.CANCELLED})
+ROLLOUT_TERMINAL = frozenset({R.ABORTED, R.ROLLED_BACK, R.COMPLETED, R.CANCELLED, R.REJECTED})
 ROLLOUT_LIVE = frozenset({R.RUNNING, R.PAUSED, R.HALTED, R.ABORTING, R.ROLLING_BACK, R.ROLLBACK_INCOMPLETE})
 WAVE_TERMINAL = frozenset({W.PASSED, W.OVERRIDDEN, W.CANCELLED})
 JOB_TERMINAL = _JOB_ENDS | {J.CANCELLED, J.SKIPPED}
@@ -187,9 +202,9 @@ WAVE_ACTIVE = frozenset({W.OPEN, W.SOAKING, W.EVALUATING, W.INCONCLUSIVE})
 N, A, G, T, B = Tone.NEUTRAL, Tone.ACTIVE, Tone.GOOD, Tone.ATTENTION, Tone.BAD
 TONES: dict[str, dict[str, Tone]] = {
     "rollout": {
-        R.DRAFT: N, R.READY: N, R.CANCELLED: N, R.PREFLIGHT: A, R.RUNNING: A, R.ABORTING: A,
-        R.ROLLING_BACK: A, R.COMPLETED: G, R.PAUSED: T, R.ABORTED: T, R.ROLLED_BACK: T,
-        R.ROLLBACK_INCOMPLETE: T, R.PREFLIGHT_FAILED: B, R.HALTED: B,
+        R.DRAFT: N, R.SCHEDULED: N, R.READY: N, R.CANCELLED: N, R.PREFLIGHT: A, R.RUNNING: A, R.ABORTING: A,
+        R.ROLLING_BACK: A, R.COMPLETED: G, R.AWAITING_APPROVAL: T, R.PAUSED: T, R.ABORTED: T,
+        R.ROLLED_BACK: T, R.ROLLBACK_INCOMPLETE: T, R.PREFLIGHT_FAILED: B, R.HALTED: B, R.REJECTED: B,
     },
     "wave": {
         W.PENDING: N, W.CANCELLED: N, W.OPEN: A, W.SOAKING: A, W.EVALUATING: A, W.PASSED: G,

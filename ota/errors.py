@@ -34,3 +34,9 @@ class RegistryError(OtaError):
     ) -> None:
         super().__init__(code, text, fix)
         self.existing = existing or {}
+
+
+class RolloutError(OtaError):
+    """A verb cannot be done. Codes: `validation`, `target_changed`, `evidence_not_current`, `approval_stale`
+    (what was approved is not what would run), `approver_is_author` (a second person must decide).
+    """

@@ -10,7 +10,7 @@ from django.db.models import Count
 from django.utils import timezone
 
 from fleet.accounts.models import Role
-from ota import evidence, rollback
+from ota import approval, evidence, rollback, zones
 from ota.choices import (
     TONES,
     WAVE_ACTIVE,
@@ -45,7 +45,9 @@ _HELD = (
 )
 
 
-def state(rollout: Rollout, *, now: datetime | None = None, role: str = Role.ADMIN) -> dict[str, Any]:
+def state(
+    rollout: Rollout, *, now: datetime | None = None, role: str = Role.ADMIN, person: str = ""
+) -> dict[str, Any]:
     """Everything a live page or `GET /rollouts/{id}` shows. Times are ISO 8601 strings in UTC or None.
 
     {"id", "name", "kind", "state", "label", "tone", "rev", "reason", "sentence", "slot",
@@ -67,7 +69,9 @@ def state(rollout: Rollout, *, now: datetime | None = None, role: str = Role.ADM
      "rollback": None | {"size", "counts", "done", "rest": [{"device_id", "state", "code", "is_online"}]},
      "undo": None | `ota.rollback.dry_run` (only while halted),
      "halted_on": evidence id | None, "halted_at": its time | None,
-     "is_staged": bool, "is_simulated": bool, "allowed": [verb, ...] for `role`}
+     "approval": `ota.approval.facts`, "start_at": None | when it starts by itself,
+     "opens_at": None | when a window is open next, only while one is waited for,
+     "is_staged": bool, "is_simulated": bool, "allowed": [verb, ...] for `role` and `person`}
     """
     now = now or timezone.now()
     rollout = Rollout.objects.select_related("manifest__version", "halted_on").get(pk=rollout.pk)
@@ -114,15 +118,29 @@ def state(rollout: Rollout, *, now: datetime | None = None, role: str = Role.ADM
         "undo": rollback.dry_run(rollout) if rollout.state == RolloutState.HALTED else None,
         "halted_on": str(rollout.halted_on_id) if rollout.halted_on_id else None,
         "halted_at": _iso(rollout.halted_on.at) if rollout.halted_on else None,
+        "approval": approval.facts(rollout),
+        "start_at": _iso(plan.start_at),
+        "opens_at": _iso(_opens_at(rollout, plan, now)),
         "is_staged": is_staged(rollout),
         "is_simulated": Membership.objects.filter(
             rollout=rollout, device__device_class__chip="host"
         ).exists(),
-        "allowed": allowed(rollout, role),
+        "allowed": allowed(rollout, role, person=person),
     }
     wave = current(rollout) if rollout.state in (RolloutState.RUNNING, RolloutState.PAUSED) else None
     facts["sentence"] = sentence(facts, plan, current=wave.n if wave else None, now=now)
     return facts
+
+
+def _opens_at(rollout: Rollout, plan: Plan, now: datetime) -> datetime | None:
+    """When the window opens that a scheduled or running rollout waits for; None when it waits for none."""
+    is_asked = rollout.state == RolloutState.RUNNING or (
+        rollout.state == RolloutState.SCHEDULED and plan.start_at is not None and plan.start_at <= now
+    )
+    if not plan.windows or not is_asked:
+        return None
+    opens = zones.opens_at(plan, now=now)
+    return opens if opens > now else None
 
 
 def _wave_counts(rollout: Rollout, waves: list[Wave]) -> dict[int, dict[str, int]]:

@@ -18,6 +18,8 @@ from ota.choices import (
     VersionState,
     WaveState,
 )
+from ota.submissions import Approval as Approval
+from ota.submissions import Submission as Submission
 
 
 class Artifact(models.Model):
@@ -199,6 +201,9 @@ class DesiredState(models.Model):
         default=dict
     )  # slot -> [action, manifest id hex, not_before, deadline, attempt]
     config = models.JSONField(default=dict)  # config key -> value
+    window = models.JSONField(
+        null=True
+    )  # config key 6 while a rollout with windows is under way, ota.windows
     message = models.BinaryField(null=True)
     issued_at = models.DateTimeField(null=True)
     expires_at = models.DateTimeField(null=True)
@@ -225,6 +230,7 @@ class Rollout(models.Model):
     reason = models.TextField(blank=True, default="")  # why halted, paused, rolled back
     halted_on = models.ForeignKey("Evidence", on_delete=models.SET_NULL, null=True, related_name="+")
     created_by = models.CharField(max_length=128)
+    authors = models.JSONField(default=list)  # persons who made or changed the plan
     created_at = models.DateTimeField()
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
@@ -266,6 +272,7 @@ class Wave(models.Model):
     verdict = models.CharField(max_length=16, choices=Verdict.choices, blank=True, default="")
     reasons = models.JSONField(default=list)
     restarts = models.PositiveSmallIntegerField(default=0)  # how often a person let it go on after a halt
+    joined_at = models.DateTimeField(null=True)  # of a tail: when late devices were last looked for
     restarted_at = models.DateTimeField(null=True)  # failures and pairs from before it no longer count
 
     class Meta:

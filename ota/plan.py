@@ -7,87 +7,37 @@ it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from typing import Any
 
-from fleet.mqtt.topics import is_device_id
-from ota.errors import OtaError
-from ota.gates.catalogue import METRICS, measure_of
+from ota import windows as calendar
 from ota.gates.quality import least_pairs
-from ota.gates.reporting import WEIGHT as REPORTING_WEIGHT
+from ota.plan_parts import (
+    DAY_S,
+    TIMERS,
+    Metric,
+    PlanError,
+    Size,
+    read_metrics,
+    read_number,
+    read_size,
+    read_text,
+    read_time,
+    read_timers,
+    read_waves,
+    read_word,
+    with_reporting,
+)
+from ota.windows import Window
+
+__all__ = ["ALPHA", "Metric", "Plan", "PlanError", "Size"]
 
 ALPHA = 0.05
 """False-halt budget of a rollout, and error of each promotion proof."""
-MAX_WAVES = 20
 FIRST_SHARE = 0.5
 """Part of the false-halt budget that the first gated wave gets; the others share the rest equally."""
-MAX_METRICS = 6
-MAX_NAMED = 1_000
-"""Most devices that a wave may name; a larger first step is a group and a count."""
-DAY_S = 86_400
-TIMERS: dict[str, float] = {
-    "offered": 900,
-    "accepted": 600,
-    "downloading": 900,
-    "verifying": 300,
-    "staged": 3_600,
-    "cancelling": 900,
-    "deferred": 7 * DAY_S,
-}
-"""Longest time a job may stay in a state without news, by state; `trial` is `trial_deadline_s`."""
-
-
-class PlanError(OtaError):
-    """A plan that cannot run. field: the part of the plan that is wrong, as `waves[1].percent`.
-
-    Codes: `validation`, `alpha_split` (weights do not add up to 1), `gate_unreachable` (a gate could never
-    pass), `empty_target`, `no_baseline` (quality gates where nothing runs yet).
-    """
-
-    def __init__(self, code: str, field: str, text: str, fix: str = "") -> None:
-        super().__init__(code, text, fix)
-        self.field = field
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large a wave is: a count, a percentage, or its devices by name. Exactly one is set."""
-
-    count: int | None = None
-    percent: float | None = None
-    named: tuple[str, ...] = ()
-
-    def of(self, total: int) -> int:
-        """Devices this means out of `total`, rounded half up, never more than `total`."""
-        if self.named:
-            return min(len(self.named), total)
-        if self.count is not None:
-            return min(self.count, total)
-        return min(total, math.floor(total * (self.percent or 0.0) / 100.0 + 0.5))
-
-    def to_json(self) -> dict[str, Any]:
-        """`{"count": n}`, `{"percent": p}` or `{"named": [id, ...]}`."""
-        if self.named:
-            return {"named": list(self.named)}
-        return {"count": self.count} if self.count is not None else {"percent": self.percent or 0.0}
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One quality gate. Margins are shares in [0, 1]; weight is its part of the false-halt budget."""
-
-    metric: str
-    kind: str = ""
-    promote_margin: float = 0.03
-    halt_margin: float = 0.0
-    weight: float = 1.0
-
-    @property
-    def key(self) -> str:
-        """`accuracy:proxy`, `anomaly`: how baselines, evidence and rows name it."""
-        return f"{self.metric}:{self.kind}" if self.kind else self.metric
 
 
 @dataclass(frozen=True)
@@ -106,6 +56,12 @@ class Plan:
     compared in each device class apart, with its part of the budget. pair_sd: expected spread of a pair's
     difference, for planning only: no gate uses it. history_s: how far back a device's own
     baseline reaches.
+    requires_approval: a second person must approve, whatever the installation asks for. start_at: aware UTC,
+    the start happens by itself then, None = somebody starts it. zone: IANA name in which people read and
+    write start_at. windows: no offer is made and no wave opens outside them, () = always. late: `tail` takes
+    devices that join the target after the start into a last wave that stays open for tail_days; `skip` leaves
+    them out. offers_per_minute: most offers in any minute. rollback_to: `none` says that there is no way
+    back, with no_rollback_reason; then the rollout never rolls back.
     """
 
     waves: tuple[Size, ...]
@@ -137,6 +93,15 @@ class Plan:
     on_inconclusive: str = "halt"
     pair_sd: float = 0.045
     timers: Mapping[str, float] = field(default_factory=dict)
+    requires_approval: bool = False
+    start_at: datetime | None = None
+    zone: str = "UTC"
+    windows: tuple[Window, ...] = ()
+    late: str = "skip"
+    tail_days: float = 30
+    offers_per_minute: int = 1_000
+    rollback_to: str = "previous"
+    no_rollback_reason: str = ""
 
     @classmethod
     def parse(cls, data: Any) -> Plan:
@@ -147,25 +112,35 @@ class Plan:
         for name in data:
             if name not in known:
                 raise PlanError("validation", str(name), f"a plan has no field {str(name)[:40]!r}")
-        values: dict[str, Any] = {"waves": _waves(data.get("waves"))}
-        values["metrics"] = _with_reporting(_metrics(data.get("metrics", ())))
+        values: dict[str, Any] = {"waves": read_waves(data.get("waves"))}
+        values["metrics"] = with_reporting(read_metrics(data.get("metrics", ())))
         if "control" in data:
-            values["control"] = _size(data["control"], "control", least=0)
+            values["control"] = read_size(data["control"], "control", least=0)
         elif not values["metrics"]:
             values["control"] = Size(count=0)  # nothing would be compared with it
         for name, (least, most, whole) in _NUMBERS.items():
             if name in data and not (name in _OPTIONAL and data[name] is None):
-                values[name] = _number(data[name], name, least, most, whole=whole)
+                values[name] = read_number(data[name], name, least, most, whole=whole)
         for name, options in _WORDS.items():
             if name in data:
-                values[name] = _word(data[name], name, options)
-        for name in ("accept_proxy", "by_class"):
+                values[name] = read_word(data[name], name, options)
+        for name in ("accept_proxy", "by_class", "requires_approval"):
             if name in data:
                 if not isinstance(data[name], bool):
                     raise PlanError("validation", name, f"{name} is true or false")
                 values[name] = data[name]
         if "timers" in data:
-            values["timers"] = _timers(data["timers"])
+            values["timers"] = read_timers(data["timers"])
+        if data.get("start_at") is not None:
+            values["start_at"] = read_time(data["start_at"], "start_at")
+        if "zone" in data:
+            if not isinstance(data["zone"], str) or not calendar.is_zone(data["zone"]):
+                raise PlanError("validation", "zone", "zone is UTC or a name as Europe/Berlin")
+            values["zone"] = data["zone"]
+        if "windows" in data:
+            values["windows"] = calendar.parse(data["windows"])
+        if "no_rollback_reason" in data:
+            values["no_rollback_reason"] = read_text(data["no_rollback_reason"], "no_rollback_reason", 500)
         plan = cls(**values)
         plan._check()
         return plan
@@ -177,6 +152,9 @@ class Plan:
         data["control"] = self.control.to_json()
         data["metrics"] = [asdict(metric) for metric in self.metrics]
         data["timers"] = dict(self.timers)
+        data["windows"] = [window.to_json() for window in self.windows]
+        start = self.start_at.astimezone(UTC) if self.start_at else None
+        data["start_at"] = start.strftime("%Y-%m-%dT%H:%M:%SZ") if start else None
         return data
 
     @property
@@ -218,7 +196,11 @@ class Plan:
         """True when wave `wave` (1, 2, ...) must prove r_prove: every one but the last, which has none after
         it to protect; the only wave of a plan does.
         """
-        return self.r_prove is not None and (wave < len(self.waves) or len(self.waves) == 1)
+        return self.r_prove is not None and (wave < len(self.waves) or wave == len(self.waves) == 1)
+
+    def is_tail(self, wave: int) -> bool:
+        """True for the wave behind the last one, which takes in devices that join after the start."""
+        return wave > len(self.waves)
 
     def _check(self) -> None:
         last = self.waves[-1]
@@ -227,6 +209,7 @@ class Plan:
         if last.percent is not None and last.percent != 100:
             raise PlanError("validation", "waves", "the last wave takes in everybody: it must be 100 percent")
         self._check_rising()
+        self._check_way_back()
         if self.max_soak_s < self.soak_s:
             raise PlanError("validation", "max_soak_s", "max_soak_s is less than soak_s")
         if not self.metrics:
@@ -254,6 +237,18 @@ class Plan:
                     f"metrics[{index}].promote_margin",
                     f"a margin of {metric.promote_margin:g} cannot be proven with 10,000 pairs",
                 )
+
+    def _check_way_back(self) -> None:
+        if self.rollback_to == "previous":
+            if self.no_rollback_reason:
+                text = "a reason why there is no way back goes with rollback_to none only"
+                raise PlanError("validation", "no_rollback_reason", text)
+            return
+        if not self.no_rollback_reason:
+            raise PlanError("validation", "no_rollback_reason", "a rollout without a way back says why")
+        if self.on_fail == "rollback":
+            text = "on_fail is rollback, and rollback_to none leaves no way back"
+            raise PlanError("rollback_unavailable", "on_fail", text, "choose on_fail halt")
 
     def _check_rising(self) -> None:
         """Sizes are cumulative, so each is larger than the one before of its unit, and than what is named."""
@@ -300,119 +295,12 @@ _NUMBERS: dict[str, tuple[float, float, bool]] = {
     "max_attempts": (1, 10, True),
     "retry_base_s": (0, DAY_S, False),
     "pair_sd": (0.001, 1.0, False),
+    "tail_days": (0.001, 365, False),
+    "offers_per_minute": (1, 30_000, True),
 }
-_WORDS = {"on_fail": ("rollback", "halt"), "on_inconclusive": ("halt", "manual")}
-
-
-def _number(value: Any, name: str, least: float, most: float, *, whole: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise PlanError("validation", name, f"{name} is not a number")
-    if whole and value != int(value):
-        raise PlanError("validation", name, f"{name} is not a whole number")
-    if not least <= value <= most:
-        raise PlanError("validation", name, f"{name} is {value:g}, it must be {least:g} to {most:g}")
-    return int(value) if whole else value
-
-
-def _word(value: Any, name: str, options: tuple[str, ...]) -> str:
-    if value not in options:
-        raise PlanError(
-            "validation", name, f"{name} is one of {', '.join(filter(None, options)) or 'nothing'}"
-        )
-    return str(value)
-
-
-def _size(value: Any, name: str, *, least: int) -> Size:
-    if not isinstance(value, Mapping) or len(value) != 1 or next(iter(value)) not in ("count", "percent"):
-        raise PlanError("validation", name, f'{name} is {{"count": n}} or {{"percent": p}}')
-    if "count" in value:
-        return Size(count=int(_number(value["count"], f"{name}.count", least, 10_000_000, whole=True)))
-    percent = _number(value["percent"], f"{name}.percent", 0, 100)
-    if least and percent <= 0:
-        raise PlanError("validation", f"{name}.percent", f"{name}.percent must be more than 0")
-    return Size(percent=float(percent))
-
-
-def _waves(value: Any) -> tuple[Size, ...]:
-    if not isinstance(value, list | tuple) or not value or len(value) > MAX_WAVES:
-        raise PlanError("validation", "waves", f"waves is a list of 1 to {MAX_WAVES} sizes")
-    return tuple(_wave(item, f"waves[{index}]") for index, item in enumerate(value))
-
-
-def _wave(value: Any, name: str) -> Size:
-    if not isinstance(value, Mapping) or "named" not in value:
-        return _size(value, name, least=1)
-    ids = value["named"]
-    if len(value) != 1 or not isinstance(ids, list | tuple) or not 1 <= len(ids) <= MAX_NAMED:
-        raise PlanError("validation", f"{name}.named", f"named is a list of 1 to {MAX_NAMED} device ids")
-    for device_id in ids:
-        if not isinstance(device_id, str) or not is_device_id(device_id):
-            raise PlanError("validation", f"{name}.named", f"{str(device_id)[:40]!r} is no device id")
-    if len(set(ids)) != len(ids):
-        raise PlanError("validation", f"{name}.named", "a device is named twice")
-    return Size(named=tuple(ids))
-
-
-def _metrics(value: Any) -> tuple[Metric, ...]:
-    if not isinstance(value, list | tuple) or len(value) > MAX_METRICS:
-        raise PlanError("validation", "metrics", f"metrics is a list of at most {MAX_METRICS} gates")
-    metrics = tuple(_metric(item, f"metrics[{index}]") for index, item in enumerate(value))
-    if len({metric.key for metric in metrics}) != len(metrics):
-        raise PlanError("validation", "metrics", "a metric is named twice")
-    return metrics
-
-
-def _metric(value: Any, name: str) -> Metric:
-    if not isinstance(value, Mapping) or set(value) - {item.name for item in fields(Metric)}:
-        raise PlanError(
-            "validation", name, f"{name} has metric, kind, promote_margin, halt_margin, weight only"
-        )
-    metric = _word(value.get("metric"), f"{name}.metric", tuple(METRICS))
-    kind = _word(value.get("kind", METRICS[metric][0]), f"{name}.kind", METRICS[metric])
-    measure = measure_of(metric, kind)
-    if measure.refusal:
-        raise PlanError("validation", f"{name}.kind", f"{metric} of kind {kind}: {measure.refusal}")
-    given = value.get("promote_margin", measure.promote_margin)
-    promote = _number(given, f"{name}.promote_margin", 0.0, 1.0)
-    halt = _number(value.get("halt_margin", 0.0), f"{name}.halt_margin", 0.0, 1.0)
-    if halt > promote:
-        raise PlanError("validation", f"{name}.halt_margin", "halt_margin is more than promote_margin")
-    weight = _number(value.get("weight", 1.0), f"{name}.weight", 0.0, 1.0)
-    if weight <= 0:
-        raise PlanError(
-            "alpha_split", f"{name}.weight", "a weight of 0 leaves the gate no budget to halt with"
-        )
-    return Metric(metric, kind, float(promote), float(halt), float(weight))
-
-
-def _with_reporting(metrics: tuple[Metric, ...]) -> tuple[Metric, ...]:
-    """Missing telemetry is a required metric of every gated plan: one that does not name it gets it.
-
-    Its weight comes out of the others in proportion, so that weights that add up to 1 still do.
-    """
-    if not metrics:
-        return metrics
-    total = sum(metric.weight for metric in metrics)
-    if abs(total - 1.0) > 1e-6:
-        raise PlanError("alpha_split", "metrics", f"the weights of the metrics add up to {total:g}, not to 1")
-    if not any(measure_of(metric.metric, metric.kind).may_pass for metric in metrics):
-        raise PlanError(
-            "validation",
-            "metrics",
-            "no metric of the plan could ever pass: an estimate only halts",
-            "name another kind of accuracy, anomaly, latency, resets or reporting too",
-        )
-    if any(metric.metric == "reporting" for metric in metrics):
-        return metrics
-    kept = tuple(replace(metric, weight=metric.weight * (1 - REPORTING_WEIGHT)) for metric in metrics)
-    margin = measure_of("reporting", "").promote_margin
-    return (*kept, Metric("reporting", "", margin, 0.0, REPORTING_WEIGHT))
-
-
-def _timers(value: Any) -> dict[str, float]:
-    if not isinstance(value, Mapping) or set(value) - set(TIMERS):
-        raise PlanError("validation", "timers", f"timers names only {', '.join(TIMERS)}")
-    return {
-        str(name): _number(seconds, f"timers.{name}", 1, 90 * DAY_S)
-        for name, seconds in sorted(value.items())
-    }
+_WORDS = {
+    "on_fail": ("rollback", "halt"),
+    "on_inconclusive": ("halt", "manual"),
+    "late": ("skip", "tail"),
+    "rollback_to": ("previous", "none"),
+}

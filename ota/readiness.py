@@ -8,6 +8,7 @@ from typing import Any
 from django.db import transaction
 
 from fleet.accounts.audit import Actor
+from ota import approval
 from ota.assignment import Sizes, is_gated, sizes
 from ota.choices import RolloutState
 from ota.frozen import remember, target_digest
@@ -77,15 +78,31 @@ def _examined(rollout: Rollout, *, now: datetime) -> tuple[dict[str, Any], Censu
 
 
 def finish_preflight(rollout: Rollout, *, actor: Actor, now: datetime) -> bool:
-    """Decide a rollout in state `preflight`: `ready`, or `preflight_failed` with reasons in its summary."""
+    """Decide a rollout in state `preflight` and keep what was submitted; False when another was faster.
+
+    `preflight_failed` with reasons in its summary; `awaiting_approval` when a second person must approve;
+    else what follows an approval.
+    """
     summary, found = _examined(rollout, now=now)
-    to = RolloutState.PREFLIGHT_FAILED if summary["reasons"] else RolloutState.READY
+    plan = Plan.parse(rollout.plan)
+    to = RolloutState.PREFLIGHT_FAILED
+    if not summary["reasons"]:
+        is_needed = approval.needed(plan, found.eligible)
+        to = RolloutState.AWAITING_APPROVAL if is_needed else after_approval(plan)
     reason = "; ".join(f"{item['code']}: {item['text']}" for item in summary["reasons"])
     with transaction.atomic():
         if not move_rollout(rollout, to, actor=actor, now=now, reason=reason[:2000], summary=summary):
             return False
         remember(rollout, found.ids, now=now)
+        if to != RolloutState.PREFLIGHT_FAILED:
+            digest = summary["target_digest"]
+            approval.submit(rollout, target_digest=digest, count=found.eligible, actor=actor, now=now)
     return True
+
+
+def after_approval(plan: Plan) -> RolloutState:
+    """Where a rollout goes that may run: `scheduled` when the plan names a start time, else `ready`."""
+    return RolloutState.SCHEDULED if plan.start_at is not None else RolloutState.READY
 
 
 def _waves(plan: Plan, placed: Sizes) -> list[dict[str, Any]]:

@@ -16,18 +16,17 @@ from django.db import transaction
 
 from fleet.accounts import audit
 from fleet.accounts.audit import Actor
-from ota import evidence
+from ota import approval, starting
 from ota import rollback as taking_back
-from ota.choices import JOB_WITHDRAWABLE, JobState, RolloutState, WaveState
-from ota.errors import OtaError
+from ota.choices import JOB_WITHDRAWABLE, Decision, JobState, RolloutState, WaveState
+from ota.errors import RolloutError
 from ota.explain import explain
-from ota.frozen import difference, freeze
 from ota.live import state
-from ota.models import Manifest, Rollout, Wave
+from ota.models import Manifest, Rollout
 from ota.offers import install_jobs, withdraw
 from ota.plan import Plan, PlanError
-from ota.readiness import finish_preflight, preview
-from ota.targeting import Target, TargetError, members
+from ota.readiness import after_approval, finish_preflight, preview
+from ota.targeting import Target, TargetError
 from ota.ticking import due, tick
 from ota.transitions import IllegalTransition, move_rollout, move_wave
 from ota.verbs import allowed, verbs
@@ -39,6 +38,7 @@ __all__ = [
     "RolloutError",
     "abort",
     "allowed",
+    "approve",
     "cancel",
     "create",
     "due",
@@ -47,17 +47,15 @@ __all__ = [
     "override",
     "pause",
     "preview",
+    "reject",
     "resume",
     "rollback",
     "run_preflight",
     "start",
     "state",
+    "submit",
     "tick",
 ]
-
-
-class RolloutError(OtaError):
-    """A verb cannot be done. Codes: `validation`, `target_changed`, `evidence_not_current`."""
 
 
 def create(
@@ -87,6 +85,7 @@ def create(
             plan=parsed.to_json(),
             salt=secrets.token_bytes(16),
             created_by=actor.name,
+            authors=[actor.person],
             created_at=now,
         )
         _audit(rollout, "rollout.create", actor, now, after={"name": name, "manifest": manifest.mid})
@@ -102,7 +101,10 @@ def edit(
     plan: Plan | Mapping[str, Any] | None = None,
     target: Mapping[str, Any] | None = None,
 ) -> Rollout:
-    """Change a rollout that has not started; it goes back to `draft`. Raises as `create`."""
+    """Change a rollout that has not started; it goes back to `draft` and what was approved is void.
+
+    Whoever changes it is one of its authors from then on. Raises as `create`.
+    """
     values: dict[str, Any] = {}
     if name is not None:
         values["name"] = _name(name)
@@ -114,53 +116,91 @@ def edit(
         values["target"] = aim.to_json()
     with transaction.atomic():
         fresh = _permitted(rollout, "edit")
+        values["authors"] = sorted({*approval.authors(fresh), actor.person})
+        approval.void(fresh, now=now)
         if fresh.state == RolloutState.DRAFT:
             if not Rollout.objects.filter(pk=fresh.pk, state=fresh.state, rev=fresh.rev).update(
                 rev=fresh.rev + 1, **values
             ):
                 raise _refused(rollout, "edit")
-            _audit(fresh, "rollout.edit", actor, now, after={"changed": sorted(values)})
+            _audit(fresh, "rollout.edit", actor, now, after={"changed": sorted(set(values) - {"authors"})})
         elif not move_rollout(fresh, RolloutState.DRAFT, actor=actor, now=now, summary={}, **values):
             raise _refused(rollout, "edit")
     return _refreshed(rollout)
 
 
-def run_preflight(rollout: Rollout, *, actor: Actor, now: datetime) -> Rollout:
-    """Check a draft against the fleet: `ready`, or `preflight_failed` with the reasons in `rollout.summary`.
+def submit(rollout: Rollout, *, actor: Actor, now: datetime) -> Rollout:
+    """Check a draft against the fleet and put it up for approval.
 
-    A call that was killed in between is finished by the next tick. Raises TargetError when a query is none
-    any more (`group_query_invalid`, `query_unknown_field`); the rollout stays where it is then.
+    It becomes `awaiting_approval` when a second person must approve (`ota.approval.needed`), else `scheduled`
+    with a start time, else `ready`; `preflight_failed` with the reasons in `rollout.summary`. A call that was
+    killed in between is finished by the next tick. Raises TargetError when a query is none any more
+    (`group_query_invalid`, `query_unknown_field`); the rollout stays where it is then.
     """
-    _check_queries(_permitted(rollout, "preflight"), now=now)
-    fresh = _do(rollout, "preflight", RolloutState.PREFLIGHT, actor=actor, now=now)
+    _check_queries(_permitted(rollout, "submit"), now=now)
+    fresh = _do(rollout, "submit", RolloutState.PREFLIGHT, actor=actor, now=now)
     finish_preflight(fresh, actor=actor, now=now)
+    return _refreshed(rollout)
+
+
+run_preflight = submit
+"""The same under the name it had before there was an approval."""
+
+
+def approve(
+    rollout: Rollout,
+    *,
+    actor: Actor,
+    now: datetime,
+    manifest_sha256: str,
+    plan_digest: str,
+    target_digest: str,
+    reason: str = "",
+) -> Rollout:
+    """Let what was submitted run: `scheduled` or `ready`. The digests name what the approver has read.
+
+    Raises RolloutError `approver_is_author`, and `approval_stale` with the difference in words.
+    """
+    with transaction.atomic():
+        fresh = _permitted(rollout, "approve")
+        approval.check_second(fresh, actor)
+        approval.check_current(
+            fresh, manifest_sha256=manifest_sha256, plan_digest=plan_digest, target_digest=target_digest
+        )
+        _move(fresh, "approve", after_approval(Plan.parse(fresh.plan)), actor=actor, now=now)
+        approval.decide(fresh, Decision.APPROVE, actor=actor, now=now, reason=reason)
+    return _refreshed(rollout)
+
+
+def reject(rollout: Rollout, *, actor: Actor, now: datetime, reason: str) -> Rollout:
+    """Say no to what was submitted, for good. Raises RolloutError `approver_is_author`, `validation` without
+    a reason.
+    """
+    with transaction.atomic():
+        fresh = _permitted(rollout, "reject")
+        approval.check_second(fresh, actor)
+        if not reason.strip():
+            raise RolloutError("validation", "a rejection says why")
+        _move(fresh, "reject", RolloutState.REJECTED, actor=actor, now=now, reason=reason)
+        approval.decide(fresh, Decision.REJECT, actor=actor, now=now, reason=reason)
     return _refreshed(rollout)
 
 
 def start(rollout: Rollout, *, actor: Actor, now: datetime) -> Rollout:
     """Freeze who is in which wave and let the rollout run.
 
-    Raises RolloutError `target_changed` when the eligible set differs from the previewed one by more than 5 %
-    or by a class; the rollout is a draft again then. Raises PlanError when nobody is eligible any more, or a
-    query is none any more; then nothing changes.
+    Raises RolloutError `target_changed` when the eligible set differs from the previewed and approved one by
+    more than 5 % or by a class, or needs an approval by now; the rollout is a draft again then. Raises
+    PlanError when nobody is eligible any more, or a query is none any more; then nothing changes.
     """
-    _permitted(rollout, "start")
-    with transaction.atomic():
-        fresh = _permitted(rollout, "start")
-        everyone = list(members(fresh, now=now))
-        changed = difference(fresh, everyone)
-        if not changed:
-            # the move comes first: it locks the row, so that two starts cannot both freeze a set
-            _move(fresh, "start", RolloutState.RUNNING, actor=actor, now=now, started_at=now)
-            summary = freeze(fresh, everyone, now=now)
-            Rollout.objects.filter(pk=fresh.pk).update(summary=fresh.summary | summary)
+    changed = starting.begin(_permitted(rollout, "start"), actor=actor, now=now)
+    if changed is None:
+        raise _refused(rollout, "start")
+    _refreshed(rollout)
     if changed:
-        _move(fresh, "start", RolloutState.DRAFT, actor=actor, now=now, reason=f"target_changed: {changed}")
-        _refreshed(rollout)
-        raise RolloutError(
-            "target_changed", f"the fleet changed since preflight: {changed}", "run preflight again"
-        )
-    return _refreshed(rollout)
+        text = f"the fleet changed since preflight: {changed}"
+        raise RolloutError("target_changed", text, "run preflight again")
+    return rollout
 
 
 def pause(
@@ -184,17 +224,21 @@ def resume(
 ) -> Rollout:
     """Go on after a pause; after a halt only with the evidence that halted it, and a reason.
 
-    After a halt the failed wave opens again, its counters and processes start anew with half of their alpha.
-    Raises RolloutError `evidence_not_current` when `ack_evidence` is not the evidence, `validation` without a
-    reason.
+    After a halt the failed wave opens again, its counters and processes start anew with half of their alpha,
+    and whoever says so wrote nothing of the plan. Raises RolloutError `evidence_not_current` when
+    `ack_evidence` is not the evidence, `validation` without a reason, `approver_is_author`.
     """
     with transaction.atomic():
         fresh = _permitted(rollout, "resume")
         was_halted = fresh.state == RolloutState.HALTED
         if was_halted:
-            _check_acknowledged(fresh, ack_evidence, reason)
+            approval.check_second(fresh, actor)
+            approval.check_acknowledged(fresh, ack_evidence, reason)
         why = f"evidence {ack_evidence} acknowledged: {reason}" if was_halted else reason
         _move(fresh, "resume", RolloutState.RUNNING, actor=actor, now=now, reason=why)
+        if was_halted:
+            row = fresh.halted_on
+            approval.decide(fresh, Decision.RESUME, actor=actor, now=now, reason=reason, rests_on=row)
         wave = current(fresh)
         if was_halted and wave is not None and wave.state == WaveState.FAILED:
             move_wave(
@@ -223,12 +267,14 @@ def override(
         wave = current(fresh)
         if wave is None or wave.state not in (WaveState.FAILED, WaveState.INCONCLUSIVE):
             raise _refused(rollout, "override")
-        _check_acknowledged(fresh, ack_evidence, reason, wave)
+        approval.check_second(fresh, actor)
+        row = approval.check_acknowledged(fresh, ack_evidence, reason, wave)
         why = f"evidence {ack_evidence} overridden: {reason}"
         if fresh.state == RolloutState.HALTED:
             _move(fresh, "override", RolloutState.RUNNING, actor=actor, now=now, reason=why)
         if not move_wave(wave, WaveState.OVERRIDDEN, actor=actor, now=now, reason=why):
             raise _refused(rollout, "override")
+        approval.decide(fresh, Decision.OVERRIDE, actor=actor, now=now, reason=reason, rests_on=row)
     return _refreshed(rollout)
 
 
@@ -333,19 +379,6 @@ def _audit(rollout: Rollout, verb: str, actor: Actor, now: datetime, *, after: d
     audit.record(
         actor=actor, verb=verb, subject_kind="rollout", subject_id=str(rollout.pk), at=now, after=after
     )
-
-
-def _check_acknowledged(
-    rollout: Rollout, given: UUID | str | None, reason: str, wave: Wave | None = None
-) -> None:
-    newest = rollout.halted_on_id
-    if rollout.state != RolloutState.HALTED and wave is not None:
-        row = evidence.newest(wave)
-        newest = row.pk if row else None
-    if newest is None or str(given) != str(newest):
-        raise RolloutError("evidence_not_current", f"acknowledge the evidence it rests on: {newest}")
-    if not reason.strip():
-        raise RolloutError("validation", "going on against evidence needs a reason")
 
 
 def _abort_counts(rollout: Rollout) -> dict[str, Any]:

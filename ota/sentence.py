@@ -10,6 +10,7 @@ from ota.choices import JobState, RolloutState
 from ota.gates.reasons import words
 from ota.plan import Plan
 from ota.readiness import NO_GATES
+from ota.windows import zone_of
 
 Facts = Mapping[str, Any]
 
@@ -24,7 +25,7 @@ def sentence(facts: Facts, plan: Plan, *, current: int | None, now: datetime) ->
         wave = next((wave for wave in facts["waves"] if wave["n"] == current), None)
         text = _wave_text(facts, wave, plan, now) if wave else "The last wave has passed."
         return f"Paused{_because(facts)}. {text}" if state == RolloutState.PAUSED else text
-    return _WORDS[state](facts, plan, now)
+    return _WORDS[RolloutState(state)](facts, plan, now)
 
 
 def duration(seconds: float) -> str:
@@ -136,13 +137,51 @@ def _preflight_failed(facts: Facts, plan: Plan, now: datetime) -> str:
     return f"Preflight failed{_because(facts)}. Nothing was sent."
 
 
+def _awaiting_approval(facts: Facts, plan: Plan, now: datetime) -> str:
+    approval = facts["approval"]
+    why = "; ".join(approval["reasons"])
+    about = approval["submission"]
+    who = f" Not by {', '.join(about['authors'])}, who wrote it." if about else ""
+    return f"{_reach(facts)}, awaiting approval: {why}. Nothing is sent before.{who}"
+
+
+def _scheduled(facts: Facts, plan: Plan, now: datetime) -> str:
+    at = plan.start_at or now
+    if at > now:
+        return f"{_reach(facts)}, scheduled: starts by itself at {local(at, plan.zone, now)}."
+    opens = _time(facts["opens_at"]) if facts["opens_at"] else now
+    return f"{_reach(facts)}, waits for its window: it opens at {local(opens, plan.zone, now)}."
+
+
+def _rejected(facts: Facts, plan: Plan, now: datetime) -> str:
+    who = next((row["by"] for row in facts["approval"]["decisions"] if row["decision"] == "reject"), "")
+    return f"Rejected{f' by {who}' if who else ''}{_because(facts)}. Nothing was sent."
+
+
+def local(at: datetime, zone: str, now: datetime | None = None) -> str:
+    """`16:32 Europe/Berlin (14:32 UTC)`: a time as the plan's people read it, and in UTC."""
+    if zone == "UTC":
+        return clock(at, now)
+    there = at.astimezone(zone_of(zone))
+    day = "" if now and abs(at - now) < timedelta(days=1) else f"{there:%d %B} "
+    return f"{day}{there:%H:%M} {zone} ({clock(at, now)})"
+
+
+def _reach(facts: Facts) -> str:
+    n = facts["summary"].get("eligible", 0)
+    waves = len(facts["summary"].get("waves", []))
+    return f"{_devices(n)} in {waves} {'wave' if waves == 1 else 'waves'}"
+
+
 def _ready(facts: Facts, plan: Plan, now: datetime) -> str:
     summary = facts["summary"]
-    waves = len(summary.get("waves", []))
-    text = f"Ready: {summary.get('eligible', 0)} devices in {waves} {'wave' if waves == 1 else 'waves'}"
+    text = f"Ready: {_reach(facts)}"
     if summary.get("control"):
         text += f", {summary['control']} of them control until the last"
-    return " ".join([f"{text}. Nothing is sent before somebody starts it.", *summary.get("notes", [])])
+    if who := facts["approval"]["approved_by"]:
+        text += f", approved by {who}"
+    then = "It starts now." if plan.start_at else "Nothing is sent before somebody starts it."
+    return " ".join([f"{text}. {then}", *summary.get("notes", [])])
 
 
 def _cancelled(facts: Facts, plan: Plan, now: datetime) -> str:
@@ -220,6 +259,9 @@ _WORDS = {
     RolloutState.DRAFT: _draft,
     RolloutState.PREFLIGHT: _preflight,
     RolloutState.PREFLIGHT_FAILED: _preflight_failed,
+    RolloutState.AWAITING_APPROVAL: _awaiting_approval,
+    RolloutState.SCHEDULED: _scheduled,
+    RolloutState.REJECTED: _rejected,
     RolloutState.READY: _ready,
     RolloutState.CANCELLED: _cancelled,
     RolloutState.HALTED: _halted,

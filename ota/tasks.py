@@ -68,7 +68,7 @@ def tick_rollout(rollout_id: str) -> None:
 @shared_task(name="ota.tick_rollouts")  # type: ignore[untyped-decorator]
 def tick_rollouts() -> None:
     """Send a tick for each rollout that needs one; one that waited too long is dropped for the next."""
-    for rollout_id in ticking.due():
+    for rollout_id in ticking.due(now=timezone.now()):
         current_app.send_task("ota.tick_rollout", args=(str(rollout_id),), expires=TICK_EXPIRES_S)
 
 

@@ -15,9 +15,10 @@ from uuid import UUID
 import structlog
 from django.db import transaction
 from django.db.models import F, Q
+from django.db.models.fields.json import KT
 
 from fleet.accounts.audit import TICK, Actor
-from ota import evidence, readiness, rollback, waves
+from ota import evidence, readiness, rollback, starting, waves, zones
 from ota.choices import JOB_TERMINAL, JobState, RolloutState
 from ota.models import Rollout
 from ota.offers import (
@@ -30,7 +31,7 @@ from ota.offers import (
     retry_due,
     withdraw,
 )
-from ota.plan import Plan
+from ota.plan import Plan, PlanError
 from ota.timers import expire
 from ota.transitions import move_rollout
 
@@ -42,6 +43,7 @@ R = RolloutState
 ACTIVE: Final = frozenset(
     {R.PREFLIGHT, R.RUNNING, R.PAUSED, R.HALTED, R.ABORTING, R.ROLLING_BACK, R.ROLLBACK_INCOMPLETE}
 )
+_STARTING = frozenset({R.SCHEDULED, R.READY})  # they need ticks only with a start time
 _KEEPING = frozenset({R.RUNNING, R.PAUSED, R.HALTED, R.ABORTING})
 
 Step = Callable[[Rollout, Plan, datetime], object]
@@ -51,9 +53,11 @@ class LeaseLost(Exception):
     """Another worker took the rollout over; nothing of this transaction happens."""
 
 
-def due() -> list[UUID]:
-    """Rollouts that need ticks, oldest first."""
-    return list(Rollout.objects.filter(state__in=ACTIVE).order_by("created_at").values_list("pk", flat=True))
+def due(*, now: datetime) -> list[UUID]:
+    """Rollouts that need ticks, oldest first: those under way, and those whose start time has come."""
+    rows = Rollout.objects.filter(state__in=ACTIVE | _STARTING).order_by("created_at")
+    found = rows.values_list("pk", "state", KT("plan__start_at"))
+    return [pk for pk, state, start in found if state in ACTIVE or (start and _time(start) <= now)]
 
 
 def tick(rollout_id: UUID | str, now: datetime) -> bool:
@@ -79,7 +83,8 @@ def tick(rollout_id: UUID | str, now: datetime) -> bool:
 def _take(rollout_id: UUID | str, now: datetime) -> int | None:
     """The fence number of a new lease; None when it is held or the rollout needs no tick."""
     free = Q(lease_until=None) | Q(lease_until__lte=now)
-    found = Rollout.objects.filter(free, pk=rollout_id, state__in=ACTIVE)
+    starts = Q(state__in=_STARTING, plan__start_at__isnull=False) & ~Q(plan__start_at=None)
+    found = Rollout.objects.filter(free, Q(state__in=ACTIVE) | starts, pk=rollout_id)
     with transaction.atomic():
         if not found.update(fence=F("fence") + 1, lease_until=now + LEASE):
             return None
@@ -100,6 +105,27 @@ def _run(
 
 def _preflight(rollout: Rollout, plan: Plan, now: datetime) -> None:
     readiness.finish_preflight(rollout, actor=TICK, now=now)
+
+
+def _schedule(rollout: Rollout, plan: Plan, now: datetime) -> None:
+    """A start time that has come, or was missed, counts once a window is open."""
+    is_time = plan.start_at is not None and now >= plan.start_at
+    if is_time and zones.is_open_somewhere(plan, now=now):
+        move_rollout(rollout, R.READY, actor=TICK, now=now)
+
+
+def _start(rollout: Rollout, plan: Plan, now: datetime) -> None:
+    """Start what was scheduled. A fleet that is another one by now makes it a draft again: a person looks."""
+    if plan.start_at is None or now < plan.start_at:
+        return
+    try:
+        starting.begin(rollout, actor=TICK, now=now)
+    except PlanError as problem:
+        starting.back_to_draft(rollout, f"{problem.code}: {problem.text}", actor=TICK, now=now)
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 def _expire(rollout: Rollout, plan: Plan, now: datetime) -> None:
@@ -139,6 +165,8 @@ def _abort(rollout: Rollout, plan: Plan, now: datetime) -> None:
 
 _STEPS: tuple[tuple[frozenset[RolloutState], Step], ...] = (
     (frozenset({R.PREFLIGHT}), _preflight),
+    (frozenset({R.SCHEDULED}), _schedule),
+    (frozenset({R.READY}), _start),
     (ACTIVE, _expire),
     (_KEEPING, _reassert),
     (frozenset({R.RUNNING}), _retry),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from fleet.accounts.models import Role
+from ota import approval
 from ota.choices import RolloutState as R
 from ota.choices import WaveState
 from ota.models import Rollout
 
 VERBS: dict[str, tuple[str, ...]] = {
-    R.DRAFT: ("edit", "preflight", "cancel"),
+    R.DRAFT: ("edit", "submit", "preflight", "cancel"),
     R.PREFLIGHT: ("cancel",),
     R.PREFLIGHT_FAILED: ("edit", "cancel"),
+    R.AWAITING_APPROVAL: ("approve", "reject", "edit", "cancel"),
+    R.SCHEDULED: ("edit", "cancel"),
     R.READY: ("start", "edit", "cancel"),
     R.RUNNING: ("pause", "abort", "rollback"),
     R.PAUSED: ("resume", "abort", "rollback"),
@@ -22,29 +25,36 @@ VERBS: dict[str, tuple[str, ...]] = {
     R.ROLLBACK_INCOMPLETE: (),
     R.COMPLETED: (),
     R.CANCELLED: (),
+    R.REJECTED: (),
 }
-_EVIDENCE = frozenset({"override"})
+"""`preflight` is `submit` under its older name."""
+_SECOND = frozenset({"approve", "reject", "override"})
 
 
 def verbs(rollout: Rollout) -> list[str]:
-    """What this rollout's state allows, whoever asks. `override` needs a wave without a PASS."""
+    """What this rollout's state allows, whoever asks. `override` needs a wave without a PASS, `rollback` a
+    plan that leaves a way back.
+    """
     names = list(VERBS[rollout.state])
+    if rollout.plan.get("rollback_to") == "none" and "rollback" in names:
+        names.remove("rollback")
     if rollout.state == R.RUNNING and rollout.waves.filter(state=WaveState.INCONCLUSIVE).exists():
         names.append("override")
     return names
 
 
-def allowed(rollout: Rollout, role: str = Role.ADMIN) -> list[str]:
+def allowed(rollout: Rollout, role: str = Role.ADMIN, *, person: str = "") -> list[str]:
     """What a person of this role may ask for now. Stopping is cheap, going on against evidence is not.
 
-    viewer: nothing. operator: all but override and resume after a halt. approver: only those two. admin: all.
+    viewer: nothing. operator: all but approve, reject, override and resume after a halt. approver: only
+    those. admin: all. person: who asks; the authors of the plan are no second person. "" leaves that out.
     """
     names = verbs(rollout)
-    against = [
-        name for name in names if name in _EVIDENCE or (name == "resume" and rollout.state == R.HALTED)
-    ]
-    if role == Role.ADMIN:
-        return names
-    if role == Role.OPERATOR:
-        return [name for name in names if name not in against]
-    return against if role == Role.APPROVER else []
+    second = [name for name in names if name in _SECOND or (name == "resume" and rollout.state == R.HALTED)]
+    others = [name for name in names if name not in second]
+    if person and person in approval.authors(rollout):
+        second = []
+    both = [name for name in names if name in second or name in others]
+    return (
+        {Role.ADMIN: both, Role.OPERATOR: others, Role.APPROVER: second}.get(Role(role), []) if role else []
+    )

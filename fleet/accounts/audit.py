@@ -18,6 +18,16 @@ class Actor:
     request_id: str = ""
     source_ip: str = ""
 
+    @property
+    def person(self) -> str:
+        """Who that is, whatever they act through: all API tokens of one person are that person."""
+        return person_of(self.name)
+
+
+def person_of(name: str) -> str:
+    """The person behind an actor's name: `olga` for `olga` and for `olga/tfk_0123`."""
+    return name.rpartition("/tfk_")[0] or name
+
 
 SYSTEM = Actor("system", "system")
 TICK = Actor("tick", "tick")

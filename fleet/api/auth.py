@@ -54,6 +54,12 @@ def actor(request: HttpRequest) -> Actor:
     )
 
 
+def person(request: HttpRequest) -> str:
+    """User name of the token's owner."""
+    token: Any = getattr(request, "auth", None)
+    return str(token.owner.username) if isinstance(token, ApiToken) else ""
+
+
 def role(request: HttpRequest) -> str:
     """Role of the token's owner."""
     token: Any = getattr(request, "auth", None)

@@ -26,18 +26,18 @@ STATUS = {
     "unknown_metric unknown_kind kind_required budget_required agg_not_supported group_by_not_supported "
     "step_not_supported range_invalid range_too_wide too_many_points",
     401: "token_missing token_invalid token_expired",
-    403: "scope_missing",
+    403: "scope_missing approver_is_author",
     404: "not_found token_unknown",
     405: "method",
     409: "illegal_transition immutable in_use duplicate overlap idempotency_in_progress token_used "
-    "device_exists target_changed evidence_not_current key_exists",
+    "device_exists target_changed evidence_not_current approval_stale key_exists",
     410: "raw_expired",
     412: "stale",
     413: "too_large",
     415: "media_type",
     422: "validation idempotency_key_reused unknown_device unknown_class unknown_group group_query_invalid "
     "config_invalid alpha_split gate_unreachable empty_target no_baseline preflight_required io_contract "
-    "signature sequence expired trust unknown_action",
+    "signature sequence expired trust unknown_action window_never_opens rollback_unavailable",
     428: "if_match_required",
     500: "internal",
     503: "unavailable query_timeout passphrase_missing passphrase_wrong passphrase_weak key_unreadable "

@@ -50,7 +50,7 @@ def test_a_rollout_goes_from_draft_to_completed(call: Caller, world: World, cand
     state = made.json()
     assert (made.status_code, state["state"]) == (201, "draft")
     assert state["manifest"] | {"mid": candidate.mid, "model": "kws"} == state["manifest"]
-    assert state["allowed"] == ["edit", "preflight", "cancel"]
+    assert state["allowed"] == ["edit", "submit", "preflight", "cancel"]
     assert state["plan"]["min_reach"] == 0.95, "defaults are shown"
     path = f"/rollouts/{state['id']}"
     ready = verb(call, path, "preflight").json()
@@ -266,7 +266,7 @@ def test_unknown_rollouts_and_evidence_are_404(call: Caller, path: str) -> None:
     for rest in ("", "/jobs", "/events", "/gate", f"/gate/{unknown}", "/explain/dev-001"):
         assert call("GET", f"/rollouts/{unknown}{rest}").status_code == 404, rest
     assert call("GET", f"{path}/gate/{unknown}").status_code == 404
-    for name in ("preflight", "start", "pause", "resume", "abort", "rollback", "cancel"):
+    for name in ("submit", "preflight", "reject", "start", "pause", "resume", "abort", "rollback", "cancel"):
         assert verb(call, f"/rollouts/{unknown}", name).status_code == 404, name
 
 

@@ -13,7 +13,7 @@ from ota import evidence, rollouts
 from ota.baselines import history
 from ota.models import Evidence, Manifest, Membership, Rollout
 from ota.plan import Plan
-from tests.ota.world import ACTOR, GATED_PLAN, World
+from tests.ota.world import GATED_PLAN, SECOND, World
 
 pytestmark = pytest.mark.django_db
 
@@ -96,9 +96,9 @@ def test_going_on_after_a_halt_begins_new_processes_with_less_alpha(world: World
     halted_on = rollout.halted_on
     assert halted_on is not None
     with pytest.raises(rollouts.RolloutError, match="validation"):
-        rollouts.resume(rollout, actor=ACTOR, now=world.now, ack_evidence=halted_on.pk)
+        rollouts.resume(rollout, actor=SECOND, now=world.now, ack_evidence=halted_on.pk)
     rollouts.resume(
-        rollout, actor=ACTOR, now=world.now, ack_evidence=str(halted_on.pk), reason="labels were off"
+        rollout, actor=SECOND, now=world.now, ack_evidence=str(halted_on.pk), reason="labels were off"
     )
     wave = rollout.waves.get(n=1)
     assert (wave.state, wave.restarts) == ("open", 1)
@@ -119,7 +119,7 @@ def test_an_override_is_in_red_for_good(world: World) -> None:
     assert "override" in rollouts.allowed(rollout)
     assert rollouts.allowed(rollout, "operator") == ["abort", "rollback"]
     assert rollouts.allowed(rollout, "viewer") == []
-    rollouts.override(rollout, actor=ACTOR, now=world.now, ack_evidence=row.pk, reason="we want this")
+    rollouts.override(rollout, actor=SECOND, now=world.now, ack_evidence=row.pk, reason="we want this")
     assert rollout.state == "running"
     first = rollout.waves.get(n=1)
     assert (first.state, first.verdict) == ("overridden", "fail")

@@ -32,7 +32,7 @@ from ota import rollouts
 from ota.choices import JOB_IN_FLIGHT, JOB_TERMINAL, ROLLOUT_TERMINAL
 from ota.models import Job, Manifest, Membership, Rollout
 from ota.transitions import IllegalTransition
-from tests.ota.world import ACTOR, World
+from tests.ota.world import ACTOR, SECOND, World
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(600)]
 
@@ -139,7 +139,7 @@ class Machine(RuleBasedStateMachine):
         before, allowed = self.rollout.state, rollouts.allowed(self.rollout)
         given: dict[str, Any] = {"actor": ACTOR, "now": self.world.now, "reason": "because"}
         if verb == "resume":
-            given["ack_evidence"] = self.rollout.halted_on_id
+            given |= {"ack_evidence": self.rollout.halted_on_id, "actor": SECOND}
         if verb in allowed:
             getattr(rollouts, verb)(self.rollout, **given)
         else:

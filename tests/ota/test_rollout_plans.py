@@ -14,7 +14,7 @@ from ota.models import ClassVerdict, Job, Manifest, Membership, Rollout, Staging
 from ota.plan import Plan, PlanError
 from ota.transitions import IllegalTransition
 from tests.conftest import NOW
-from tests.ota.world import ACTOR, FIRST_PLAN, GATED_PLAN, World
+from tests.ota.world import ACTOR, FIRST_PLAN, GATED_PLAN, SECOND, World
 
 pytestmark = pytest.mark.django_db
 
@@ -206,7 +206,7 @@ def test_an_inconclusive_wave_may_wait_for_a_person(world: World) -> None:
     assert "is inconclusive so far (too few pairs have matured)" in facts["sentence"]
     assert "override" in facts["allowed"]
     newest = facts["gates"][0]["evidence_id"]
-    rollouts.override(rollout, actor=ACTOR, now=world.now, ack_evidence=newest, reason="seen by hand")
+    rollouts.override(rollout, actor=SECOND, now=world.now, ack_evidence=newest, reason="seen by hand")
     for _ in range(20):
         world.tick(rollout)
         world.step()

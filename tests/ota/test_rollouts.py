@@ -14,7 +14,7 @@ from ota.choices import JobState
 from ota.evidence import recompute
 from ota.models import DesiredState, Evidence, Job, Manifest, Membership, Rollout
 from ota.transitions import IllegalTransition
-from tests.ota.world import ACTOR, FIRST_PLAN, GATED_PLAN, World
+from tests.ota.world import ACTOR, FIRST_PLAN, GATED_PLAN, SECOND, World
 
 pytestmark = pytest.mark.django_db
 
@@ -205,10 +205,10 @@ def test_one_selftest_mismatch_in_the_first_wave_halts_for_a_person(world: World
     world.pass_time(60)
     assert world.tick(rollout).state == "halted"  # one device's word never rolls back
     with pytest.raises(rollouts.RolloutError) as refused:
-        rollouts.resume(rollout, actor=ACTOR, now=world.now, ack_evidence="0", reason="a bad board")
+        rollouts.resume(rollout, actor=SECOND, now=world.now, ack_evidence="0", reason="a bad board")
     assert refused.value.code == "evidence_not_current"
     rollouts.resume(
-        rollout, actor=ACTOR, now=world.now, ack_evidence=rollout.halted_on_id, reason="a bad board"
+        rollout, actor=SECOND, now=world.now, ack_evidence=rollout.halted_on_id, reason="a bad board"
     )
     world.run(rollout, until={"completed"})
     wave = rollout.waves.get(n=1)
@@ -301,7 +301,7 @@ def test_illegal_verbs_say_what_is_allowed(world: World) -> None:
             verb(rollout, actor=ACTOR, now=world.now)  # type: ignore[operator]
         assert refused.value.code == "illegal_transition"
         assert refused.value.state == "draft"
-        assert refused.value.allowed == ["cancel", "edit", "preflight"]
+        assert refused.value.allowed == ["cancel", "edit", "preflight", "submit"]
     rollouts.cancel(rollout, actor=ACTOR, now=world.now)
     with pytest.raises(IllegalTransition) as refused:
         rollouts.run_preflight(rollout, actor=ACTOR, now=world.now)

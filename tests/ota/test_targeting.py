@@ -68,7 +68,7 @@ def test_a_target_that_means_nothing_stores_nothing(
         world.create(world.manifest(), FIRST_PLAN, **target)
     assert (refused.value.code, refused.value.field) == (code, field)
     assert (refused.value.position is not None) == code.startswith("query")
-    assert not rollouts.due()
+    assert not rollouts.due(now=world.now)
 
 
 def test_a_dynamic_group_is_asked_at_preview_and_frozen_at_start(world: World) -> None:

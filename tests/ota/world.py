@@ -25,6 +25,8 @@ from ota.models import ClassVerdict, DesiredState, Job, Manifest, Rollout, Stagi
 from tests.telemetry.batches import make_batch
 
 ACTOR = Actor("user", "olga")
+SECOND = Actor("user", "dana")
+"""An approver who wrote none of the plans."""
 CHUNKS = 8
 TELEMETRY_S = 10
 S = UpdateState

@@ -11,7 +11,7 @@ from ninja import Router
 from pydantic import Field
 
 from fleet.accounts.models import AuditEvent
-from fleet.api.auth import Scope, actor, require, role
+from fleet.api.auth import Scope, actor, person, require, role
 from fleet.api.errors import ApiProblem
 from fleet.api.idempotency import idempotent
 from fleet.api.paging import page
@@ -51,6 +51,15 @@ class VerbBody(Strict):
     reason: str = Field("", max_length=500)
     dry_run: bool = False
     ack_evidence: uuid.UUID | None = None
+
+
+class ApproveBody(Strict):
+    """What the approver has read, by its digests."""
+
+    manifest_sha256: str = Field(min_length=64, max_length=64)
+    plan_digest: str = Field(min_length=64, max_length=64)
+    target_digest: str = Field(min_length=64, max_length=64)
+    reason: str = Field("", max_length=500)
 
 
 def manifest_of(model: str, version: str, slot: int) -> Manifest:
@@ -138,7 +147,13 @@ def _verb(
         return answer if isinstance(answer, dict) else _state(request, _rollout(rollout_id))
 
 
-_verb("preflight", lambda r, x, b: rollouts.run_preflight(x, actor=actor(r), now=timezone.now()))
+_verb("submit", lambda r, x, b: rollouts.submit(x, actor=actor(r), now=timezone.now()))
+_verb("preflight", lambda r, x, b: rollouts.submit(x, actor=actor(r), now=timezone.now()))
+_verb(
+    "reject",
+    lambda r, x, b: rollouts.reject(x, reason=b.reason, actor=actor(r), now=timezone.now()),
+    ("rollouts:approve",),
+)
 _verb("start", lambda r, x, b: rollouts.start(x, actor=actor(r), now=timezone.now()))
 _verb("pause", lambda r, x, b: rollouts.pause(x, reason=b.reason, actor=actor(r), now=timezone.now()))
 _verb("resume", lambda r, x, b: _resume(r, x, b), ("rollouts:write", "rollouts:approve"))
@@ -153,6 +168,14 @@ _verb(
     ),
 )
 _verb("cancel", lambda r, x, b: rollouts.cancel(x, reason=b.reason, actor=actor(r), now=timezone.now()))
+
+
+@router.post("/{rollout_id}/approve", auth=Scope("rollouts:approve"), response=dict[str, Any])
+@idempotent(is_required=False)
+def approve(request: HttpRequest, rollout_id: uuid.UUID, body: ApproveBody) -> Any:
+    """Let what was submitted run. The digests are those of `approval.submission`, as they were read."""
+    rollouts.approve(_rollout(rollout_id), actor=actor(request), now=timezone.now(), **body.dict())
+    return _state(request, _rollout(rollout_id))
 
 
 @router.get("/{rollout_id}/jobs", auth=Scope("rollouts:read"), response=dict[str, Any])
@@ -271,4 +294,4 @@ def _rollout(rollout_id: uuid.UUID) -> Rollout:
 
 
 def _state(request: HttpRequest, rollout: Rollout) -> dict[str, Any]:
-    return rollouts.state(rollout, role=role(request), now=timezone.now())
+    return rollouts.state(rollout, role=role(request), person=person(request), now=timezone.now())
