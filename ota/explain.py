@@ -97,8 +97,11 @@ def _blockers(
     if job.state == JobState.DEFERRED:
         return [_blocker("deferred", reason=job.code)]
     if job.state in (JobState.REJECTED, JobState.FAILED, JobState.TIMED_OUT) and job.kind == "install":
-        code = "retries_exhausted" if job.retry_at is None else "retry"
-        return [_blocker(code, reason=job.code)]
+        if job.retry_at is None:
+            return [_blocker("retries_exhausted", reason=job.code)]
+        return [_blocker("retry", reason=job.code, until=job.retry_at.isoformat()), *_held(rollout, device)]
+    if job.state == JobState.SKIPPED and job.code in SENTENCES:
+        return [_blocker(job.code, reason=device.quarantine_reason or job.code)]
     return []
 
 

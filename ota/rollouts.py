@@ -25,12 +25,18 @@ from ota.frozen import difference, freeze
 from ota.live import state
 from ota.models import Manifest, Rollout, Wave
 from ota.offers import install_jobs, withdraw
+from ota.permits import do as _do
+from ota.permits import move as _move
+from ota.permits import permitted as _permitted
+from ota.permits import refreshed as _refreshed
+from ota.permits import refused as _refused
 from ota.plan import Plan, PlanError
 from ota.readiness import finish_preflight, preview
+from ota.retries import retry_failed
 from ota.targeting import Target, TargetError, members
 from ota.ticking import due, tick
 from ota.transitions import IllegalTransition, move_rollout, move_wave
-from ota.verbs import allowed, verbs
+from ota.verbs import allowed
 from ota.waves import current
 
 __all__ = [
@@ -48,6 +54,7 @@ __all__ = [
     "pause",
     "preview",
     "resume",
+    "retry_failed",
     "rollback",
     "run_preflight",
     "start",
@@ -266,48 +273,6 @@ def cancel(rollout: Rollout, *, actor: Actor, now: datetime, reason: str = "") -
     return _refreshed(rollout)
 
 
-def _do(
-    rollout: Rollout,
-    verb: str,
-    to: RolloutState,
-    *,
-    actor: Actor,
-    now: datetime,
-    reason: str = "",
-    **fields: Any,
-) -> Rollout:
-    fresh = _permitted(rollout, verb)
-    _move(fresh, verb, to, actor=actor, now=now, reason=reason, **fields)
-    return fresh
-
-
-def _move(
-    rollout: Rollout,
-    verb: str,
-    to: RolloutState,
-    *,
-    actor: Actor,
-    now: datetime,
-    reason: str = "",
-    **fields: Any,
-) -> None:
-    if not move_rollout(rollout, to, actor=actor, now=now, reason=reason, **fields):
-        raise _refused(rollout, verb)
-
-
-def _permitted(rollout: Rollout, verb: str) -> Rollout:
-    """The rollout as it is now. Raises IllegalTransition when its state does not allow the verb."""
-    fresh = Rollout.objects.select_related("manifest__version").get(pk=rollout.pk)
-    if verb not in verbs(fresh):
-        raise IllegalTransition(fresh.state, verbs(fresh), asked=verb)
-    return fresh
-
-
-def _refused(rollout: Rollout, verb: str) -> IllegalTransition:
-    fresh = Rollout.objects.get(pk=rollout.pk)
-    return IllegalTransition(fresh.state, verbs(fresh), asked=verb)
-
-
 def _check_queries(rollout: Rollout, *, now: datetime) -> None:
     """Raise TargetError for a query that is none any more; names that are gone are preflight's to report."""
     try:
@@ -315,11 +280,6 @@ def _check_queries(rollout: Rollout, *, now: datetime) -> None:
     except TargetError as error:
         if error.position is not None:
             raise
-
-
-def _refreshed(rollout: Rollout) -> Rollout:
-    rollout.refresh_from_db()
-    return rollout
 
 
 def _name(name: str) -> str:

@@ -27,10 +27,11 @@ from ota.offers import (
     make_offers,
     reassert,
     remove_retired,
-    retry_due,
+    skip_quarantined,
     withdraw,
 )
 from ota.plan import Plan
+from ota.retries import retry_due
 from ota.timers import expire
 from ota.transitions import move_rollout
 
@@ -104,6 +105,7 @@ def _preflight(rollout: Rollout, plan: Plan, now: datetime) -> None:
 
 def _expire(rollout: Rollout, plan: Plan, now: datetime) -> None:
     remove_retired(rollout, now=now)
+    skip_quarantined(rollout, now=now)
     expire(rollout, plan, now=now)
 
 

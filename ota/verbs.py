@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fleet.accounts.models import Role
+from ota.backoff import retryable
 from ota.choices import RolloutState as R
 from ota.choices import WaveState
 from ota.models import Rollout
@@ -27,10 +28,14 @@ _EVIDENCE = frozenset({"override"})
 
 
 def verbs(rollout: Rollout) -> list[str]:
-    """What this rollout's state allows, whoever asks. `override` needs a wave without a PASS."""
+    """What this rollout's state allows, whoever asks. `override` needs a wave without a PASS, `retry-failed`
+    a device that another attempt may help.
+    """
     names = list(VERBS[rollout.state])
     if rollout.state == R.RUNNING and rollout.waves.filter(state=WaveState.INCONCLUSIVE).exists():
         names.append("override")
+    if rollout.state in (R.RUNNING, R.PAUSED) and retryable(rollout).exists():
+        names.append("retry-failed")
     return names
 
 

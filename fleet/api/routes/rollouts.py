@@ -119,6 +119,9 @@ def get_rollout(request: HttpRequest, rollout_id: uuid.UUID) -> Any:
     return _state(request, _rollout(rollout_id))
 
 
+_SUMMARIES = {"retry-failed": "Try the devices of a rollout again that failed with a retryable code"}
+
+
 def _verb(
     name: str,
     run: Callable[[HttpRequest, Rollout, VerbBody], Any],
@@ -128,10 +131,10 @@ def _verb(
         f"/{{rollout_id}}/{name}",
         auth=Scope(*scopes),
         response=dict[str, Any],
-        operation_id=f"rollout_{name}",
-        summary=f"{name.capitalize()} a rollout",
+        operation_id=f"rollout_{name.replace('-', '_')}",
+        summary=_SUMMARIES.get(name, f"{name.capitalize()} a rollout"),
     )
-    @idempotent(is_required=name in {"start", "resume", "abort", "rollback"})
+    @idempotent(is_required=name in {"start", "resume", "abort", "rollback", "retry-failed"})
     def endpoint(request: HttpRequest, rollout_id: uuid.UUID, body: VerbBody) -> Any:
         rollout = _rollout(rollout_id)
         answer = run(request, rollout, body)
@@ -149,6 +152,12 @@ _verb(
 _verb(
     "rollback",
     lambda r, x, b: rollouts.rollback(
+        x, reason=b.reason, dry_run=b.dry_run, actor=actor(r), now=timezone.now()
+    ),
+)
+_verb(
+    "retry-failed",
+    lambda r, x, b: rollouts.retry_failed(
         x, reason=b.reason, dry_run=b.dry_run, actor=actor(r), now=timezone.now()
     ),
 )
@@ -184,6 +193,7 @@ def list_jobs(
             "attempt": job.attempt,
             "state": job.state,
             "code": job.code,
+            "retry_at": stamp(job.retry_at),
             "have": job.have,
             "total": job.total,
             "offered_at": stamp(job.offered_at),

@@ -307,6 +307,8 @@ _VERB_WORDS: Final = {
     "token.issue": "API token issued",
     "token.revoke": "API token revoked",
     "device.quarantine": "Device quarantined",
+    "device.release": "Device released from quarantine",
+    "rollout.retry_failed": "Failed devices tried again",
     "enrolment_token.create": "Enrolment tickets made",
     "config.set": "Device configuration changed",
     "keys.init": "Signing keys made",

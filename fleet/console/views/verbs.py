@@ -41,6 +41,9 @@ _ACTS: dict[str, Act] = {
     ),
     "abort": lambda r, x, why: rollouts.abort(x, reason=why, actor=actor(r), now=timezone.now()),
     "rollback": lambda r, x, why: rollouts.rollback(x, reason=why, actor=actor(r), now=timezone.now()),
+    "retry-failed": lambda r, x, why: rollouts.retry_failed(
+        x, reason=why, actor=actor(r), now=timezone.now()
+    ),
     "cancel": lambda r, x, why: rollouts.cancel(x, reason=why, actor=actor(r), now=timezone.now()),
 }
 _DONE = {
@@ -51,6 +54,7 @@ _DONE = {
     "override": "The wave counts as passed. It stays marked as overridden.",
     "abort": "Stopping. Devices that confirmed keep the candidate.",
     "rollback": "Taking it back.",
+    "retry-failed": "They are tried again, each with a new attempt.",
     "cancel": "Cancelled.",
 }
 
@@ -84,11 +88,13 @@ def confirm(request: HttpRequest, rollout_id: uuid.UUID, verb: str) -> HttpRespo
 
 
 def _dry_run(row: Rollout, verb: str, request: HttpRequest) -> dict[str, Any] | None:
-    """What abort and roll back would touch, in device counts."""
+    """What a verb would touch, in device counts."""
     if verb == "rollback":
         found = rollouts.rollback(row, dry_run=True, actor=actor(request), now=timezone.now())
     elif verb == "abort":
         found = rollouts.abort(row, dry_run=True, actor=actor(request), now=timezone.now())
+    elif verb == "retry-failed":
+        found = rollouts.retry_failed(row, dry_run=True, actor=actor(request), now=timezone.now())
     else:
         return None
     return found if isinstance(found, dict) else None
