@@ -9,7 +9,7 @@ from typing import Any
 from django.db.models import Count
 from django.utils import timezone
 
-from fleet.accounts.models import Role
+from fleet.accounts.models import AuditEvent, Role
 from ota import evidence, rollback
 from ota.choices import (
     TONES,
@@ -59,7 +59,8 @@ def state(rollout: Rollout, *, now: datetime | None = None, role: str = Role.ADM
                 "confirmed", "failed", "in_flight", "waiting",
                 "reach": None | {"reached", "needed", "of", "confirmed"} while open,
                 "opened_at", "soaking_at", "soak_ends_at",
-                "finished_at", "verdict", "reasons": [code, ...]}],
+                "finished_at", "verdict", "reasons": [code, ...],
+                "overridden": None | {"by", "at", "why", "evidence"}}],
      "gates": [{"wave", "evidence_id" | None, "at" | None, "verdict", "rows": [gate row, ...]}] for each wave
               with evidence or under way; a row: see `ota.gates.evaluate.evaluate`, with "tone" added,
      "failures": [{"state", "code", "class", "n", "devices": [up to 20 ids]}], most devices first,
@@ -179,6 +180,22 @@ def _wave(wave: Wave, rollout: Rollout, plan: Plan, counts: dict[str, int]) -> d
         "finished_at": _iso(wave.finished_at),
         "verdict": str(wave.verdict),
         "reasons": wave.reasons,
+        "overridden": _overridden(wave) if wave.state == WaveState.OVERRIDDEN else None,
+    }
+
+
+def _overridden(wave: Wave) -> dict[str, Any] | None:
+    """Who let a wave count as passed, why, and against which evidence, from the audit trail."""
+    rows = AuditEvent.objects.filter(subject_kind="wave", subject_id=f"{wave.rollout_id}/{wave.n}")
+    row = rows.filter(verb=f"wave.{WaveState.OVERRIDDEN}").first()
+    if row is None:
+        return None
+    told: dict[str, Any] = row.after or {}
+    return {
+        "by": row.actor,
+        "at": _iso(row.at),
+        "why": told.get("why", row.reason),
+        "evidence": told.get("evidence"),
     }
 
 

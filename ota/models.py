@@ -231,6 +231,8 @@ class Rollout(models.Model):
     rollback_started_at = models.DateTimeField(null=True)
     lease_until = models.DateTimeField(null=True)
     fence = models.BigIntegerField(default=0)
+    expected_rev: int | None = None
+    """No column: the revision that whoever asks for a verb has read; None asks for none (`ota.permits`)."""
 
     class Meta:
         ordering = ["-created_at"]

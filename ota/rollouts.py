@@ -47,6 +47,7 @@ __all__ = [
     "allowed",
     "cancel",
     "create",
+    "delete",
     "due",
     "edit",
     "explain",
@@ -109,7 +110,9 @@ def edit(
     plan: Plan | Mapping[str, Any] | None = None,
     target: Mapping[str, Any] | None = None,
 ) -> Rollout:
-    """Change a rollout that has not started; it goes back to `draft`. Raises as `create`."""
+    """Change a rollout that has not started; it goes back to `draft`. Raises as `create`, and ImmutableError
+    for one that has started or ended.
+    """
     values: dict[str, Any] = {}
     if name is not None:
         values["name"] = _name(name)
@@ -130,6 +133,21 @@ def edit(
         elif not move_rollout(fresh, RolloutState.DRAFT, actor=actor, now=now, summary={}, **values):
             raise _refused(rollout, "edit")
     return _refreshed(rollout)
+
+
+def delete(rollout: Rollout, *, actor: Actor, now: datetime) -> None:
+    """Remove a draft for good; its audit trail stays. Raises IllegalTransition when it is no draft any more,
+    ImmutableError when it has started or ended.
+    """
+    with transaction.atomic():
+        fresh = _permitted(rollout, "delete")
+        # the UPDATE locks the row: whoever was quicker is noticed, whoever is slower finds nothing
+        if not Rollout.objects.filter(pk=fresh.pk, state=fresh.state, rev=fresh.rev).update(
+            rev=fresh.rev + 1
+        ):
+            raise _refused(rollout, "delete")
+        _audit(fresh, "rollout.delete", actor, now, after={"name": fresh.name})
+        fresh.delete()
 
 
 def run_preflight(rollout: Rollout, *, actor: Actor, now: datetime) -> Rollout:
@@ -222,19 +240,41 @@ def resume(
 
 
 def override(
-    rollout: Rollout, *, actor: Actor, now: datetime, ack_evidence: UUID | str | None, reason: str
-) -> Rollout:
-    """Let a failed or inconclusive wave count as passed, in red for good. Raises as `resume` after a halt."""
+    rollout: Rollout,
+    *,
+    actor: Actor,
+    now: datetime,
+    ack_evidence: UUID | str | None,
+    reason: str,
+    wave: int | None = None,
+    dry_run: bool = False,
+) -> Rollout | dict[str, Any]:
+    """Let a failed or inconclusive wave count as passed, in red for good.
+
+    wave: its number; None = the one under way. dry_run: the same checks, then only {"dry_run": true, "wave":
+    n, "opens": number of the wave that opens next or None, "devices": its size}. Raises IllegalTransition
+    when that wave waits for no verdict, RolloutError as `resume` after a halt: evidence of another wave or
+    rollout, or that a newer one replaced, is `evidence_not_current`.
+    """
     with transaction.atomic():
         fresh = _permitted(rollout, "override")
-        wave = current(fresh)
-        if wave is None or wave.state not in (WaveState.FAILED, WaveState.INCONCLUSIVE):
+        row = current(fresh)
+        if row is None or row.state not in (WaveState.FAILED, WaveState.INCONCLUSIVE):
             raise _refused(rollout, "override")
-        _check_acknowledged(fresh, ack_evidence, reason, wave)
+        if wave not in (None, row.n):
+            judged = fresh.waves.filter(n=wave).values_list("state", flat=True).first()
+            raise IllegalTransition(judged or "unknown", (), asked=f"override of wave {wave}")
+        _check_acknowledged(fresh, ack_evidence, reason, row)
+        following = fresh.waves.filter(n=row.n + 1).first()
+        if dry_run:
+            opens = following.n if following else None
+            size = following.size if following else 0
+            return {"dry_run": True, "wave": row.n, "opens": opens, "devices": size}
         why = f"evidence {ack_evidence} overridden: {reason}"
         if fresh.state == RolloutState.HALTED:
             _move(fresh, "override", RolloutState.RUNNING, actor=actor, now=now, reason=why)
-        if not move_wave(wave, WaveState.OVERRIDDEN, actor=actor, now=now, reason=why):
+        about = {"evidence": str(ack_evidence), "why": reason}
+        if not move_wave(row, WaveState.OVERRIDDEN, actor=actor, now=now, reason=why, about=about):
             raise _refused(rollout, "override")
     return _refreshed(rollout)
 
@@ -299,9 +339,9 @@ def _check_acknowledged(
     rollout: Rollout, given: UUID | str | None, reason: str, wave: Wave | None = None
 ) -> None:
     newest = rollout.halted_on_id
-    if rollout.state != RolloutState.HALTED and wave is not None:
-        row = evidence.newest(wave)
-        newest = row.pk if row else None
+    if wave is not None:
+        row = evidence.newest(wave) if rollout.state != RolloutState.HALTED else rollout.halted_on
+        newest = row.pk if row is not None and row.wave_id == wave.pk else None
     if newest is None or str(given) != str(newest):
         raise RolloutError("evidence_not_current", f"acknowledge the evidence it rests on: {newest}")
     if not reason.strip():

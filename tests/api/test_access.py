@@ -50,6 +50,10 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "POST /rollouts": ("rollouts:write",),
     "POST /rollouts:preview": ("rollouts:read",),
     "GET /rollouts/{rollout_id}": ("rollouts:read",),
+    "PATCH /rollouts/{rollout_id}": ("rollouts:write",),
+    "DELETE /rollouts/{rollout_id}": ("rollouts:write",),
+    "GET /rollouts/{rollout_id}/waves": ("rollouts:read",),
+    "POST /rollouts/{rollout_id}/waves/{n}/override": ("rollouts:approve",),
     "POST /rollouts/{rollout_id}/preflight": ("rollouts:write",),
     "POST /rollouts/{rollout_id}/start": ("rollouts:write",),
     "POST /rollouts/{rollout_id}/pause": ("rollouts:write",),
@@ -82,6 +86,7 @@ def ask(call: Caller, operation: str, **headers: str) -> Any:
     method, path = operation.split()
     for name in ("rollout_id", "evidence_id"):
         path = path.replace(f"{{{name}}}", ID)
+    path = path.replace("{n}", "1")
     for name in ("device_id", "name", "model", "version", "public_id"):
         path = path.replace(f"{{{name}}}", "none")
     body: Any = {} if method in ("POST", "PATCH") and not path.endswith("/versions") else None

@@ -293,6 +293,7 @@ def gate_interval(value: list[float | None] | None, kind: str) -> str:
 _VERB_WORDS: Final = {
     "rollout.create": "Rollout drafted",
     "rollout.edit": "Rollout changed",
+    "rollout.delete": "Draft deleted",
     "version.upload": "Version uploaded",
     "version.inspect": "Inspection asked for",
     "version.refused": "Version refused",

@@ -15,12 +15,14 @@ from django.views.decorators.http import require_http_methods
 
 from fleet.console.access import actor, page, refused, role
 from fleet.console.forms import ReasonForm
-from fleet.console.views.live import BUTTONS, rollout_or_404
+from fleet.console.views.live import BUTTONS, rollout_or_404, shown_gate
 from ota import rollouts
 from ota.choices import RolloutState
 from ota.errors import OtaError
-from ota.models import Evidence, Rollout
+from ota.evidence import newest
+from ota.models import Rollout
 from ota.transitions import IllegalTransition
+from ota.waves import current
 
 Act = Callable[[HttpRequest, Rollout, str], Any]
 
@@ -130,7 +132,8 @@ def _page(
     label, icon, css = BUTTONS[verb]
     evidence = row.halted_on if row.state == RolloutState.HALTED else None
     if verb == "override" and evidence is None:
-        evidence = Evidence.objects.filter(rollout=row).order_by("-at", "-id").first()
+        wave = current(row)
+        evidence = newest(wave) if wave is not None else None
     context = {
         "rollout": row,
         "verb": verb,
@@ -143,6 +146,7 @@ def _page(
         "shown": _print(dry) if dry else "",
         "has_moved": moved is not None,
         "evidence": evidence,
+        "gate": shown_gate({"wave": evidence.wave.n, "rows": evidence.rows}) if evidence else None,
         "is_against": needs,
     }
     return render(request, "console/confirm.html", context, status=status)
