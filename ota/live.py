@@ -68,10 +68,13 @@ def state(rollout: Rollout, *, now: datetime | None = None, role: str = Role.ADM
      "rollback": None | {"size", "counts", "done", "rest": [{"device_id", "state", "code", "is_online"}]},
      "undo": None | `ota.rollback.dry_run` (only while halted),
      "halted_on": evidence id | None, "halted_at": its time | None,
+     "superseded_by": None | {"id", "name"}, "supersedes": [{"id", "name"}, ...],
      "is_staged": bool, "is_simulated": bool, "allowed": [verb, ...] for `role`}
     """
     now = now or timezone.now()
-    rollout = Rollout.objects.select_related("manifest__version", "halted_on").get(pk=rollout.pk)
+    rollout = Rollout.objects.select_related("manifest__version", "halted_on", "superseded_by").get(
+        pk=rollout.pk
+    )
     plan = Plan.parse(rollout.plan)
     waves = list(rollout.waves.order_by("n"))
     per_wave = _wave_counts(rollout, waves)
@@ -115,6 +118,8 @@ def state(rollout: Rollout, *, now: datetime | None = None, role: str = Role.ADM
         "undo": rollback.dry_run(rollout) if rollout.state == RolloutState.HALTED else None,
         "halted_on": str(rollout.halted_on_id) if rollout.halted_on_id else None,
         "halted_at": _iso(rollout.halted_on.at) if rollout.halted_on else None,
+        "superseded_by": _named(rollout.superseded_by),
+        "supersedes": [_named(other) for other in rollout.supersedes.order_by("created_at")[:20]],
         "is_staged": is_staged(rollout),
         "is_simulated": Membership.objects.filter(
             rollout=rollout, device__device_class__chip="host"
@@ -267,6 +272,10 @@ def _rollback(rollout: Rollout) -> dict[str, Any] | None:
         "done": counts.get(JobState.CONFIRMED, 0),
         "rest": rollback.rest(rollout),
     }
+
+
+def _named(rollout: Rollout | None) -> dict[str, str] | None:
+    return {"id": str(rollout.pk), "name": rollout.name} if rollout is not None else None
 
 
 def _sum(parts: Any) -> dict[str, int]:

@@ -224,6 +224,9 @@ class Rollout(models.Model):
     summary = models.JSONField(default=dict)  # preflight: eligible, skipped by reason, reasons per class
     reason = models.TextField(blank=True, default="")  # why halted, paused, rolled back
     halted_on = models.ForeignKey("Evidence", on_delete=models.SET_NULL, null=True, related_name="+")
+    superseded_by = models.ForeignKey(
+        "self", on_delete=models.SET_NULL, null=True, related_name="supersedes"
+    )  # the rollout whose start ended this one
     created_by = models.CharField(max_length=128)
     created_at = models.DateTimeField()
     started_at = models.DateTimeField(null=True)

@@ -193,9 +193,14 @@ def reassert(rollout: Rollout, *, now: datetime) -> int:
     """Name the candidate again for devices whose withdrawal came after their trial had begun.
 
     They run it and are counted as exposed; without this their newest document would send them back. This
-    makes no new exposure. Returns how many.
+    makes no new exposure. A device that a later rollout has a job for is that one's. Returns how many.
     """
-    raced = install_jobs(rollout).filter(code=WITHDRAWN, state__in=(JobState.TRIAL, JobState.CONFIRMED))
+    later = Job.objects.filter(
+        device_id=OuterRef("device_id"), slot=rollout.slot, attempt__gt=OuterRef("attempt")
+    )
+    raced = install_jobs(rollout).filter(
+        ~Exists(later), code=WITHDRAWN, state__in=(JobState.TRIAL, JobState.CONFIRMED)
+    )
     jobs = list(raced.order_by("device_id")[:BATCH])
     counters = delivery.offer(jobs, now=now) if jobs else {}
     done = 0

@@ -141,14 +141,21 @@ def _decide(job: Job, seen: _Seen, *, is_newest: bool) -> _Change | None:
     at_rest = seen.report.state in _AT_REST
     if job.state == JobState.CANCELLING and at_rest and not seen.runs(job):
         back = job.rollout.state in _RESUMABLE and job.kind == "install"
-        return _Change(JobState.QUEUED if back else JobState.CANCELLED)
+        return _Change(JobState.QUEUED) if back else _taken_back(job)
     if job.state == JobState.TRIAL and job.code == WITHDRAWN and at_rest and not seen.runs(job):
-        return _Change(JobState.CANCELLED, WITHDRAWN)
+        return _taken_back(job, WITHDRAWN)
     if job.state == JobState.CONFIRMED and job.kind == "install" and not seen.runs(job):
         return _Change(JobState.SELF_REVERTED, "late") if _is_asked_for(job) else None
     if job.state in (JobState.TIMED_OUT, JobState.CANCELLED) and seen.runs(job) and job.target and at_rest:
         return _Change(JobState.CONFIRMED, is_reconciled=True)
     return None
+
+
+def _taken_back(job: Job, code: str = "") -> _Change:
+    """The end of a job whose offer was withdrawn for good."""
+    if job.kind == "install" and job.rollout.superseded_by_id is not None:
+        return _Change(JobState.SUPERSEDED)
+    return _Change(JobState.CANCELLED, code)
 
 
 def _about_target(job: Job, seen: _Seen) -> _Change | None:

@@ -16,15 +16,15 @@ from django.db import transaction
 
 from fleet.accounts import audit
 from fleet.accounts.audit import Actor
-from ota import evidence
+from ota import dry_runs, evidence
 from ota import rollback as taking_back
-from ota.choices import JOB_WITHDRAWABLE, JobState, RolloutState, WaveState
+from ota.choices import RolloutState, WaveState
 from ota.errors import OtaError
 from ota.explain import explain
 from ota.frozen import difference, freeze
 from ota.live import state
 from ota.models import Manifest, Rollout, Wave
-from ota.offers import install_jobs, withdraw
+from ota.offers import withdraw
 from ota.permits import do as _do
 from ota.permits import move as _move
 from ota.permits import permitted as _permitted
@@ -33,6 +33,7 @@ from ota.permits import refused as _refused
 from ota.plan import Plan, PlanError
 from ota.readiness import finish_preflight, preview
 from ota.retries import retry_failed
+from ota.supersede import check_overlap, take_over
 from ota.targeting import Target, TargetError, members
 from ota.ticking import due, tick
 from ota.transitions import IllegalTransition, move_rollout, move_wave
@@ -162,26 +163,35 @@ def run_preflight(rollout: Rollout, *, actor: Actor, now: datetime) -> Rollout:
     return _refreshed(rollout)
 
 
-def start(rollout: Rollout, *, actor: Actor, now: datetime) -> Rollout:
-    """Freeze who is in which wave and let the rollout run.
+def start(
+    rollout: Rollout, *, actor: Actor, now: datetime, dry_run: bool = False
+) -> Rollout | dict[str, Any]:
+    """Freeze who is in which wave and let the rollout run; one that supersedes ends those in its way.
 
-    Raises RolloutError `target_changed` when the eligible set differs from the previewed one by more than 5 %
-    or by a class; the rollout is a draft again then. Raises PlanError when nobody is eligible any more, or a
-    query is none any more; then nothing changes.
+    dry_run: the same checks, then only count, as `ota.dry_runs.start` says. Raises RolloutError
+    `target_changed` when the eligible set differs from the previewed one by more than 5 % or by a class; the
+    rollout is a draft again then, unless it was a dry run. Raises OverlapError when other rollouts hold every
+    device, PlanError when nobody is eligible any more, or a query is none any more; then nothing changes.
     """
     _permitted(rollout, "start")
     with transaction.atomic():
         fresh = _permitted(rollout, "start")
         everyone = list(members(fresh, now=now))
+        check_overlap(fresh, sum(not member.skip for member in everyone), (m.skip for m in everyone))
         changed = difference(fresh, everyone)
+        if dry_run and not changed:
+            return dry_runs.start(fresh, everyone)
         if not changed:
             # the move comes first: it locks the row, so that two starts cannot both freeze a set
             _move(fresh, "start", RolloutState.RUNNING, actor=actor, now=now, started_at=now)
             summary = freeze(fresh, everyone, now=now)
             Rollout.objects.filter(pk=fresh.pk).update(summary=fresh.summary | summary)
+            take_over(fresh, actor=actor, now=now)
     if changed:
-        _move(fresh, "start", RolloutState.DRAFT, actor=actor, now=now, reason=f"target_changed: {changed}")
-        _refreshed(rollout)
+        if not dry_run:
+            why = f"target_changed: {changed}"
+            _move(fresh, "start", RolloutState.DRAFT, actor=actor, now=now, reason=why)
+            _refreshed(rollout)
         raise RolloutError(
             "target_changed", f"the fleet changed since preflight: {changed}", "run preflight again"
         )
@@ -284,10 +294,10 @@ def abort(
 ) -> Rollout | dict[str, Any]:
     """Stop and keep: nothing new is offered, what has begun ends, confirmed devices keep the candidate.
 
-    dry_run: only count: {"dry_run": true, "keep": n, "withdrawn": n, "in_trial": n, "cancelled": n}.
+    dry_run: only count, as `ota.dry_runs.abort` says.
     """
     if dry_run:
-        return _abort_counts(_permitted(rollout, "abort"))
+        return dry_runs.abort(_permitted(rollout, "abort"))
     with transaction.atomic():
         fresh = _do(rollout, "abort", RolloutState.ABORTING, actor=actor, now=now, reason=reason)
         withdraw(fresh, actor=actor, now=now, reason="aborting")
@@ -346,14 +356,3 @@ def _check_acknowledged(
         raise RolloutError("evidence_not_current", f"acknowledge the evidence it rests on: {newest}")
     if not reason.strip():
         raise RolloutError("validation", "going on against evidence needs a reason")
-
-
-def _abort_counts(rollout: Rollout) -> dict[str, Any]:
-    jobs = install_jobs(rollout)
-    return {
-        "dry_run": True,
-        "keep": jobs.filter(state=JobState.CONFIRMED).count(),
-        "withdrawn": jobs.filter(state__in=JOB_WITHDRAWABLE).count(),
-        "in_trial": jobs.filter(state=JobState.TRIAL).count(),
-        "cancelled": jobs.filter(state=JobState.QUEUED).count(),
-    }

@@ -131,12 +131,15 @@ def _policy(rollout: Rollout, plan: Plan, now: datetime) -> None:
 
 def _abort(rollout: Rollout, plan: Plan, now: datetime) -> None:
     """Stop and keep: withdraw what has not begun, let trials end, keep what is confirmed."""
+    is_superseded = rollout.superseded_by_id is not None
     waves.close(rollout, now=now)
-    cancel_queued(rollout, actor=TICK, now=now, to=JobState.CANCELLED)
+    to = JobState.SUPERSEDED if is_superseded else JobState.CANCELLED
+    cancel_queued(rollout, actor=TICK, now=now, to=to)
     withdraw(rollout, actor=TICK, now=now)
     clear_offers(rollout, now=now)
     if not install_jobs(rollout).exclude(state__in=JOB_TERMINAL).exists():
-        move_rollout(rollout, R.ABORTED, actor=TICK, now=now, reason=rollout.reason)
+        end = R.SUPERSEDED if is_superseded else R.ABORTED
+        move_rollout(rollout, end, actor=TICK, now=now, reason=rollout.reason)
 
 
 _STEPS: tuple[tuple[frozenset[RolloutState], Step], ...] = (

@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     R.ROLLED_BACK: (),
     R.ROLLBACK_INCOMPLETE: (),
     R.COMPLETED: (),
+    R.SUPERSEDED: (),
     R.CANCELLED: (),
 }
 _EVIDENCE = frozenset({"override"})

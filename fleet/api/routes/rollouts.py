@@ -102,6 +102,7 @@ def list_rollouts(request: HttpRequest, limit: int = 50, cursor: str = "", state
             "created_at": stamp(row.created_at),
             "created_by": row.created_by,
             "finished_at": stamp(row.finished_at),
+            "superseded_by": str(row.superseded_by_id) if row.superseded_by_id else None,
         },
     )
 
@@ -175,7 +176,7 @@ def _verb(
 
 
 _verb("preflight", lambda r, x, b: rollouts.run_preflight(x, actor=actor(r), now=timezone.now()))
-_verb("start", lambda r, x, b: rollouts.start(x, actor=actor(r), now=timezone.now()))
+_verb("start", lambda r, x, b: rollouts.start(x, dry_run=b.dry_run, actor=actor(r), now=timezone.now()))
 _verb("pause", lambda r, x, b: rollouts.pause(x, reason=b.reason, actor=actor(r), now=timezone.now()))
 _verb("resume", lambda r, x, b: _resume(r, x, b), ("rollouts:write", "rollouts:approve"))
 _verb(
