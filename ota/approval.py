@@ -131,8 +131,9 @@ def check_acknowledged(
     Raises RolloutError `evidence_not_current` when `given` is not its id, `validation` without a reason.
     """
     row = rollout.halted_on
-    if rollout.state != RolloutState.HALTED and wave is not None:
-        row = evidence.newest(wave)
+    if wave is not None:
+        row = evidence.newest(wave) if rollout.state != RolloutState.HALTED else row
+        row = row if row is not None and row.wave_id == wave.pk else None
     if row is None or str(given) != str(row.pk):
         current = row.pk if row else None
         raise RolloutError("evidence_not_current", f"acknowledge the evidence it rests on: {current}")

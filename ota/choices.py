@@ -67,6 +67,7 @@ class RolloutState(models.TextChoices):
     ROLLED_BACK = "rolled_back", "Rolled back"
     ROLLBACK_INCOMPLETE = "rollback_incomplete", "Rollback incomplete"
     COMPLETED = "completed", "Completed"
+    SUPERSEDED = "superseded", "Superseded"
     CANCELLED = "cancelled", "Cancelled"
     REJECTED = "rejected", "Rejected"
 
@@ -103,6 +104,7 @@ class JobState(models.TextChoices):
     SELF_REVERTED = "self_reverted", "Reverted itself"
     TIMED_OUT = "timed_out", "Timed out"
     CANCELLED = "cancelled", "Cancelled"
+    SUPERSEDED = "superseded", "Superseded"
     SKIPPED = "skipped", "Skipped"
     REMOVED = "removed", "Removed"
 
@@ -144,12 +146,13 @@ ROLLOUT_EDGES: dict[str, frozenset[str]] = {
     R.RUNNING: frozenset({R.PAUSED, R.HALTED, R.ABORTING, R.ROLLING_BACK, R.COMPLETED}),
     R.PAUSED: frozenset({R.RUNNING, R.HALTED, R.ABORTING, R.ROLLING_BACK}),
     R.HALTED: frozenset({R.RUNNING, R.ABORTING, R.ROLLING_BACK}),
-    R.ABORTING: frozenset({R.ABORTED}),
+    R.ABORTING: frozenset({R.ABORTED, R.SUPERSEDED}),
     R.ROLLING_BACK: frozenset({R.ROLLED_BACK, R.ROLLBACK_INCOMPLETE}),
     R.ROLLBACK_INCOMPLETE: frozenset({R.ROLLED_BACK}),
     R.ABORTED: frozenset(),
     R.ROLLED_BACK: frozenset(),
     R.COMPLETED: frozenset(),
+    R.SUPERSEDED: frozenset(),
     R.CANCELLED: frozenset(),
     R.REJECTED: frozenset(),
 }
@@ -171,15 +174,15 @@ WAVE_EDGES: dict[str, frozenset[str]] = {
 _JOB_PATH = (J.OFFERED, J.ACCEPTED, J.DOWNLOADING, J.VERIFYING, J.STAGED, J.TRIAL)
 _JOB_ENDS = frozenset({J.CONFIRMED, J.REJECTED, J.FAILED, J.SELF_REVERTED, J.TIMED_OUT, J.REMOVED})
 JOB_EDGES: dict[str, frozenset[str]] = {
-    J.QUEUED: frozenset({J.OFFERED, J.CANCELLED, J.SKIPPED, J.REMOVED}),
+    J.QUEUED: frozenset({J.OFFERED, J.CANCELLED, J.SUPERSEDED, J.SKIPPED, J.REMOVED}),
     **{
         state: frozenset(_JOB_PATH[i + 1 :]) | _JOB_ENDS | {J.DEFERRED, J.CANCELLING}
         for i, state in enumerate(_JOB_PATH[:-1])
     },
     # cancelled: a withdrawal that lost the race against the trial, and took effect right after it
-    J.TRIAL: _JOB_ENDS | {J.CANCELLED},
+    J.TRIAL: _JOB_ENDS | {J.CANCELLED, J.SUPERSEDED},
     J.DEFERRED: frozenset(_JOB_PATH[1:]) | _JOB_ENDS | {J.CANCELLING},
-    J.CANCELLING: frozenset({J.CANCELLED, J.QUEUED, J.TRIAL}) | _JOB_ENDS,
+    J.CANCELLING: frozenset({J.CANCELLED, J.SUPERSEDED, J.QUEUED, J.TRIAL}) | _JOB_ENDS,
     # a terminal job leaves only because the device's inventory says otherwise, or the device is removed
     J.CONFIRMED: frozenset({J.SELF_REVERTED, J.REMOVED}),
     J.TIMED_OUT: frozenset({J.CONFIRMED, J.REMOVED}),
@@ -187,14 +190,15 @@ JOB_EDGES: dict[str, frozenset[str]] = {
     J.REJECTED: frozenset({J.REMOVED}),
     J.FAILED: frozenset({J.REMOVED}),
     J.SELF_REVERTED: frozenset({J.REMOVED}),
+    J.SUPERSEDED: frozenset({J.REMOVED}),
     J.SKIPPED: frozenset({J.REMOVED}),
     J.REMOVED: frozenset(),
 }
 
-ROLLOUT_TERMINAL = frozenset({R.ABORTED, R.ROLLED_BACK, R.COMPLETED, R.CANCELLED, R.REJECTED})
+ROLLOUT_TERMINAL = frozenset({R.ABORTED, R.ROLLED_BACK, R.COMPLETED, R.SUPERSEDED, R.CANCELLED, R.REJECTED})
 ROLLOUT_LIVE = frozenset({R.RUNNING, R.PAUSED, R.HALTED, R.ABORTING, R.ROLLING_BACK, R.ROLLBACK_INCOMPLETE})
 WAVE_TERMINAL = frozenset({W.PASSED, W.OVERRIDDEN, W.CANCELLED})
-JOB_TERMINAL = _JOB_ENDS | {J.CANCELLED, J.SKIPPED}
+JOB_TERMINAL = _JOB_ENDS | {J.CANCELLED, J.SUPERSEDED, J.SKIPPED}
 JOB_IN_FLIGHT = frozenset(_JOB_PATH) | {J.CANCELLING}  # what `max_in_flight` counts
 JOB_WITHDRAWABLE = frozenset(_JOB_PATH[:-1]) | {J.DEFERRED}  # a newer desired document takes the offer back
 WAVE_ACTIVE = frozenset({W.OPEN, W.SOAKING, W.EVALUATING, W.INCONCLUSIVE})
@@ -202,8 +206,8 @@ WAVE_ACTIVE = frozenset({W.OPEN, W.SOAKING, W.EVALUATING, W.INCONCLUSIVE})
 N, A, G, T, B = Tone.NEUTRAL, Tone.ACTIVE, Tone.GOOD, Tone.ATTENTION, Tone.BAD
 TONES: dict[str, dict[str, Tone]] = {
     "rollout": {
-        R.DRAFT: N, R.SCHEDULED: N, R.READY: N, R.CANCELLED: N, R.PREFLIGHT: A, R.RUNNING: A, R.ABORTING: A,
-        R.ROLLING_BACK: A, R.COMPLETED: G, R.AWAITING_APPROVAL: T, R.PAUSED: T, R.ABORTED: T,
+        R.DRAFT: N, R.SCHEDULED: N, R.READY: N, R.CANCELLED: N, R.SUPERSEDED: N, R.PREFLIGHT: A, R.RUNNING: A,
+        R.ABORTING: A, R.ROLLING_BACK: A, R.COMPLETED: G, R.AWAITING_APPROVAL: T, R.PAUSED: T, R.ABORTED: T,
         R.ROLLED_BACK: T, R.ROLLBACK_INCOMPLETE: T, R.PREFLIGHT_FAILED: B, R.HALTED: B, R.REJECTED: B,
     },
     "wave": {
@@ -211,7 +215,7 @@ TONES: dict[str, dict[str, Tone]] = {
         W.INCONCLUSIVE: T, W.FAILED: B, W.OVERRIDDEN: B,
     },
     "job": {
-        J.QUEUED: N, J.SKIPPED: N, J.CANCELLED: N, J.REMOVED: N, J.OFFERED: A, J.ACCEPTED: A,
+        J.QUEUED: N, J.SKIPPED: N, J.CANCELLED: N, J.SUPERSEDED: N, J.REMOVED: N, J.OFFERED: A, J.ACCEPTED: A,
         J.DOWNLOADING: A, J.VERIFYING: A, J.STAGED: A, J.TRIAL: A, J.CANCELLING: A, J.CONFIRMED: G,
         J.DEFERRED: T, J.REJECTED: B, J.FAILED: B, J.SELF_REVERTED: B, J.TIMED_OUT: B,
     },

@@ -22,6 +22,7 @@ SENTENCES = {
     "incompatible": "The model does not fit this device.",
     "quarantined": "The device is quarantined.",
     "other_rollout": "Another rollout held this device's slot at the start.",
+    "superseded": "A newer rollout took this device over.",
     "control": "The device is control: it keeps its model until the last wave, for comparison.",
     "wave_not_open": "The device's wave has not opened yet.",
     "paused": "The rollout is paused.",
@@ -34,6 +35,8 @@ SENTENCES = {
     "job": "An attempt is under way or has ended.",
 }
 """Every code `explain` answers with, and its sentence."""
+_OUT = ("not_targeted", "already_installed", "incompatible", "superseded")
+_LEFT = (JobState.QUEUED, JobState.CANCELLING, JobState.CANCELLED, JobState.SUPERSEDED)
 
 
 def explain(rollout: Rollout, device_id: str, *, now: datetime | None = None) -> dict[str, Any] | None:
@@ -74,6 +77,8 @@ def explain(rollout: Rollout, device_id: str, *, now: datetime | None = None) ->
 def _blockers(
     rollout: Rollout, device: Device, member: Membership | None, job: Job | None, now: datetime
 ) -> list[dict[str, Any]]:
+    if rollout.superseded_by_id is not None and (job is None or job.state in _LEFT):
+        return [_blocker("superseded", rollout=str(rollout.superseded_by_id))]
     if rollout.started_at is None:
         return [_blocker("not_started")]
     if member is None:
@@ -97,8 +102,11 @@ def _blockers(
     if job.state == JobState.DEFERRED:
         return [_blocker("deferred", reason=job.code)]
     if job.state in (JobState.REJECTED, JobState.FAILED, JobState.TIMED_OUT) and job.kind == "install":
-        code = "retries_exhausted" if job.retry_at is None else "retry"
-        return [_blocker(code, reason=job.code)]
+        if job.retry_at is None:
+            return [_blocker("retries_exhausted", reason=job.code)]
+        return [_blocker("retry", reason=job.code, until=job.retry_at.isoformat()), *_held(rollout, device)]
+    if job.state == JobState.SKIPPED and job.code in SENTENCES:
+        return [_blocker(job.code, reason=device.quarantine_reason or job.code)]
     return []
 
 
@@ -167,8 +175,6 @@ def _next(job: Job | None, blockers: list[dict[str, Any]]) -> dict[str, Any] | N
     if job is not None and job.retry_at is not None:
         return {"action": "retry", "not_before": job.retry_at.isoformat()}
     if job is None or job.state == JobState.QUEUED:
-        is_out = any(
-            item["code"] in ("not_targeted", "already_installed", "incompatible") for item in blockers
-        )
+        is_out = any(item["code"] in _OUT for item in blockers)
         return None if is_out else {"action": "offer", "not_before": None}
     return None if job.state in JOB_TERMINAL else {"action": "report", "not_before": None}

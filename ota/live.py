@@ -9,7 +9,7 @@ from typing import Any
 from django.db.models import Count
 from django.utils import timezone
 
-from fleet.accounts.models import Role
+from fleet.accounts.models import AuditEvent, Role
 from ota import approval, evidence, rollback, zones
 from ota.choices import (
     TONES,
@@ -61,7 +61,8 @@ def state(
                 "confirmed", "failed", "in_flight", "waiting",
                 "reach": None | {"reached", "needed", "of", "confirmed"} while open,
                 "opened_at", "soaking_at", "soak_ends_at",
-                "finished_at", "verdict", "reasons": [code, ...]}],
+                "finished_at", "verdict", "reasons": [code, ...],
+                "overridden": None | {"by", "at", "why", "evidence"}}],
      "gates": [{"wave", "evidence_id" | None, "at" | None, "verdict", "rows": [gate row, ...]}] for each wave
               with evidence or under way; a row: see `ota.gates.evaluate.evaluate`, with "tone" added,
      "failures": [{"state", "code", "class", "n", "devices": [up to 20 ids]}], most devices first,
@@ -71,10 +72,13 @@ def state(
      "halted_on": evidence id | None, "halted_at": its time | None,
      "approval": `ota.approval.facts`, "start_at": None | when it starts by itself,
      "opens_at": None | when a window is open next, only while one is waited for,
+     "superseded_by": None | {"id", "name"}, "supersedes": [{"id", "name"}, ...],
      "is_staged": bool, "is_simulated": bool, "allowed": [verb, ...] for `role` and `person`}
     """
     now = now or timezone.now()
-    rollout = Rollout.objects.select_related("manifest__version", "halted_on").get(pk=rollout.pk)
+    rollout = Rollout.objects.select_related("manifest__version", "halted_on", "superseded_by").get(
+        pk=rollout.pk
+    )
     plan = Plan.parse(rollout.plan)
     waves = list(rollout.waves.order_by("n"))
     per_wave = _wave_counts(rollout, waves)
@@ -121,6 +125,8 @@ def state(
         "approval": approval.facts(rollout),
         "start_at": _iso(plan.start_at),
         "opens_at": _iso(_opens_at(rollout, plan, now)),
+        "superseded_by": _named(rollout.superseded_by),
+        "supersedes": [_named(other) for other in rollout.supersedes.order_by("created_at")[:20]],
         "is_staged": is_staged(rollout),
         "is_simulated": Membership.objects.filter(
             rollout=rollout, device__device_class__chip="host"
@@ -197,6 +203,22 @@ def _wave(wave: Wave, rollout: Rollout, plan: Plan, counts: dict[str, int]) -> d
         "finished_at": _iso(wave.finished_at),
         "verdict": str(wave.verdict),
         "reasons": wave.reasons,
+        "overridden": _overridden(wave) if wave.state == WaveState.OVERRIDDEN else None,
+    }
+
+
+def _overridden(wave: Wave) -> dict[str, Any] | None:
+    """Who let a wave count as passed, why, and against which evidence, from the audit trail."""
+    rows = AuditEvent.objects.filter(subject_kind="wave", subject_id=f"{wave.rollout_id}/{wave.n}")
+    row = rows.filter(verb=f"wave.{WaveState.OVERRIDDEN}").first()
+    if row is None:
+        return None
+    told: dict[str, Any] = row.after or {}
+    return {
+        "by": row.actor,
+        "at": _iso(row.at),
+        "why": told.get("why", row.reason),
+        "evidence": told.get("evidence"),
     }
 
 
@@ -268,6 +290,10 @@ def _rollback(rollout: Rollout) -> dict[str, Any] | None:
         "done": counts.get(JobState.CONFIRMED, 0),
         "rest": rollback.rest(rollout),
     }
+
+
+def _named(rollout: Rollout | None) -> dict[str, str] | None:
+    return {"id": str(rollout.pk), "name": rollout.name} if rollout is not None else None
 
 
 def _sum(parts: Any) -> dict[str, int]:

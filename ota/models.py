@@ -229,6 +229,9 @@ class Rollout(models.Model):
     summary = models.JSONField(default=dict)  # preflight: eligible, skipped by reason, reasons per class
     reason = models.TextField(blank=True, default="")  # why halted, paused, rolled back
     halted_on = models.ForeignKey("Evidence", on_delete=models.SET_NULL, null=True, related_name="+")
+    superseded_by = models.ForeignKey(
+        "self", on_delete=models.SET_NULL, null=True, related_name="supersedes"
+    )  # the rollout whose start ended this one
     created_by = models.CharField(max_length=128)
     authors = models.JSONField(default=list)  # persons who made or changed the plan
     created_at = models.DateTimeField()
@@ -237,6 +240,8 @@ class Rollout(models.Model):
     rollback_started_at = models.DateTimeField(null=True)
     lease_until = models.DateTimeField(null=True)
     fence = models.BigIntegerField(default=0)
+    expected_rev: int | None = None
+    """No column: the revision that whoever asks for a verb has read; None asks for none (`ota.permits`)."""
 
     class Meta:
         ordering = ["-created_at"]

@@ -1,4 +1,4 @@
-"""Jobs of a rollout's waves: made when a wave opens, offered under a cap, withdrawn, tried again.
+"""Jobs of a rollout's waves: made when a wave opens, offered under a cap, withdrawn.
 
 Each function works on one bounded batch inside the caller's transaction, which holds the rollout's row: so no
 offer is made after a pause or halt has committed, and the cap holds at every commit.
@@ -178,13 +178,29 @@ def remove_retired(rollout: Rollout, *, now: datetime) -> int:
     return len(move_jobs(list(jobs.order_by("device_id")[:BATCH]), JobState.REMOVED, actor=TICK, now=now))
 
 
+def skip_quarantined(rollout: Rollout, *, now: datetime) -> int:
+    """Leave out up to BATCH devices that were quarantined while they waited for their offer or next attempt;
+    returns how many. `ota.retries.retry_failed` takes them in again once they are released.
+    """
+    mine = install_jobs(rollout).filter(device__quarantined_at__isnull=False)
+    # rows that are terminal already keep their own outcome: only the attempt to come is given up
+    mine.filter(retry_at__isnull=False).update(retry_at=None)
+    waiting = list(mine.filter(state=JobState.QUEUED).order_by("device_id")[:BATCH])
+    return len(move_jobs(waiting, JobState.SKIPPED, actor=TICK, now=now, code="quarantined"))
+
+
 def reassert(rollout: Rollout, *, now: datetime) -> int:
     """Name the candidate again for devices whose withdrawal came after their trial had begun.
 
     They run it and are counted as exposed; without this their newest document would send them back. This
-    makes no new exposure. Returns how many.
+    makes no new exposure. A device that a later rollout has a job for is that one's. Returns how many.
     """
-    raced = install_jobs(rollout).filter(code=WITHDRAWN, state__in=(JobState.TRIAL, JobState.CONFIRMED))
+    later = Job.objects.filter(
+        device_id=OuterRef("device_id"), slot=rollout.slot, attempt__gt=OuterRef("attempt")
+    )
+    raced = install_jobs(rollout).filter(
+        ~Exists(later), code=WITHDRAWN, state__in=(JobState.TRIAL, JobState.CONFIRMED)
+    )
     jobs = list(raced.order_by("device_id")[:BATCH])
     counters = delivery.offer(jobs, now=now) if jobs else {}
     done = 0
@@ -222,44 +238,6 @@ def clear_offers(rollout: Rollout, *, now: datetime) -> int:
     jobs = install_jobs(rollout).filter(Exists(told), state__in=ended)
     batch = list(jobs.order_by("device_id")[:BATCH])
     return len(delivery.withdraw(batch, now=now)) if batch else 0
-
-
-def retry_due(rollout: Rollout, *, now: datetime) -> int:
-    """Queue a new attempt for up to BATCH jobs whose back-off is over; returns how many.
-
-    The same frozen membership, a new row, a higher attempt number: a device tries a failed manifest again
-    only for a higher one.
-    """
-    due = list(
-        install_jobs(rollout).filter(retry_at__lte=now, device__retired_at=None).order_by("device_id")[:BATCH]
-    )
-    attempts = next_attempts([job.device_id for job in due], rollout.slot) if due else {}
-    made = 0
-    for job in due:
-        mine = Job.objects.filter(pk=job.pk, state=job.state, retry_at=job.retry_at)
-        if not mine.update(retry_at=None):
-            continue
-        new = Job.objects.create(
-            rollout=rollout,
-            wave_id=job.wave_id,
-            device_id=job.device_id,
-            slot=job.slot,
-            attempt=attempts[job.device_id],
-            target=job.target,
-            created_at=now,
-            state_at=now,
-        )
-        made += 1
-        audit.record(
-            actor=TICK,
-            verb="job.retry",
-            subject_kind="job",
-            subject_id=str(new.pk),
-            at=now,
-            before={"job": str(job.pk), "state": str(job.state), "code": job.code},
-            after={"device": new.device_id, "attempt": new.attempt},
-        )
-    return made
 
 
 def _told(

@@ -54,7 +54,8 @@ class Plan:
     class. r_prove: failure ratio that must be proven not to be exceeded before a wave passes, None demands
     no proof. latency_budget_us: of one inference, None takes the manifest's. by_class: every metric is
     compared in each device class apart, with its part of the budget. pair_sd: expected spread of a pair's
-    difference, for planning only: no gate uses it. history_s: how far back a device's own
+    difference, for planning only: no gate uses it. supersede: the start ends live rollouts of the slot that
+    hold some of its devices, instead of leaving these out. history_s: how far back a device's own
     baseline reaches.
     requires_approval: a second person must approve, whatever the installation asks for. start_at: aware UTC,
     the start happens by itself then, None = somebody starts it. zone: IANA name in which people read and
@@ -91,6 +92,7 @@ class Plan:
     retry_base_s: float = 300
     on_fail: str = "rollback"
     on_inconclusive: str = "halt"
+    supersede: bool = False
     pair_sd: float = 0.045
     timers: Mapping[str, float] = field(default_factory=dict)
     requires_approval: bool = False
@@ -124,7 +126,7 @@ class Plan:
         for name, options in _WORDS.items():
             if name in data:
                 values[name] = read_word(data[name], name, options)
-        for name in ("accept_proxy", "by_class", "requires_approval"):
+        for name in ("accept_proxy", "by_class", "requires_approval", "supersede"):
             if name in data:
                 if not isinstance(data[name], bool):
                     raise PlanError("validation", name, f"{name} is true or false")

@@ -18,6 +18,7 @@ from ota.models import Rollout
 from ota.plan import ALPHA, Plan, PlanError
 from ota.planning import least_detectable
 from ota.signed_hints import latency_budget_us
+from ota.supersede import check_overlap
 from ota.targeting import SAMPLE, Census, Target, census
 from ota.transitions import move_rollout
 
@@ -48,6 +49,7 @@ def _examined(rollout: Rollout, *, now: datetime) -> tuple[dict[str, Any], Censu
         found = census(rollout, plan.named, now=now)
         reasons += _verdict_reasons(rollout, found)
         Target.parse(rollout.target).check(now=now)
+        check_overlap(rollout, found.eligible, found.skipped)
         placed = sizes(found.strata, plan, found.named)
         _check_named(plan, found)
         _check_proof(plan, placed)

@@ -14,17 +14,17 @@ from typing import Any, Final
 import structlog
 from django.db import transaction
 
-from fleet.accounts import audit
 from fleet.accounts.audit import Actor
 from fleet.devices.models import Device
+from fleet.devices.quarantine import quarantine
 from fleet.mqtt.codec.event import Event
 from fleet.mqtt.codec.names import BankFlag, EventKind, RefusalCode, UpdateState
 from fleet.mqtt.codec.reported import Reported, SlotReport
+from ota.backoff import next_try, repeats_of
 from ota.choices import JOB_EDGES, JOB_TERMINAL, JobState, RolloutState
 from ota.gates.failures import COMPAT, POLICY
 from ota.models import DesiredState, Job
 from ota.plan import Plan
-from ota.retry import retry_at
 from ota.transitions import move_job
 
 log = structlog.get_logger(__name__)
@@ -141,14 +141,21 @@ def _decide(job: Job, seen: _Seen, *, is_newest: bool) -> _Change | None:
     at_rest = seen.report.state in _AT_REST
     if job.state == JobState.CANCELLING and at_rest and not seen.runs(job):
         back = job.rollout.state in _RESUMABLE and job.kind == "install"
-        return _Change(JobState.QUEUED if back else JobState.CANCELLED)
+        return _Change(JobState.QUEUED) if back else _taken_back(job)
     if job.state == JobState.TRIAL and job.code == WITHDRAWN and at_rest and not seen.runs(job):
-        return _Change(JobState.CANCELLED, WITHDRAWN)
+        return _taken_back(job, WITHDRAWN)
     if job.state == JobState.CONFIRMED and job.kind == "install" and not seen.runs(job):
         return _Change(JobState.SELF_REVERTED, "late") if _is_asked_for(job) else None
     if job.state in (JobState.TIMED_OUT, JobState.CANCELLED) and seen.runs(job) and job.target and at_rest:
         return _Change(JobState.CONFIRMED, is_reconciled=True)
     return None
+
+
+def _taken_back(job: Job, code: str = "") -> _Change:
+    """The end of a job whose offer was withdrawn for good."""
+    if job.kind == "install" and job.rollout.superseded_by_id is not None:
+        return _Change(JobState.SUPERSEDED)
+    return _Change(JobState.CANCELLED, code)
 
 
 def _about_target(job: Job, seen: _Seen) -> _Change | None:
@@ -233,28 +240,10 @@ def _make(job: Job, change: _Change, seen: _Seen, now: datetime) -> bool:
     if change.to == JobState.CONFIRMED:
         fields |= {"confirmed_at": job.confirmed_at or now, "retry_at": None}
     if job.kind == "install":
-        attempts = Job.objects.filter(
-            rollout_id=job.rollout_id, device_id=job.device_id, kind="install"
-        ).count()
         if change.to in (JobState.FAILED, JobState.REJECTED):
             plan = Plan.parse(job.rollout.plan)
-            fields["retry_at"] = retry_at(
-                change.to, change.code, attempts=attempts, key=str(job.pk), plan=plan, now=now
-            )
-        if change.code == RefusalCode.FLASH_IO.label and attempts > 1:
-            _quarantine(job.device_id, now)
+            fields["retry_at"] = next_try(job, change.to, change.code, plan=plan, now=now)
+        if change.code == RefusalCode.FLASH_IO.label and repeats_of(job, change.code) > 1:
+            who = Actor("device", seen.device_id)
+            quarantine(seen.device_id, reason="its flash failed twice", actor=who, now=now)
     return move_job(job, change.to, actor=Actor("device", seen.device_id), now=now, **fields)
-
-
-def _quarantine(device_id: str, now: datetime) -> None:
-    reason = "its flash failed twice"
-    free = Device.objects.filter(pk=device_id, quarantined_at=None)
-    if free.update(quarantined_at=now, quarantine_reason=reason):
-        audit.record(
-            actor=Actor("device", device_id),
-            verb="device.quarantine",
-            subject_kind="device",
-            subject_id=device_id,
-            at=now,
-            reason=reason,
-        )

@@ -16,20 +16,26 @@ from django.db import transaction
 
 from fleet.accounts import audit
 from fleet.accounts.audit import Actor
-from ota import approval, starting
+from ota import approval, dry_runs, starting
 from ota import rollback as taking_back
-from ota.choices import JOB_WITHDRAWABLE, Decision, JobState, RolloutState, WaveState
+from ota.choices import Decision, RolloutState, WaveState
 from ota.errors import RolloutError
 from ota.explain import explain
 from ota.live import state
 from ota.models import Manifest, Rollout
-from ota.offers import install_jobs, withdraw
+from ota.offers import withdraw
+from ota.permits import do as _do
+from ota.permits import move as _move
+from ota.permits import permitted as _permitted
+from ota.permits import refreshed as _refreshed
+from ota.permits import refused as _refused
 from ota.plan import Plan, PlanError
 from ota.readiness import after_approval, finish_preflight, preview
+from ota.retries import retry_failed
 from ota.targeting import Target, TargetError
 from ota.ticking import due, tick
 from ota.transitions import IllegalTransition, move_rollout, move_wave
-from ota.verbs import allowed, verbs
+from ota.verbs import allowed
 from ota.waves import current
 
 __all__ = [
@@ -41,6 +47,7 @@ __all__ = [
     "approve",
     "cancel",
     "create",
+    "delete",
     "due",
     "edit",
     "explain",
@@ -49,6 +56,7 @@ __all__ = [
     "preview",
     "reject",
     "resume",
+    "retry_failed",
     "rollback",
     "run_preflight",
     "start",
@@ -103,7 +111,8 @@ def edit(
 ) -> Rollout:
     """Change a rollout that has not started; it goes back to `draft` and what was approved is void.
 
-    Whoever changes it is one of its authors from then on. Raises as `create`.
+    Whoever changes it is one of its authors from then on. Raises as `create`, and ImmutableError for one that
+    has started or ended.
     """
     values: dict[str, Any] = {}
     if name is not None:
@@ -127,6 +136,21 @@ def edit(
         elif not move_rollout(fresh, RolloutState.DRAFT, actor=actor, now=now, summary={}, **values):
             raise _refused(rollout, "edit")
     return _refreshed(rollout)
+
+
+def delete(rollout: Rollout, *, actor: Actor, now: datetime) -> None:
+    """Remove a draft for good; its audit trail stays. Raises IllegalTransition when it is no draft any more,
+    ImmutableError when it has started or ended.
+    """
+    with transaction.atomic():
+        fresh = _permitted(rollout, "delete")
+        # the UPDATE locks the row: whoever was quicker is noticed, whoever is slower finds nothing
+        if not Rollout.objects.filter(pk=fresh.pk, state=fresh.state, rev=fresh.rev).update(
+            rev=fresh.rev + 1
+        ):
+            raise _refused(rollout, "delete")
+        _audit(fresh, "rollout.delete", actor, now, after={"name": fresh.name})
+        fresh.delete()
 
 
 def submit(rollout: Rollout, *, actor: Actor, now: datetime) -> Rollout:
@@ -186,20 +210,26 @@ def reject(rollout: Rollout, *, actor: Actor, now: datetime, reason: str) -> Rol
     return _refreshed(rollout)
 
 
-def start(rollout: Rollout, *, actor: Actor, now: datetime) -> Rollout:
-    """Freeze who is in which wave and let the rollout run.
+def start(
+    rollout: Rollout, *, actor: Actor, now: datetime, dry_run: bool = False
+) -> Rollout | dict[str, Any]:
+    """Freeze who is in which wave and let the rollout run; one that supersedes ends those in its way.
 
-    Raises RolloutError `target_changed` when the eligible set differs from the previewed and approved one by
-    more than 5 % or by a class, or needs an approval by now; the rollout is a draft again then. Raises
-    PlanError when nobody is eligible any more, or a query is none any more; then nothing changes.
+    dry_run: the same checks, then only count, as `ota.dry_runs.start` says. Raises RolloutError
+    `target_changed` when the eligible set differs from the previewed and approved one by more than 5 % or by
+    a class, or needs an approval by now; the rollout is a draft again then, unless it was a dry run. Raises
+    OverlapError when other rollouts hold every device, PlanError when nobody is eligible any more, or a query
+    is none any more; then nothing changes.
     """
-    changed = starting.begin(_permitted(rollout, "start"), actor=actor, now=now)
+    fresh = _permitted(rollout, "start")
+    if dry_run:
+        return starting.dry_run(fresh, now=now)
+    changed = starting.begin(fresh, actor=actor, now=now)
     if changed is None:
         raise _refused(rollout, "start")
     _refreshed(rollout)
     if changed:
-        text = f"the fleet changed since preflight: {changed}"
-        raise RolloutError("target_changed", text, "run preflight again")
+        raise starting.target_changed(changed)
     return rollout
 
 
@@ -259,22 +289,44 @@ def resume(
 
 
 def override(
-    rollout: Rollout, *, actor: Actor, now: datetime, ack_evidence: UUID | str | None, reason: str
-) -> Rollout:
-    """Let a failed or inconclusive wave count as passed, in red for good. Raises as `resume` after a halt."""
+    rollout: Rollout,
+    *,
+    actor: Actor,
+    now: datetime,
+    ack_evidence: UUID | str | None,
+    reason: str,
+    wave: int | None = None,
+    dry_run: bool = False,
+) -> Rollout | dict[str, Any]:
+    """Let a failed or inconclusive wave count as passed, in red for good.
+
+    wave: its number; None = the one under way. dry_run: the same checks, then only {"dry_run": true, "wave":
+    n, "opens": number of the wave that opens next or None, "devices": its size}. Raises IllegalTransition
+    when that wave waits for no verdict, RolloutError as `resume` after a halt: evidence of another wave or
+    rollout, or that a newer one replaced, is `evidence_not_current`.
+    """
     with transaction.atomic():
         fresh = _permitted(rollout, "override")
-        wave = current(fresh)
-        if wave is None or wave.state not in (WaveState.FAILED, WaveState.INCONCLUSIVE):
+        row = current(fresh)
+        if row is None or row.state not in (WaveState.FAILED, WaveState.INCONCLUSIVE):
             raise _refused(rollout, "override")
+        if wave not in (None, row.n):
+            judged = fresh.waves.filter(n=wave).values_list("state", flat=True).first()
+            raise IllegalTransition(judged or "unknown", (), asked=f"override of wave {wave}")
         approval.check_second(fresh, actor)
-        row = approval.check_acknowledged(fresh, ack_evidence, reason, wave)
+        found = approval.check_acknowledged(fresh, ack_evidence, reason, row)
+        following = fresh.waves.filter(n=row.n + 1).first()
+        if dry_run:
+            opens = following.n if following else None
+            size = following.size if following else 0
+            return {"dry_run": True, "wave": row.n, "opens": opens, "devices": size}
         why = f"evidence {ack_evidence} overridden: {reason}"
         if fresh.state == RolloutState.HALTED:
             _move(fresh, "override", RolloutState.RUNNING, actor=actor, now=now, reason=why)
-        if not move_wave(wave, WaveState.OVERRIDDEN, actor=actor, now=now, reason=why):
+        about = {"evidence": str(ack_evidence), "why": reason}
+        if not move_wave(row, WaveState.OVERRIDDEN, actor=actor, now=now, reason=why, about=about):
             raise _refused(rollout, "override")
-        approval.decide(fresh, Decision.OVERRIDE, actor=actor, now=now, reason=reason, rests_on=row)
+        approval.decide(fresh, Decision.OVERRIDE, actor=actor, now=now, reason=reason, rests_on=found)
     return _refreshed(rollout)
 
 
@@ -283,10 +335,10 @@ def abort(
 ) -> Rollout | dict[str, Any]:
     """Stop and keep: nothing new is offered, what has begun ends, confirmed devices keep the candidate.
 
-    dry_run: only count: {"dry_run": true, "keep": n, "withdrawn": n, "in_trial": n, "cancelled": n}.
+    dry_run: only count, as `ota.dry_runs.abort` says.
     """
     if dry_run:
-        return _abort_counts(_permitted(rollout, "abort"))
+        return dry_runs.abort(_permitted(rollout, "abort"))
     with transaction.atomic():
         fresh = _do(rollout, "abort", RolloutState.ABORTING, actor=actor, now=now, reason=reason)
         withdraw(fresh, actor=actor, now=now, reason="aborting")
@@ -312,48 +364,6 @@ def cancel(rollout: Rollout, *, actor: Actor, now: datetime, reason: str = "") -
     return _refreshed(rollout)
 
 
-def _do(
-    rollout: Rollout,
-    verb: str,
-    to: RolloutState,
-    *,
-    actor: Actor,
-    now: datetime,
-    reason: str = "",
-    **fields: Any,
-) -> Rollout:
-    fresh = _permitted(rollout, verb)
-    _move(fresh, verb, to, actor=actor, now=now, reason=reason, **fields)
-    return fresh
-
-
-def _move(
-    rollout: Rollout,
-    verb: str,
-    to: RolloutState,
-    *,
-    actor: Actor,
-    now: datetime,
-    reason: str = "",
-    **fields: Any,
-) -> None:
-    if not move_rollout(rollout, to, actor=actor, now=now, reason=reason, **fields):
-        raise _refused(rollout, verb)
-
-
-def _permitted(rollout: Rollout, verb: str) -> Rollout:
-    """The rollout as it is now. Raises IllegalTransition when its state does not allow the verb."""
-    fresh = Rollout.objects.select_related("manifest__version").get(pk=rollout.pk)
-    if verb not in verbs(fresh):
-        raise IllegalTransition(fresh.state, verbs(fresh), asked=verb)
-    return fresh
-
-
-def _refused(rollout: Rollout, verb: str) -> IllegalTransition:
-    fresh = Rollout.objects.get(pk=rollout.pk)
-    return IllegalTransition(fresh.state, verbs(fresh), asked=verb)
-
-
 def _check_queries(rollout: Rollout, *, now: datetime) -> None:
     """Raise TargetError for a query that is none any more; names that are gone are preflight's to report."""
     try:
@@ -361,11 +371,6 @@ def _check_queries(rollout: Rollout, *, now: datetime) -> None:
     except TargetError as error:
         if error.position is not None:
             raise
-
-
-def _refreshed(rollout: Rollout) -> Rollout:
-    rollout.refresh_from_db()
-    return rollout
 
 
 def _name(name: str) -> str:
@@ -379,14 +384,3 @@ def _audit(rollout: Rollout, verb: str, actor: Actor, now: datetime, *, after: d
     audit.record(
         actor=actor, verb=verb, subject_kind="rollout", subject_id=str(rollout.pk), at=now, after=after
     )
-
-
-def _abort_counts(rollout: Rollout) -> dict[str, Any]:
-    jobs = install_jobs(rollout)
-    return {
-        "dry_run": True,
-        "keep": jobs.filter(state=JobState.CONFIRMED).count(),
-        "withdrawn": jobs.filter(state__in=JOB_WITHDRAWABLE).count(),
-        "in_trial": jobs.filter(state=JobState.TRIAL).count(),
-        "cancelled": jobs.filter(state=JobState.QUEUED).count(),
-    }

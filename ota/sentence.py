@@ -214,6 +214,13 @@ def _aborted(facts: Facts, plan: Plan, now: datetime) -> str:
     return f"Aborted{_because(facts)}. {_devices(confirmed)} of {facts['size']} keep the candidate."
 
 
+def _superseded(facts: Facts, plan: Plan, now: datetime) -> str:
+    confirmed = facts["counts"].get(JobState.CONFIRMED, 0)
+    by = facts["superseded_by"]
+    name = f" by {by['name']}" if by else ""
+    return f"Superseded{name}. {_devices(confirmed)} of {facts['size']} had confirmed this candidate."
+
+
 def _rolling_back(facts: Facts, plan: Plan, now: datetime) -> str:
     back = facts["rollback"] or {"done": 0, "size": 0}
     return f"Rolling back: {back['done']} of {_devices(back['size'])} are back, no download{_because(facts)}."
@@ -271,6 +278,7 @@ _WORDS = {
     RolloutState.ROLLED_BACK: _rolled_back,
     RolloutState.ROLLBACK_INCOMPLETE: _rollback_incomplete,
     RolloutState.COMPLETED: _completed,
+    RolloutState.SUPERSEDED: _superseded,
 }
 
 

@@ -5,17 +5,21 @@ Used by the verb and by the tick that starts a scheduled rollout.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from django.db import transaction
 
 from fleet.accounts.audit import Actor
-from ota import approval
+from ota import approval, dry_runs
 from ota.choices import RolloutState
+from ota.errors import RolloutError
 from ota.frozen import difference, freeze
 from ota.models import Rollout
 from ota.plan import Plan
-from ota.targeting import members
+from ota.supersede import check_overlap, take_over
+from ota.targeting import Member, members
 from ota.transitions import move_rollout
 
 
@@ -24,12 +28,12 @@ def begin(rollout: Rollout, *, actor: Actor, now: datetime) -> str | None:
 
     A text says why it does not: the eligible set differs from the previewed one by more than 5 % or by a
     class, or it needs an approval that it does not have. It is a draft again then, and what was approved is
-    void. None: the rollout was not as `rollout` shows it. Raises PlanError when nobody is eligible any more,
-    or a query is none any more; then nothing changes.
+    void. None: the rollout was not as `rollout` shows it. Raises OverlapError when other rollouts hold every
+    device, PlanError when nobody is eligible any more or a query is none any more; then nothing changes.
     """
     with transaction.atomic():
         everyone = list(members(rollout, now=now))
-        changed = difference(rollout, everyone) or _unapproved(rollout, sum(not one.skip for one in everyone))
+        changed = _changed(rollout, everyone)
         if changed:
             return (
                 changed
@@ -41,7 +45,30 @@ def begin(rollout: Rollout, *, actor: Actor, now: datetime) -> str | None:
             return None
         summary = freeze(rollout, everyone, now=now)
         Rollout.objects.filter(pk=rollout.pk).update(summary=rollout.summary | summary)
+        take_over(rollout, actor=actor, now=now)
     return ""
+
+
+def dry_run(rollout: Rollout, *, now: datetime) -> dict[str, Any]:
+    """The same checks, then only count, as `ota.dry_runs.start` says. Raises as `begin`, and RolloutError
+    `target_changed`; nothing changes.
+    """
+    everyone = list(members(rollout, now=now))
+    changed = _changed(rollout, everyone)
+    if changed:
+        raise target_changed(changed)
+    return dry_runs.start(rollout, everyone)
+
+
+def target_changed(why: str) -> RolloutError:
+    """What a start is refused with when the fleet is another one than previewed."""
+    return RolloutError("target_changed", f"the fleet changed since preflight: {why}", "run preflight again")
+
+
+def _changed(rollout: Rollout, everyone: Sequence[Member]) -> str:
+    eligible = sum(not member.skip for member in everyone)
+    check_overlap(rollout, eligible, (member.skip for member in everyone))
+    return difference(rollout, everyone) or _unapproved(rollout, eligible)
 
 
 def back_to_draft(rollout: Rollout, reason: str, *, actor: Actor, now: datetime) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,13 +19,15 @@ from fleet.devices.query import parse
 from fleet.devices.query_terms import show_comparison
 from fleet.devices.selection import STOPPED, failing, group_where, where
 from ota.assignment import Candidate
-from ota.choices import ROLLOUT_LIVE, VerdictKind
+from ota.choices import ROLLOUT_LIVE, RolloutState, VerdictKind
 from ota.models import ClassVerdict, Membership, Rollout
 from ota.plan import PlanError
 
 BATCH = 5_000
 MAX_NAMED = 100_000
 SAMPLE = 8
+TAKING_BACK = frozenset({RolloutState.ROLLING_BACK, RolloutState.ROLLBACK_INCOMPLETE})
+"""States in which a rollout keeps its devices even from one that supersedes: they still run what is bad."""
 _LISTS = ("classes", "devices", "groups")
 
 
@@ -221,12 +223,13 @@ def members(rollout: Rollout, *, now: datetime) -> Iterator[Member]:
     """
     devices = Target.parse(rollout.target).select(now=now)
     classes = _class_reasons(rollout)
+    holding = TAKING_BACK if rollout.plan.get("supersede") else ROLLOUT_LIVE
     last = ""
     while batch := list(devices.filter(pk__gt=last).order_by("pk")[:BATCH]):
         last = batch[-1].pk
         ids = [device.pk for device in batch]
         runs = _runs(ids, rollout.slot)
-        busy = _busy(ids, rollout)
+        busy = _busy(ids, rollout, holding)
         for device in batch:
             run = runs.get(device.pk, "")
             skip = classes.get(device.device_class_id, "incompatible")
@@ -289,8 +292,8 @@ def _runs(ids: list[str], slot: int) -> dict[str, str]:
     return {device_id: run for device_id, run, flags in rows if not flags & STOPPED}
 
 
-def _busy(ids: list[str], rollout: Rollout) -> set[str]:
-    """Devices that another live rollout of this slot holds."""
+def _busy(ids: list[str], rollout: Rollout, holding: Collection[str]) -> set[str]:
+    """Devices that another rollout of this slot holds, in one of the states `holding`."""
     held = Membership.objects.filter(device_id__in=ids, wave__gt=0, rollout__slot=rollout.slot)
-    held = held.filter(rollout__state__in=ROLLOUT_LIVE).exclude(rollout_id=rollout.pk)
+    held = held.filter(rollout__state__in=holding).exclude(rollout_id=rollout.pk)
     return set(held.values_list("device_id", flat=True))

@@ -28,10 +28,11 @@ from ota.offers import (
     make_offers,
     reassert,
     remove_retired,
-    retry_due,
+    skip_quarantined,
     withdraw,
 )
 from ota.plan import Plan, PlanError
+from ota.retries import retry_due
 from ota.timers import expire
 from ota.transitions import move_rollout
 
@@ -130,6 +131,7 @@ def _time(text: str) -> datetime:
 
 def _expire(rollout: Rollout, plan: Plan, now: datetime) -> None:
     remove_retired(rollout, now=now)
+    skip_quarantined(rollout, now=now)
     expire(rollout, plan, now=now)
 
 
@@ -155,12 +157,15 @@ def _policy(rollout: Rollout, plan: Plan, now: datetime) -> None:
 
 def _abort(rollout: Rollout, plan: Plan, now: datetime) -> None:
     """Stop and keep: withdraw what has not begun, let trials end, keep what is confirmed."""
+    is_superseded = rollout.superseded_by_id is not None
     waves.close(rollout, now=now)
-    cancel_queued(rollout, actor=TICK, now=now, to=JobState.CANCELLED)
+    to = JobState.SUPERSEDED if is_superseded else JobState.CANCELLED
+    cancel_queued(rollout, actor=TICK, now=now, to=to)
     withdraw(rollout, actor=TICK, now=now)
     clear_offers(rollout, now=now)
     if not install_jobs(rollout).exclude(state__in=JOB_TERMINAL).exists():
-        move_rollout(rollout, R.ABORTED, actor=TICK, now=now, reason=rollout.reason)
+        end = R.SUPERSEDED if is_superseded else R.ABORTED
+        move_rollout(rollout, end, actor=TICK, now=now, reason=rollout.reason)
 
 
 _STEPS: tuple[tuple[frozenset[RolloutState], Step], ...] = (

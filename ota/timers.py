@@ -7,11 +7,10 @@ from datetime import datetime, timedelta
 from django.db.models import Q
 
 from fleet.accounts.audit import TICK
+from ota.backoff import next_try
 from ota.choices import JobState, RolloutState
 from ota.models import Job, Rollout
-from ota.offers import install_jobs
 from ota.plan import Plan
-from ota.retry import retry_at
 from ota.transitions import BATCH, move_job
 
 _TIMED = (
@@ -50,8 +49,5 @@ def _end(job: Job, rollout: Rollout, plan: Plan, now: datetime) -> bool:
         return move_job(job, JobState.CANCELLED, actor=TICK, now=now, code="unacknowledged", retry_at=again)
     again = None
     if job.kind == "install":
-        attempts = install_jobs(rollout).filter(device_id=job.device_id).count()
-        again = retry_at(
-            JobState.TIMED_OUT, job.state, attempts=attempts, key=str(job.pk), plan=plan, now=now
-        )
+        again = next_try(job, JobState.TIMED_OUT, job.state, plan=plan, now=now)
     return move_job(job, JobState.TIMED_OUT, actor=TICK, now=now, code=job.state, retry_at=again)

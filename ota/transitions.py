@@ -68,8 +68,17 @@ def move_rollout(
     return _apply(rollout, values)
 
 
-def move_wave(wave: Wave, to: str, *, actor: Actor, now: datetime, reason: str = "", **fields: Any) -> bool:
-    """Move a wave to another state; rules and result as `move_rollout`."""
+def move_wave(
+    wave: Wave,
+    to: str,
+    *,
+    actor: Actor,
+    now: datetime,
+    reason: str = "",
+    about: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> bool:
+    """Move a wave to another state; rules and result as `move_rollout`. about: more for its audit row."""
     _check(wave.state, to, WAVE_EDGES)
     values: dict[str, Any] = {"state": to, **fields}
     if to in WAVE_TERMINAL or to == WaveState.FAILED:
@@ -77,7 +86,7 @@ def move_wave(wave: Wave, to: str, *, actor: Actor, now: datetime, reason: str =
     with transaction.atomic():
         if Wave.objects.filter(pk=wave.pk, state=wave.state).update(**values) != 1:
             return False
-        _record(actor, "wave", f"{wave.rollout_id}/{wave.n}", wave.state, to, now, reason)
+        _record(actor, "wave", f"{wave.rollout_id}/{wave.n}", wave.state, to, now, reason, about)
     return _apply(wave, values)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fleet.accounts.models import Role
 from ota import approval
+from ota.backoff import retryable
 from ota.choices import RolloutState as R
 from ota.choices import WaveState
 from ota.models import Rollout
@@ -24,6 +25,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     R.ROLLED_BACK: (),
     R.ROLLBACK_INCOMPLETE: (),
     R.COMPLETED: (),
+    R.SUPERSEDED: (),
     R.CANCELLED: (),
     R.REJECTED: (),
 }
@@ -32,14 +34,18 @@ _SECOND = frozenset({"approve", "reject", "override"})
 
 
 def verbs(rollout: Rollout) -> list[str]:
-    """What this rollout's state allows, whoever asks. `override` needs a wave without a PASS, `rollback` a
-    plan that leaves a way back.
+    """What this rollout's state allows, whoever asks.
+
+    `override` needs a wave without a PASS, `rollback` a plan that leaves a way back, `retry-failed` a device
+    that another attempt may help.
     """
     names = list(VERBS[rollout.state])
     if rollout.plan.get("rollback_to") == "none" and "rollback" in names:
         names.remove("rollback")
     if rollout.state == R.RUNNING and rollout.waves.filter(state=WaveState.INCONCLUSIVE).exists():
         names.append("override")
+    if rollout.state in (R.RUNNING, R.PAUSED) and retryable(rollout).exists():
+        names.append("retry-failed")
     return names
 
 

@@ -138,7 +138,7 @@ def _more(error: Any) -> dict[str, Any]:
     """What an error knows beyond code and text. An empty `allowed` says something too."""
     more = {
         name: getattr(error, name, None)
-        for name in ("state", "existing", "field", "least_step_s", "fix", "line", "nearest")
+        for name in ("state", "existing", "field", "least_step_s", "fix", "line", "nearest", "etag")
     }
     known = {name: value for name, value in more.items() if value}
     if getattr(error, "position", None) is not None:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from psycopg.errors import LockNotAvailable
 
 from fleet.api.errors import ApiProblem
 from fleet.api.models import IdempotentRequest
+from fleet.api.revisions import tag
 
 KEPT = timedelta(hours=24)
 WAIT_S = 2
@@ -46,7 +48,14 @@ def idempotent(*, is_required: bool) -> Callable[[Callable[..., Any]], Callable[
 
 def _render(result: Any) -> HttpResponse:
     status, body = result if isinstance(result, tuple) else (200, result)
-    return JsonResponse(body, status=status, safe=False)
+    return _tagged(JsonResponse(body, status=status, safe=False), body)
+
+
+def _tagged(answer: HttpResponse, body: Any) -> HttpResponse:
+    """Name the revision that a body tells: the first answer and its replay carry the same ETag."""
+    if isinstance(body, dict) and isinstance(body.get("rev"), int):
+        tag(answer, body["rev"])
+    return answer
 
 
 def _once(request: HttpRequest, key: str, run: Callable[[], HttpResponse]) -> HttpResponse:
@@ -99,4 +108,4 @@ def _replay(row: IdempotentRequest, digest: str) -> HttpResponse:
         raise ApiProblem("idempotency_key_reused", "this key was used for another request; choose a new one")
     answer = HttpResponse(bytes(row.body), status=row.status, content_type="application/json")
     answer["Idempotent-Replayed"] = "true"
-    return answer
+    return _tagged(answer, json.loads(bytes(row.body)))

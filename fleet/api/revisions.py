@@ -34,6 +34,17 @@ def must_match(request: HttpRequest, revision: str | int) -> None:
         raise ApiProblem("stale", "this was changed since you read it", etag=f'"{revision}"')
 
 
+def may_match(request: HttpRequest, revision: str | int) -> bool:
+    """True when the caller sent an If-Match that names this revision; False when it sent none, or `*`.
+
+    For verbs, where it is optional. Raises ApiProblem `stale` as `must_match`.
+    """
+    if request.headers.get("If-Match", "").strip() in ("", "*"):
+        return False
+    must_match(request, revision)
+    return True
+
+
 def list_format(request: HttpRequest) -> str:
     """`csv` or `ndjson`, by the Content-Type. Raises ApiProblem `media_type` for any other."""
     kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()

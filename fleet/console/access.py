@@ -16,6 +16,7 @@ from django.template.loader import render_to_string
 
 from fleet.accounts.audit import Actor
 from fleet.accounts.scopes import scopes_of
+from fleet.devices.errors import DeviceError
 from ota.errors import OtaError
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def role(request: HttpRequest) -> str:
     return str(getattr(request.user, "role", ""))
 
 
-def refused(request: HttpRequest, error: OtaError, *, back: str = "") -> HttpResponse:
+def refused(request: HttpRequest, error: OtaError | DeviceError, *, back: str = "") -> HttpResponse:
     """The page for a verb that was refused: what, why, what is allowed, and the way back."""
     status = 409 if error.code in CONFLICTS else 422
     context: dict[str, Any] = {

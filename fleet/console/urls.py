@@ -27,6 +27,7 @@ urlpatterns = [
     path("theme", theme.choose, name="theme"),
     path("devices", devices.device_list, name="devices"),
     path("devices/<str:device_id>", devices.device, name="device"),
+    path("devices/<str:device_id>/quarantine", devices.set_quarantine, name="device-quarantine"),
     path("groups", groups.group_list, name="groups"),
     path("new-group", groups.new, name="group-new"),
     path("groups/<str:name>", groups.group, name="group"),

@@ -26,6 +26,18 @@ class EnrolmentError(DeviceError):
     """
 
 
+class QuarantineError(DeviceError):
+    """A device could not be put into quarantine or released. code: `validation`, `illegal_transition`.
+
+    state: where the device is. allowed: what could be asked for instead.
+    """
+
+    def __init__(self, code: str, text: str, *, state: str = "", allowed: list[str] | None = None) -> None:
+        super().__init__(code, text, field="" if state else "reason")
+        self.state = state
+        self.allowed = allowed or []
+
+
 class QueryError(DeviceError):
     """A query was not understood, or names what does not exist; it selects nothing.
 

@@ -24,6 +24,8 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "POST /devices:config": ("devices:write",),
     "PATCH /devices/{device_id}": ("devices:write",),
     "POST /devices:import": ("devices:write",),
+    "POST /devices/{device_id}/quarantine": ("devices:write",),
+    "POST /devices/{device_id}/release": ("devices:write",),
     "GET /groups": ("devices:read",),
     "POST /groups": ("devices:write",),
     "POST /groups:preview": ("devices:read",),
@@ -49,6 +51,10 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "POST /rollouts:preview": ("rollouts:read",),
     "GET /rollouts/{rollout_id}": ("rollouts:read",),
     "POST /rollouts/{rollout_id}/submit": ("rollouts:write",),
+    "PATCH /rollouts/{rollout_id}": ("rollouts:write",),
+    "DELETE /rollouts/{rollout_id}": ("rollouts:write",),
+    "GET /rollouts/{rollout_id}/waves": ("rollouts:read",),
+    "POST /rollouts/{rollout_id}/waves/{n}/override": ("rollouts:approve",),
     "POST /rollouts/{rollout_id}/preflight": ("rollouts:write",),
     "POST /rollouts/{rollout_id}/approve": ("rollouts:approve",),
     "POST /rollouts/{rollout_id}/reject": ("rollouts:approve",),
@@ -58,6 +64,7 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "POST /rollouts/{rollout_id}/abort": ("rollouts:write",),
     "POST /rollouts/{rollout_id}/rollback": ("rollouts:write",),
     "POST /rollouts/{rollout_id}/cancel": ("rollouts:write",),
+    "POST /rollouts/{rollout_id}/retry-failed": ("rollouts:write",),
     "GET /rollouts/{rollout_id}/jobs": ("rollouts:read",),
     "GET /rollouts/{rollout_id}/events": ("rollouts:read",),
     "GET /rollouts/{rollout_id}/gate": ("rollouts:read",),
@@ -82,6 +89,7 @@ def ask(call: Caller, operation: str, **headers: str) -> Any:
     method, path = operation.split()
     for name in ("rollout_id", "evidence_id"):
         path = path.replace(f"{{{name}}}", ID)
+    path = path.replace("{n}", "1")
     for name in ("device_id", "name", "model", "version", "public_id"):
         path = path.replace(f"{{{name}}}", "none")
     body: Any = {} if method in ("POST", "PATCH") and not path.endswith("/versions") else None

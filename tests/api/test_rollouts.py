@@ -110,7 +110,7 @@ def test_pause_resume_abort(call: Caller, world: World, path: str) -> None:
     assert verb(call, path, "resume").json()["state"] == "running"
     counted = verb(call, path, "abort", {"dry_run": True}, key="dry").json()
     assert counted["dry_run"] is True
-    assert set(counted) == {"dry_run", "keep", "withdrawn", "in_trial", "cancelled"}
+    assert set(counted) == {"dry_run", "keep", "withdrawn", "in_trial", "cancelled", "download_bytes"}
     assert call("GET", path).json()["state"] == "running", "a dry run changes nothing"
     assert verb(call, path, "abort", {"reason": "enough"}, key="real").json()["state"] == "aborting"
 

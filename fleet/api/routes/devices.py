@@ -14,7 +14,7 @@ from fleet.api.errors import ApiProblem
 from fleet.api.paging import page
 from fleet.api.render import device_class_json, device_json, event_json
 from fleet.api.revisions import LIST_BODY, list_body, list_format, must_match, tag
-from fleet.devices import enrolment, labels, records, selection
+from fleet.devices import enrolment, labels, quarantine, records, selection
 from fleet.devices.models import Device, DeviceClass, DeviceEvent
 from fleet.telemetry import queries
 from ota import delivery, inventory, keys
@@ -62,6 +62,12 @@ class LabelBody(Strict):
     attributes: dict[str, str | None] | None = Field(None, max_length=32)
 
 
+class QuarantineBody(Strict):
+    """Why a device is left out of rollouts, or takes part again; a quarantine needs a reason."""
+
+    reason: str = Field("", max_length=quarantine.MAX_REASON)
+
+
 CONFIG_KEYS = {"heartbeat_s": 1, "window_s": 2, "period_ms": 3, "anomaly_threshold": 4}
 
 
@@ -81,13 +87,16 @@ def list_devices(
     search: str = Query("", max_length=32),
     device_class: str = Query("", alias="class", max_length=32),
     presence: str = Query("", max_length=16),
+    quarantined: bool | None = None,
     total: bool = False,
 ) -> Any:
     """Devices with their slots as last reported. q: a query as `class==s3-8m;tag==line-2`; search: part of an
-    id. Everything given must hold; with q retired devices are left out.
+    id; quarantined: only those that are, or are not. Everything given must hold; with q retired devices are
+    left out.
     """
     rows = Device.objects.prefetch_related("slots")
     filters = {"q": q, "search": search, "class": device_class, "presence": presence}
+    filters["quarantined"] = "" if quarantined is None else str(quarantined)
     if q.strip():
         rows = selection.selected(q, now=timezone.now()).prefetch_related("slots")
     if search:
@@ -96,6 +105,8 @@ def list_devices(
         rows = rows.filter(device_class_id=device_class)
     if presence:
         rows = rows.filter(presence=presence)
+    if quarantined is not None:
+        rows = rows.filter(quarantined_at__isnull=not quarantined)
     answer = page(
         rows,
         key="id",
@@ -126,6 +137,18 @@ def label_device(request: HttpRequest, device_id: str, body: LabelBody, response
     labels.label(row, tags=body.tags, attributes=body.attributes, actor=actor(request), now=timezone.now())
     tag(response, labels.revision(row))
     return device_json(row, inventory.names(list(row.slots.all())))
+
+
+@router.post("/devices/{device_id}/quarantine", auth=Scope("devices:write"), response=dict[str, Any])
+def quarantine_device(request: HttpRequest, device_id: str, body: QuarantineBody) -> Any:
+    """Leave a device out of every rollout until it is released; it keeps running what it runs."""
+    return _changed(request, device_id, "quarantine", body)
+
+
+@router.post("/devices/{device_id}/release", auth=Scope("devices:write"), response=dict[str, Any])
+def release_device(request: HttpRequest, device_id: str, body: QuarantineBody) -> Any:
+    """Let a device out of quarantine. `retry-failed` takes it into a rollout under way."""
+    return _changed(request, device_id, "release", body)
 
 
 @router.post("/devices:import", auth=Scope("devices:write"), response=dict[str, Any], openapi_extra=LIST_BODY)
@@ -214,6 +237,12 @@ def get_class(request: HttpRequest, name: str) -> Any:
     if found is None:
         raise Http404(f"no device class {name}")
     return device_class_json(found)
+
+
+def _changed(request: HttpRequest, device_id: str, verb: str, body: QuarantineBody) -> dict[str, Any]:
+    row = _device(device_id)
+    quarantine.change(row, verb, reason=body.reason, actor=actor(request), now=timezone.now())
+    return device_json(row, inventory.names(list(row.slots.all())))
 
 
 def _device(device_id: str) -> Device:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from django.db.models import Q
-from django.http import Http404, HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
-from ninja import Router
+from ninja import Router, Status
 from pydantic import Field
 
 from fleet.accounts.models import AuditEvent
@@ -16,6 +16,7 @@ from fleet.api.errors import ApiProblem
 from fleet.api.idempotency import idempotent
 from fleet.api.paging import page
 from fleet.api.render import audit_json, stamp
+from fleet.api.revisions import may_match, must_match, tag
 from fleet.api.routes.devices import Strict
 from ota import rollouts
 from ota.choices import RolloutState
@@ -43,6 +44,14 @@ class RolloutBody(Strict):
     slot: int = Field(0, ge=0, le=3)
     target: Target = Field(default_factory=Target)
     plan: dict[str, Any]
+
+
+class RolloutPatch(Strict):
+    """What changes of a rollout that has not started; an absent field stays."""
+
+    name: str | None = Field(None, min_length=1, max_length=80)
+    target: Target | None = None
+    plan: dict[str, Any] | None = None
 
 
 class VerbBody(Strict):
@@ -102,6 +111,7 @@ def list_rollouts(request: HttpRequest, limit: int = 50, cursor: str = "", state
             "created_at": stamp(row.created_at),
             "created_by": row.created_by,
             "finished_at": stamp(row.finished_at),
+            "superseded_by": str(row.superseded_by_id) if row.superseded_by_id else None,
         },
     )
 
@@ -123,9 +133,35 @@ def create(request: HttpRequest, body: RolloutBody) -> Any:
 
 
 @router.get("/{rollout_id}", auth=Scope("rollouts:read"), response=dict[str, Any])
-def get_rollout(request: HttpRequest, rollout_id: uuid.UUID) -> Any:
-    """Live state: sentence, waves, gates, failures, allowed verbs."""
-    return _state(request, _rollout(rollout_id))
+def get_rollout(request: HttpRequest, rollout_id: uuid.UUID, response: HttpResponse) -> Any:
+    """Live state: sentence, waves, gates, failures, allowed verbs. Its ETag is the revision `rev`."""
+    return _tagged(request, rollout_of(rollout_id), response)
+
+
+@router.patch("/{rollout_id}", auth=Scope("rollouts:write"), response=dict[str, Any])
+def change(request: HttpRequest, rollout_id: uuid.UUID, body: RolloutPatch, response: HttpResponse) -> Any:
+    """Change a rollout that has not started; it is a draft again then. Needs If-Match."""
+    given = {name: value for name, value in body.dict(exclude_unset=True).items() if value is not None}
+    if not given:
+        raise ApiProblem("validation", "name what is to change: name, target or plan")
+    row = rollout_of(rollout_id)
+    must_match(request, row.rev)
+    row.expected_rev = row.rev
+    rollouts.edit(row, actor=actor(request), now=timezone.now(), **given)
+    return _tagged(request, row, response)
+
+
+@router.delete("/{rollout_id}", auth=Scope("rollouts:write"), response={204: None})
+def delete(request: HttpRequest, rollout_id: uuid.UUID) -> Any:
+    """Remove a draft. Needs If-Match."""
+    row = rollout_of(rollout_id)
+    must_match(request, row.rev)
+    row.expected_rev = row.rev
+    rollouts.delete(row, actor=actor(request), now=timezone.now())
+    return Status(204, None)
+
+
+_SUMMARIES = {"retry-failed": "Try the devices of a rollout again that failed with a retryable code"}
 
 
 def _verb(
@@ -137,14 +173,15 @@ def _verb(
         f"/{{rollout_id}}/{name}",
         auth=Scope(*scopes),
         response=dict[str, Any],
-        operation_id=f"rollout_{name}",
-        summary=f"{name.capitalize()} a rollout",
+        operation_id=f"rollout_{name.replace('-', '_')}",
+        summary=_SUMMARIES.get(name, f"{name.capitalize()} a rollout"),
     )
-    @idempotent(is_required=name in {"start", "resume", "abort", "rollback"})
+    @idempotent(is_required=name in {"start", "resume", "abort", "rollback", "retry-failed"})
     def endpoint(request: HttpRequest, rollout_id: uuid.UUID, body: VerbBody) -> Any:
-        rollout = _rollout(rollout_id)
+        rollout = rollout_of(rollout_id)
+        expect(request, rollout)
         answer = run(request, rollout, body)
-        return answer if isinstance(answer, dict) else _state(request, _rollout(rollout_id))
+        return answer if isinstance(answer, dict) else _state(request, rollout_of(rollout_id))
 
 
 _verb("submit", lambda r, x, b: rollouts.submit(x, actor=actor(r), now=timezone.now()))
@@ -154,7 +191,7 @@ _verb(
     lambda r, x, b: rollouts.reject(x, reason=b.reason, actor=actor(r), now=timezone.now()),
     ("rollouts:approve",),
 )
-_verb("start", lambda r, x, b: rollouts.start(x, actor=actor(r), now=timezone.now()))
+_verb("start", lambda r, x, b: rollouts.start(x, dry_run=b.dry_run, actor=actor(r), now=timezone.now()))
 _verb("pause", lambda r, x, b: rollouts.pause(x, reason=b.reason, actor=actor(r), now=timezone.now()))
 _verb("resume", lambda r, x, b: _resume(r, x, b), ("rollouts:write", "rollouts:approve"))
 _verb(
@@ -167,6 +204,12 @@ _verb(
         x, reason=b.reason, dry_run=b.dry_run, actor=actor(r), now=timezone.now()
     ),
 )
+_verb(
+    "retry-failed",
+    lambda r, x, b: rollouts.retry_failed(
+        x, reason=b.reason, dry_run=b.dry_run, actor=actor(r), now=timezone.now()
+    ),
+)
 _verb("cancel", lambda r, x, b: rollouts.cancel(x, reason=b.reason, actor=actor(r), now=timezone.now()))
 
 
@@ -174,8 +217,10 @@ _verb("cancel", lambda r, x, b: rollouts.cancel(x, reason=b.reason, actor=actor(
 @idempotent(is_required=False)
 def approve(request: HttpRequest, rollout_id: uuid.UUID, body: ApproveBody) -> Any:
     """Let what was submitted run. The digests are those of `approval.submission`, as they were read."""
-    rollouts.approve(_rollout(rollout_id), actor=actor(request), now=timezone.now(), **body.dict())
-    return _state(request, _rollout(rollout_id))
+    rollout = rollout_of(rollout_id)
+    expect(request, rollout)
+    rollouts.approve(rollout, actor=actor(request), now=timezone.now(), **body.dict())
+    return _state(request, rollout_of(rollout_id))
 
 
 @router.get("/{rollout_id}/jobs", auth=Scope("rollouts:read"), response=dict[str, Any])
@@ -188,7 +233,7 @@ def list_jobs(
     code: str = "",
 ) -> Any:
     """Device jobs of a rollout."""
-    rows = Job.objects.filter(rollout=_rollout(rollout_id)).select_related("wave")
+    rows = Job.objects.filter(rollout=rollout_of(rollout_id)).select_related("wave")
     if state:
         rows = rows.filter(state=state)
     if code:
@@ -207,6 +252,7 @@ def list_jobs(
             "attempt": job.attempt,
             "state": job.state,
             "code": job.code,
+            "retry_at": stamp(job.retry_at),
             "have": job.have,
             "total": job.total,
             "offered_at": stamp(job.offered_at),
@@ -220,7 +266,7 @@ def list_jobs(
 @router.get("/{rollout_id}/events", auth=Scope("rollouts:read"), response=dict[str, Any])
 def list_events(request: HttpRequest, rollout_id: uuid.UUID, limit: int = 50, cursor: str = "") -> Any:
     """The audit trail of the rollout and its waves, newest first."""
-    row = _rollout(rollout_id)
+    row = rollout_of(rollout_id)
     own = Q(subject_kind="rollout", subject_id=str(row.id))
     return page(
         AuditEvent.objects.filter(own | Q(subject_kind="wave", subject_id__startswith=f"{row.id}/")),
@@ -237,7 +283,7 @@ def list_events(request: HttpRequest, rollout_id: uuid.UUID, limit: int = 50, cu
 def list_evidence(request: HttpRequest, rollout_id: uuid.UUID, limit: int = 50, cursor: str = "") -> Any:
     """Verdicts so far, newest first."""
     return page(
-        Evidence.objects.filter(rollout=_rollout(rollout_id)).select_related("wave"),
+        Evidence.objects.filter(rollout=rollout_of(rollout_id)).select_related("wave"),
         key="id",
         limit=limit,
         cursor=cursor,
@@ -261,7 +307,7 @@ def get_evidence(request: HttpRequest, rollout_id: uuid.UUID, evidence_id: uuid.
 @router.get("/{rollout_id}/explain/{device_id}", auth=Scope("rollouts:read"), response=dict[str, Any])
 def explain(request: HttpRequest, rollout_id: uuid.UUID, device_id: str) -> Any:
     """Why this device is where it is in this rollout, and what happens next."""
-    found = rollouts.explain(_rollout(rollout_id), device_id, now=timezone.now())
+    found = rollouts.explain(rollout_of(rollout_id), device_id, now=timezone.now())
     if found is None:
         raise Http404(f"no device {device_id}")
     return found
@@ -286,11 +332,24 @@ def _evidence(row: Evidence) -> dict[str, Any]:
     }
 
 
-def _rollout(rollout_id: uuid.UUID) -> Rollout:
+def rollout_of(rollout_id: uuid.UUID) -> Rollout:
+    """The rollout of this id. Raises Http404."""
     found = Rollout.objects.select_related("manifest__version").filter(id=rollout_id).first()
     if found is None:
         raise Http404(f"no rollout {rollout_id}")
     return found
+
+
+def expect(request: HttpRequest, rollout: Rollout) -> None:
+    """Hold a verb to the revision that If-Match names, when there is one. Raises ApiProblem `stale`."""
+    if may_match(request, rollout.rev):
+        rollout.expected_rev = rollout.rev
+
+
+def _tagged(request: HttpRequest, rollout: Rollout, response: HttpResponse) -> dict[str, Any]:
+    state = _state(request, rollout)
+    tag(response, state["rev"])
+    return state
 
 
 def _state(request: HttpRequest, rollout: Rollout) -> dict[str, Any]:

@@ -293,6 +293,7 @@ def gate_interval(value: list[float | None] | None, kind: str) -> str:
 _VERB_WORDS: Final = {
     "rollout.create": "Rollout drafted",
     "rollout.edit": "Rollout changed",
+    "rollout.delete": "Draft deleted",
     "version.upload": "Version uploaded",
     "version.inspect": "Inspection asked for",
     "version.refused": "Version refused",
@@ -307,6 +308,8 @@ _VERB_WORDS: Final = {
     "token.issue": "API token issued",
     "token.revoke": "API token revoked",
     "device.quarantine": "Device quarantined",
+    "device.release": "Device released from quarantine",
+    "rollout.retry_failed": "Failed devices tried again",
     "enrolment_token.create": "Enrolment tickets made",
     "config.set": "Device configuration changed",
     "keys.init": "Signing keys made",

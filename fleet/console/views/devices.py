@@ -5,18 +5,21 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from django.contrib import messages
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
 from fleet.console import charts, query_box
-from fleet.console.access import page
+from fleet.console.access import actor, page, refused
 from fleet.console.banks import draw
 from fleet.console.paging import page_of
 from fleet.console.templatetags.console import tone_of
+from fleet.devices import quarantine
+from fleet.devices.errors import QuarantineError
 from fleet.devices.models import Device, DeviceClass, DeviceEvent, DeviceGroup, Presence
 from fleet.telemetry import queries
 from ota import inventory, rollouts
@@ -25,6 +28,8 @@ from ota.models import DesiredState, Job, Membership
 
 CHART_SPANS = {"15min": timedelta(minutes=15), "1h": timedelta(hours=1), "24h": timedelta(hours=24)}
 TIMELINE = 60
+QUARANTINED = "quarantined"
+"""In the list's presence filter: devices in quarantine, whatever their presence."""
 
 
 @require_safe
@@ -55,7 +60,7 @@ def device_list(request: HttpRequest) -> HttpResponse:
         "is_filtered": is_filtered,
         "all": Device.objects.filter(retired_at=None).count() if is_filtered else found.total,
         "classes": DeviceClass.objects.all(),
-        "presences": Presence.choices,
+        "presences": [*Presence.choices, (QUARANTINED, "Quarantined")],
     }
     return render(request, "console/devices.html", context, status=422 if query.error else 200)
 
@@ -75,7 +80,9 @@ def _filtered(rows: QuerySet[Device], asked: dict[str, str]) -> QuerySet[Device]
         rows = rows.filter(pk__contains=asked["find"])
     if asked["class"]:
         rows = rows.filter(device_class=asked["class"])
-    if asked["presence"]:
+    if asked["presence"] == QUARANTINED:
+        rows = rows.filter(quarantined_at__isnull=False)
+    elif asked["presence"]:
         rows = rows.filter(presence=asked["presence"])
     if asked["run"] == "none":
         return rows.exclude(pk__in=Device.objects.filter(slots__slot=0, slots__run__gt="").values("pk"))
@@ -120,6 +127,27 @@ def device(request: HttpRequest, device_id: str) -> HttpResponse:
         "windows": windows[-50:],
     }
     return render(request, "console/device.html", context)
+
+
+@require_http_methods(["POST"])
+@page("devices:write")
+def set_quarantine(request: HttpRequest, device_id: str) -> HttpResponse:
+    """Put a device into quarantine, or release it: POST `verb` and `reason`, then back to its page."""
+    row = Device.objects.filter(pk=device_id).first()
+    verb = request.POST.get("verb", "")
+    if row is None or verb not in ("quarantine", "release"):
+        raise Http404(f"no device {device_id}, or no verb {verb[:16]}")
+    back = reverse("console:device", args=[row.pk])
+    reason = request.POST.get("reason", "")
+    try:
+        quarantine.change(row, verb, reason=reason, actor=actor(request), now=timezone.now())
+    except QuarantineError as error:
+        return refused(request, error, back=back)
+    is_held = row.quarantined_at is not None
+    messages.success(request, "In quarantine: no rollout takes it." if is_held else "Released.")
+    answer = HttpResponseRedirect(back)
+    answer.status_code = 303
+    return answer
 
 
 def _why(row: Device, now: Any) -> dict[str, Any] | None:

@@ -175,6 +175,7 @@ BUTTONS = {
     "preflight": ("Run preflight", "refresh", "primary"),
     "pause": ("Pause", "pause", ""),
     "resume": ("Resume", "play", ""),
+    "retry-failed": ("Retry failed", "refresh", ""),
     "override": ("Override the wave", "warn", "danger"),
     "abort": ("Abort", "stop", "danger"),
     "rollback": ("Roll back", "back", "danger"),

@@ -15,12 +15,14 @@ from django.views.decorators.http import require_http_methods
 
 from fleet.console.access import actor, page, refused, role
 from fleet.console.forms import ReasonForm
-from fleet.console.views.live import BUTTONS, rollout_or_404
+from fleet.console.views.live import BUTTONS, rollout_or_404, shown_gate
 from ota import rollouts
 from ota.choices import RolloutState
 from ota.errors import OtaError
-from ota.models import Evidence, Rollout
+from ota.evidence import newest
+from ota.models import Rollout
 from ota.transitions import IllegalTransition
+from ota.waves import current
 
 Act = Callable[[HttpRequest, Rollout, str], Any]
 
@@ -41,6 +43,9 @@ _ACTS: dict[str, Act] = {
     ),
     "abort": lambda r, x, why: rollouts.abort(x, reason=why, actor=actor(r), now=timezone.now()),
     "rollback": lambda r, x, why: rollouts.rollback(x, reason=why, actor=actor(r), now=timezone.now()),
+    "retry-failed": lambda r, x, why: rollouts.retry_failed(
+        x, reason=why, actor=actor(r), now=timezone.now()
+    ),
     "cancel": lambda r, x, why: rollouts.cancel(x, reason=why, actor=actor(r), now=timezone.now()),
 }
 _DONE = {
@@ -51,6 +56,7 @@ _DONE = {
     "override": "The wave counts as passed. It stays marked as overridden.",
     "abort": "Stopping. Devices that confirmed keep the candidate.",
     "rollback": "Taking it back.",
+    "retry-failed": "They are tried again, each with a new attempt.",
     "cancel": "Cancelled.",
 }
 
@@ -84,11 +90,13 @@ def confirm(request: HttpRequest, rollout_id: uuid.UUID, verb: str) -> HttpRespo
 
 
 def _dry_run(row: Rollout, verb: str, request: HttpRequest) -> dict[str, Any] | None:
-    """What abort and roll back would touch, in device counts."""
+    """What a verb would touch, in device counts."""
     if verb == "rollback":
         found = rollouts.rollback(row, dry_run=True, actor=actor(request), now=timezone.now())
     elif verb == "abort":
         found = rollouts.abort(row, dry_run=True, actor=actor(request), now=timezone.now())
+    elif verb == "retry-failed":
+        found = rollouts.retry_failed(row, dry_run=True, actor=actor(request), now=timezone.now())
     else:
         return None
     return found if isinstance(found, dict) else None
@@ -124,7 +132,8 @@ def _page(
     label, icon, css = BUTTONS[verb]
     evidence = row.halted_on if row.state == RolloutState.HALTED else None
     if verb == "override" and evidence is None:
-        evidence = Evidence.objects.filter(rollout=row).order_by("-at", "-id").first()
+        wave = current(row)
+        evidence = newest(wave) if wave is not None else None
     context = {
         "rollout": row,
         "verb": verb,
@@ -137,6 +146,7 @@ def _page(
         "shown": _print(dry) if dry else "",
         "has_moved": moved is not None,
         "evidence": evidence,
+        "gate": shown_gate({"wave": evidence.wave.n, "rows": evidence.rows}) if evidence else None,
         "is_against": needs,
     }
     return render(request, "console/confirm.html", context, status=status)
