@@ -29,7 +29,7 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='rollout',
             name='state',
-            field=models.CharField(choices=[('draft', 'Draft'), ('preflight', 'Preflight'), ('preflight_failed', 'Preflight failed'), ('ready', 'Ready'), ('running', 'Running'), ('paused', 'Paused'), ('halted', 'Halted'), ('aborting', 'Aborting'), ('aborted', 'Aborted'), ('rolling_back', 'Rolling back'), ('rolled_back', 'Rolled back'), ('rollback_incomplete', 'Rollback incomplete'), ('completed', 'Completed'), ('superseded', 'Superseded'), ('cancelled', 'Cancelled')], default='draft', max_length=24),
+            field=models.CharField(choices=[('draft', 'Draft'), ('preflight', 'Preflight'), ('preflight_failed', 'Preflight failed'), ('awaiting_approval', 'Awaiting approval'), ('scheduled', 'Scheduled'), ('ready', 'Ready'), ('running', 'Running'), ('paused', 'Paused'), ('halted', 'Halted'), ('aborting', 'Aborting'), ('aborted', 'Aborted'), ('rolling_back', 'Rolling back'), ('rolled_back', 'Rolled back'), ('rollback_incomplete', 'Rollback incomplete'), ('completed', 'Completed'), ('superseded', 'Superseded'), ('cancelled', 'Cancelled'), ('rejected', 'Rejected')], default='draft', max_length=24),
         ),
         migrations.AddConstraint(
             model_name='job',
