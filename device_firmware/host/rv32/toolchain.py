@@ -26,7 +26,12 @@ _SPECS = Path("/usr/lib/picolibc/riscv64-unknown-elf/picolibc.specs")
 
 # `_zicsr` in -march would select 64-bit libraries: the older instruction set specification has it inside.
 MACHINE = ("-march=rv32imc", "-misa-spec=2.2", "-mabi=ilp32")
-COMPILE = (*MACHINE, "--specs=picolibc.specs", "-Os", "-ffunction-sections", "-fdata-sections")
+# `-msave-restore` is what ESP-IDF's CONFIG_COMPILER_SAVE_RESTORE_LIBCALLS adds on its RISC-V chips, and what
+# sdkconfig.defaults.esp32c3 sets: registers are saved by shared routines of libgcc.
+COMPILE = (
+    *(*MACHINE, "--specs=picolibc.specs", "-Os", "-msave-restore"),
+    *("-ffunction-sections", "-fdata-sections"),
+)
 # .su and .ci files beside each object: frames, and who calls whom
 CALL_GRAPH = ("-fstack-usage", "-fcallgraph-info=su")
 RAM_BYTES = 0x1000000
