@@ -121,7 +121,7 @@ int fc_accept_trust(struct fc_core *core, const uint8_t *p, size_t n) {
     fc_log(core, 1, FC_LOG_TRUST, core->trust.version, 0);
     if (core->refusal_code == -FC_ERR_TRUST)
         core->refusal_code = 0;
-    for (uint8_t s = 0; s < FC_SLOTS; s++) {
+    for (uint32_t s = 0; s < FC_SLOTS; s++) {
         struct fc_slot *slot = &core->slot[s];
         slot->look = 1;
         /* What was refused by the keys or dates of the old document is judged again. */
@@ -170,7 +170,7 @@ static int check_version(struct fc_core *core, uint32_t version) {
 /* An entry that asks for the same again changes nothing; a higher attempt is a new chance. The
  * state belongs to the entry: what was confirmed for the old one must not be read as said of the
  * new. */
-static void retarget(struct fc_core *core, uint8_t slot, const struct fc_target *t) {
+static void retarget(struct fc_core *core, uint32_t slot, const struct fc_target *t) {
     struct fc_slot *s = &core->slot[slot];
     int same = s->target.set == t->set && s->target.action == t->action &&
                s->target.attempt == t->attempt && memcmp(s->target.id, t->id, 32) == 0;
@@ -200,7 +200,7 @@ void fc_desired_apply(struct fc_core *core) {
     if (core->safe_mode) /* a stored configuration may be what crashes us */
         fc_config_default(&core->config);
     fc_signed_time(core, d->issued);
-    for (uint8_t s = 0; s < FC_SLOTS; s++)
+    for (uint32_t s = 0; s < FC_SLOTS; s++)
         retarget(core, s, &d->target[s]);
 }
 

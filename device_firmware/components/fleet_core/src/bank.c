@@ -1,11 +1,11 @@
 /* bank.c: a slot's two banks: manifest, leaf list, chunks (SPEC.md section 8). */
 #include "internal.h"
 
-uint8_t fc_bank_area(uint8_t slot, uint8_t bank) {
+uint8_t fc_bank_area(uint32_t slot, uint8_t bank) {
     return (uint8_t)(FC_BANK0 + 2u * slot + (bank & 1u));
 }
 
-uint8_t fc_bank_idle(const struct fc_core *core, uint8_t slot) {
+uint8_t fc_bank_idle(const struct fc_core *core, uint32_t slot) {
     uint8_t run = core->rec.slots[slot].run_bank;
     return run == FC_NO_BANK ? 0 : (uint8_t)(1u - run);
 }

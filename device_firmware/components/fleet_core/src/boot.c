@@ -75,7 +75,7 @@ static int in_trial(const struct fc_rec_slot *rs) {
 }
 
 /* Counts a reset against a trial. Gives it up when that was the last one allowed. */
-static void count_trial(struct fc_core *core, uint8_t slot, struct fc_rec_slot *rs) {
+static void count_trial(struct fc_core *core, uint32_t slot, struct fc_rec_slot *rs) {
     const struct fc_target *t = &core->slot[slot].target;
     int code = FC_OK;
     if (is_crash(core->reset_reason) && ++rs->attempts >= FC_ATTEMPTS_MAX)
@@ -97,7 +97,7 @@ static void count_trial(struct fc_core *core, uint8_t slot, struct fc_rec_slot *
 
 /* Panics in a row of confirmed models; a person's power cycle breaks the row. */
 static uint32_t count_panics(const struct fc_core *core) {
-    for (uint8_t s = 0; s < FC_SLOTS; s++)
+    for (uint32_t s = 0; s < FC_SLOTS; s++)
         if (in_trial(&core->rec.slots[s]))
             return core->rec.panics;
     if (is_crash(core->reset_reason))
@@ -109,7 +109,7 @@ static uint32_t count_panics(const struct fc_core *core) {
 static int account(struct fc_core *core, uint32_t panics) {
     struct fc_record *r = fc_log_edit(core);
     int changed = r->panics != panics;
-    for (uint8_t s = 0; s < FC_SLOTS; s++) {
+    for (uint32_t s = 0; s < FC_SLOTS; s++) {
         struct fc_rec_slot *rs = &r->slots[s];
         if (in_trial(rs) && core->reset_reason < FC_RST_EXPECTED) {
             count_trial(core, s, rs);
@@ -122,7 +122,7 @@ static int account(struct fc_core *core, uint32_t panics) {
     return changed ? fc_log_commit(core) : FC_OK;
 }
 
-static uint32_t seq_of(struct fc_core *core, uint8_t slot, uint8_t bank, const uint8_t id[16]) {
+static uint32_t seq_of(struct fc_core *core, uint32_t slot, uint8_t bank, const uint8_t id[16]) {
     struct fc_manifest *m = &core->tmp.manifest;
     uint8_t digest[32];
     uint32_t n =
@@ -132,7 +132,7 @@ static uint32_t seq_of(struct fc_core *core, uint8_t slot, uint8_t bank, const u
     return m->seq;
 }
 
-static void plan_slot(struct fc_core *core, uint8_t slot) {
+static void plan_slot(struct fc_core *core, uint32_t slot) {
     struct fc_slot *s = &core->slot[slot];
     if (!core->app[slot])
         return;
@@ -162,7 +162,7 @@ int fc_core_boot(struct fc_core *core, const struct fc_hal *hal, const struct fc
         return FC_ERR_SCHEMA;
     if (hal->capacity(hal->ctx, FC_META) < 8 * FC_SECTOR || fc_log_open(core))
         return FC_ERR_FLASH_IO;
-    for (uint8_t s = 0; s < FC_SLOTS; s++) {
+    for (uint32_t s = 0; s < FC_SLOTS; s++) {
         core->app[s] = memory->app[s];
         if (core->app[s])
             memset(core->app[s], 0, sizeof *core->app[s]);
@@ -175,9 +175,9 @@ int fc_core_boot(struct fc_core *core, const struct fc_hal *hal, const struct fc
     load_trust(core);
     load_desired(core);
     int is_counted = account(core, panics) == FC_OK;
-    for (uint8_t s = 0; s < FC_SLOTS; s++)
+    for (uint32_t s = 0; s < FC_SLOTS; s++)
         plan_slot(core, s);
-    for (uint8_t s = 0; s < FC_SLOTS && !is_counted; s++) {
+    for (uint32_t s = 0; s < FC_SLOTS && !is_counted; s++) {
         /* The count is what protects us: without it nothing is loaded. */
         core->want_trial = core->slot[s].want_load = core->slot[s].look = 0;
         fc_slot_set(core, s, FC_ST_IDLE, FC_ERR_FLASH_IO, 0);

@@ -130,7 +130,7 @@ static int version_order(const uint16_t a[3], const uint16_t b[3]) {
 }
 
 /* What this device is: class, memory, operators, firmware. */
-static int check_device(struct fc_core *core, uint8_t slot, const struct fc_manifest *m,
+static int check_device(struct fc_core *core, uint32_t slot, const struct fc_manifest *m,
                         const struct fc_cose *cose) {
     const struct fc_hal *hal = core->hal;
     uint32_t sectors = hal->capacity(hal->ctx, fc_bank_area(slot, 0)) / FC_SECTOR;
@@ -184,7 +184,7 @@ int fc_manifest_read(struct fc_core *core, uint32_t n, struct fc_manifest *m,
 /* The order is that of firmware.md section 6; the digest was compared before. p[0..n) is the
  * broker's, or a bank's: it is bounded, walked and its signatures counted before a field is used.
  */
-int fc_manifest_check(struct fc_core *core, uint8_t slot, const uint8_t *p, size_t n,
+int fc_manifest_check(struct fc_core *core, uint32_t slot, const uint8_t *p, size_t n,
                       enum fc_check how, struct fc_manifest *m) {
     const struct fc_role_keys *role = &core->trust.role[FC_RELEASE];
     struct fc_cose cose;

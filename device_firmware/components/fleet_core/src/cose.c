@@ -54,19 +54,19 @@ static void put_header(struct fc_out *out, int alg, const char *name, const uint
     size_t from = bytes_begin(out, name != NULL);
     fc_out_map(out, (alg ? 1u : 0u) + (name ? 1u : 0u) + (kid ? 1u : 0u));
     if (alg) {
-        fc_out_uint(out, 1);
+        fc_out_u32(out, 1);
         fc_out_int(out, alg);
     }
     if (name) {
         size_t n = strlen(name);
-        fc_out_uint(out, 3);
+        fc_out_u32(out, 3);
         fc_out_head(out, FC_TEXT, sizeof before - 1 + n + 5);
         fc_out_raw(out, before, sizeof before - 1);
         fc_out_raw(out, name, n);
         fc_out_raw(out, "+cbor", 5);
     }
     if (kid) {
-        fc_out_uint(out, 4);
+        fc_out_u32(out, 4);
         fc_out_bytes(out, kid, kid_len);
     }
     bytes_end(out, from);

@@ -28,9 +28,9 @@ void fc_event_put(struct fc_core *core, enum fc_event_kind kind, int slot, const
     }
 }
 
-void fc_event_refusal(struct fc_core *core, uint8_t slot, int code, uint32_t detail) {
+void fc_event_refusal(struct fc_core *core, uint32_t slot, int code, uint32_t detail) {
     int64_t ints[] = {-code, detail};
-    fc_event_put(core, FC_EV_REFUSAL, slot, ints, 2);
+    fc_event_put(core, FC_EV_REFUSAL, (int)slot, ints, 2);
 }
 
 void fc_refusal(struct fc_core *core, int code, uint32_t detail) {
@@ -58,16 +58,16 @@ static int encode(struct fc_core *core, struct fc_event *e, struct fc_out *to) {
     const uint64_t head[] = {1, core->id->boot, e->n, e->t_ms, e->clock, e->kind};
     fc_out_map(&out, e->has_model ? 8 : 7);
     for (uint32_t key = 0; key < 6; key++) {
-        fc_out_uint(&out, key);
+        fc_out_u32(&out, key);
         fc_out_uint(&out, head[key]);
     }
     if (e->has_model) {
-        fc_out_uint(&out, 6);
+        fc_out_u32(&out, 6);
         fc_out_array(&out, 2);
-        fc_out_uint(&out, e->slot);
+        fc_out_u32(&out, e->slot);
         fc_out_bytes(&out, e->mid, 8);
     }
-    fc_out_uint(&out, 7);
+    fc_out_u32(&out, 7);
     fc_out_array(&out, e->nints);
     for (uint32_t i = 0; i < e->nints; i++)
         fc_out_int(&out, e->ints[i]);

@@ -35,9 +35,9 @@ int fc_doc_store(struct fc_core *core, enum fc_doc doc, const uint8_t *p, size_t
 uint32_t fc_doc_load(struct fc_core *core, enum fc_doc doc);
 
 /* --- bank.c: sectors, manifests, leaves, chunks -------------------------------------- */
-uint8_t fc_bank_area(uint8_t slot, uint8_t bank);
+uint8_t fc_bank_area(uint32_t slot, uint8_t bank);
 /* The bank that does not run. */
-uint8_t fc_bank_idle(const struct fc_core *core, uint8_t slot);
+uint8_t fc_bank_idle(const struct fc_core *core, uint32_t slot);
 /* Erase, program, read back one sector. lead 4: the length goes before the bytes, 0: it does not.
  * FC_OK, FC_ERR_FLASH_IO. */
 int fc_sector_write(struct fc_core *core, uint8_t area, uint32_t off, const uint8_t *p, size_t n,
@@ -82,7 +82,7 @@ int fc_cose_open(struct fc_core *core, enum fc_kind kind, const uint8_t *p, size
                  struct fc_cose *out);
 /* A manifest as an offer for a slot, received or (p NULL) in fc_msg(). Any code of section 6's
  * table; core->detail and core->deferred tell more. */
-int fc_manifest_check(struct fc_core *core, uint8_t slot, const uint8_t *p, size_t n,
+int fc_manifest_check(struct fc_core *core, uint32_t slot, const uint8_t *p, size_t n,
                       enum fc_check how, struct fc_manifest *m);
 /* Parsed without signatures from fc_msg(), for banks whose id the record vouches for. model may be
  * NULL. */
@@ -113,8 +113,8 @@ int fc_fetch_chunks(struct fc_core *core); /* FC_JOB_CHUNKS */
 /* One unit of update work. 1 = call again at once. */
 int fc_update_step(struct fc_core *core);
 uint64_t fc_update_due(const struct fc_core *core); /* uptime when the next step is due */
-int fc_update_derive(struct fc_core *core, uint8_t slot);
-void fc_update_retarget(struct fc_core *core, uint8_t slot); /* its entry is about to change */
+int fc_update_derive(struct fc_core *core, uint32_t slot);
+void fc_update_retarget(struct fc_core *core, uint32_t slot); /* its entry is about to change */
 void fc_update_link(struct fc_core *core); /* the connection came up or went down */
 /* A message below f1/model/<mid>/. */
 int fc_update_message(struct fc_core *core, const char *rest, size_t rest_len, const uint8_t *p,
@@ -125,11 +125,11 @@ void fc_job_refuse(struct fc_core *core, int code, uint32_t detail);
 void fc_job_stage(struct fc_core *core, enum fc_stage stage);
 void fc_job_wait(struct fc_core *core, uint32_t ms);
 int fc_record_fetch(struct fc_core *core); /* row 3 */
-void fc_slot_refuse(struct fc_core *core, uint8_t slot, int code, uint32_t detail);
-void fc_slot_set(struct fc_core *core, uint8_t slot, enum fc_state state, int code,
+void fc_slot_refuse(struct fc_core *core, uint32_t slot, int code, uint32_t detail);
+void fc_slot_set(struct fc_core *core, uint32_t slot, enum fc_state state, int code,
                  uint32_t detail);
-const uint8_t *fc_slot_mid(const struct fc_core *core, uint8_t slot); /* what events are about */
-int fc_is_overdue(const struct fc_core *core, uint8_t slot);          /* past its deadline */
+const uint8_t *fc_slot_mid(const struct fc_core *core, uint32_t slot); /* what events are about */
+int fc_is_overdue(const struct fc_core *core, uint32_t slot);          /* past its deadline */
 uint8_t fc_rest_phase(const struct fc_rec_slot *rs);
 
 /* --- trial.c ------------------------------------------------------------------------- */
@@ -137,7 +137,7 @@ void fc_trial_begin(struct fc_core *core, uint8_t group); /* record TRIAL, then 
 void fc_trial_resume(struct fc_core *core);
 int fc_trial_step(struct fc_core *core); /* stages FC_JOB_LOAD .. FC_JOB_FAIL */
 void fc_trial_fail(struct fc_core *core, int code, uint32_t detail);
-void fc_trial_sample(struct fc_core *core, uint8_t slot, int failed); /* an inference ended */
+void fc_trial_sample(struct fc_core *core, uint32_t slot, int failed); /* an inference ended */
 void fc_golden_event(struct fc_core *core);
 void fc_keep_write(struct fc_core *core, int expected);
 
@@ -145,12 +145,12 @@ void fc_keep_write(struct fc_core *core, int expected);
 /* Loads the model of the job's bank; as: 1 the confirmed one, 2 the candidate. */
 int fc_model_load(struct fc_core *core, uint8_t as);
 int fc_engine_code(int rc);
-int fc_run_begin(struct fc_core *core, uint8_t slot);
+int fc_run_begin(struct fc_core *core, uint32_t slot);
 int fc_run_step(struct fc_core *core); /* stages FC_JOB_RUN_* */
-int fc_check_begin(struct fc_core *core, uint8_t slot, uint64_t verb_counter);
+int fc_check_begin(struct fc_core *core, uint32_t slot, uint64_t verb_counter);
 int fc_check_step(struct fc_core *core); /* stage FC_JOB_CHECK */
-int fc_arena_probe(struct fc_core *core, uint8_t slot, uint32_t *bytes);
-void fc_slot_unload(struct fc_core *core, uint8_t slot);
+int fc_arena_probe(struct fc_core *core, uint32_t slot, uint32_t *bytes);
+void fc_slot_unload(struct fc_core *core, uint32_t slot);
 
 /* --- selftest.c ---------------------------------------------------------------------- */
 /* Compares one output with its golden bytes. Largest difference in LSB, UINT32_MAX for NaN. */
@@ -165,7 +165,7 @@ int fc_report_send(struct fc_core *core);
 void fc_report_want(struct fc_core *core, uint8_t how); /* 1 progress, 2 at once */
 void fc_event_put(struct fc_core *core, enum fc_event_kind kind, int slot, const int64_t *ints,
                   uint8_t n);
-void fc_event_refusal(struct fc_core *core, uint8_t slot, int code, uint32_t detail);
+void fc_event_refusal(struct fc_core *core, uint32_t slot, int code, uint32_t detail);
 void fc_refusal(struct fc_core *core, int code, uint32_t detail);
 int fc_event_send(struct fc_core *core); /* 1 = sent one, 0 = nothing to do, negative = error */
 void fc_event_sent(struct fc_core *core, int32_t token);
@@ -174,7 +174,7 @@ int fc_tele_send(struct fc_core *core);
 void fc_tele_sent(struct fc_core *core, int32_t token);
 void fc_tele_link(struct fc_core *core, int up, int fresh);
 void fc_tele_flag(struct fc_core *core, uint32_t flag); /* in the next record of every slot */
-void fc_tele_cut(struct fc_core *core, uint8_t slot);   /* the model run ends: close its window */
+void fc_tele_cut(struct fc_core *core, uint32_t slot);  /* the model run ends: close its window */
 int fc_tele_step(struct fc_core *core); /* close and freeze what is due; 1 = worked */
 uint64_t fc_tele_due(const struct fc_core *core);
 uint32_t fc_tele_ring_used(const struct fc_core *core); /* bytes of the batches kept */

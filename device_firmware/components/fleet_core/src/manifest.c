@@ -21,12 +21,12 @@ static struct op take_op(struct fc_in *in) {
     struct op op = {0, NULL, 0};
     if (fc_in_major(in) == FC_ARRAY) {
         fc_in_array(in, 2, 2);
-        op.code = (uint32_t)fc_in_int(in, 32, 32);
+        op.code = fc_in_u32(in, 32, 32);
         op.name = fc_in_text(in, 1, 64, &op.n);
         if (op.name && !fc_is_printable(op.name, op.n, 0x20))
             fc_in_fail(in);
     } else {
-        op.code = (uint32_t)fc_in_uint(in, INT32_MAX);
+        op.code = fc_in_u32(in, 0, INT32_MAX);
         if (op.code == 32)
             fc_in_fail(in);
     }
@@ -55,11 +55,11 @@ static void operators(struct fc_in *in) {
 }
 
 /* A cursor at the value of `key` in a checked payload's map; failed when the key is missing. */
-static struct fc_in seek(const uint8_t *p, size_t n, uint64_t key) {
+static struct fc_in seek(const uint8_t *p, size_t n, uint32_t key) {
     struct fc_in in = fc_in_of(p, n);
     uint32_t keys = fc_in_map(&in, FC_KEY_MAX + 1);
     for (uint32_t i = 0; i < keys && !in.err; i++) {
-        if (fc_in_uint(&in, FC_KEY_MAX) == key)
+        if (fc_in_u32(&in, 0, FC_KEY_MAX) == key)
             return in;
         fc_in_skip(&in);
     }
@@ -126,13 +126,13 @@ static void tensors(struct parse *ps, int side) {
         uint32_t k = i + (side ? FC_TENSORS_MAX : 0);
         memset(&t, 0, sizeof t);
         fc_in_array(in, 4, 4);
-        t.dtype = (uint8_t)fc_in_uint(in, sizeof DTYPE_BYTES - 1);
+        t.dtype = (uint8_t)fc_in_u32(in, 0, sizeof DTYPE_BYTES - 1);
         t.bytes = DTYPE_BYTES[t.dtype];
         if (!t.bytes)
             fc_in_fail(in);
         t.ndim = (uint8_t)fc_in_array(in, 1, FC_DIMS_MAX);
         for (uint32_t d = 0; d < t.ndim && !in->err; d++) {
-            t.dim[d] = (uint32_t)fc_in_int(in, 1, INT32_MAX);
+            t.dim[d] = fc_in_u32(in, 1, INT32_MAX);
             /* Bound: bytes <= 2^18 before, dim < 2^31, so the product fits 64 bits. */
             uint64_t bytes = (uint64_t)t.bytes * t.dim[d];
             if (bytes > FC_TENSOR_BYTES_MAX) {
@@ -141,8 +141,11 @@ static void tensors(struct parse *ps, int side) {
             }
             t.bytes = (uint32_t)bytes;
         }
-        t.scale_bits = (uint32_t)fc_in_uint(in, UINT32_MAX);
-        t.zero_point = (int32_t)fc_in_int(in, INT32_MIN, INT32_MAX);
+        t.scale_bits = fc_in_u32(in, 0, UINT32_MAX);
+        int64_t zero = fc_in_int(in);
+        if (zero > INT32_MAX)
+            fc_in_fail(in);
+        t.zero_point = (int32_t)zero;
         ps->m->dtype[k] = t.dtype;
         ps->m->bytes[k] = t.bytes;
         if (ps->model)
@@ -203,11 +206,11 @@ static FC_NOINLINE void golden(struct parse *ps) {
             ps->unfit |= fc_vector_parse(in, m, NULL) == FC_ERR_IO_CONTRACT;
         m->golden_len = ps->at + (uint32_t)(in->p - ps->p) - m->golden_off;
     } else {
-        m->blob_size = (uint32_t)fc_in_int(in, 1, FC_BLOB_MAX);
+        m->blob_size = fc_in_u32(in, 1, FC_BLOB_MAX);
         fc_in_raw(in, m->blob_sha256, 32);
-        m->golden_n = (uint32_t)fc_in_int(in, 1, FC_ITEMS_MAX);
+        m->golden_n = fc_in_u32(in, 1, FC_ITEMS_MAX);
     }
-    m->tol = (uint32_t)fc_in_uint(in, UINT32_MAX);
+    m->tol = fc_in_u32(in, 0, UINT32_MAX);
     if (is_inline && in->p - start > (ptrdiff_t)FC_INLINE_MAX)
         fc_in_fail(in);
 }
@@ -239,7 +242,7 @@ static void names(struct parse *ps, int is_version) {
 }
 
 /* One value of the manifest map. Keys rise, so 13 and 14 are known when 15 comes. */
-static FC_NOINLINE void field(struct parse *ps, uint64_t key) {
+static FC_NOINLINE void field(struct parse *ps, uint32_t key) {
     struct fc_in *in = &ps->in;
     struct fc_manifest *m = ps->m;
     uint32_t n = 0;
@@ -252,10 +255,10 @@ static FC_NOINLINE void field(struct parse *ps, uint64_t key) {
         names(ps, key == 2);
         break;
     case 3:
-        m->seq = (uint32_t)fc_in_uint(in, UINT32_MAX);
+        m->seq = fc_in_u32(in, 0, UINT32_MAX);
         break;
     case 4:
-        m->floor = (uint32_t)fc_in_uint(in, m->seq);
+        m->floor = fc_in_u32(in, 0, m->seq);
         break;
     case 5:
         n = fc_in_array(in, 1, 8);
@@ -263,7 +266,9 @@ static FC_NOINLINE void field(struct parse *ps, uint64_t key) {
             fc_in_bytes(in, 16, 16, NULL);
         break;
     case 6:
-        ps->size = (uint64_t)fc_in_int(in, 1, INT64_MAX);
+        ps->size = fc_in_u64(in);
+        if (ps->size - 1 >= INT64_MAX)
+            fc_in_fail(in);
         break;
     case 7:
         fc_in_raw(in, m->sha256, 32);
@@ -275,12 +280,12 @@ static FC_NOINLINE void field(struct parse *ps, uint64_t key) {
         fc_in_raw(in, m->leaves_sha256, 32);
         break;
     case 10:
-        m->arena = (uint32_t)fc_in_uint(in, INT32_MAX);
+        m->arena = fc_in_u32(in, 0, INT32_MAX);
         break;
     case 11:
         fc_in_array(in, 3, 3);
         for (int i = 0; i < 3; i++)
-            m->firmware[i] = (uint16_t)fc_in_uint(in, UINT16_MAX);
+            m->firmware[i] = (uint16_t)fc_in_u32(in, 0, UINT16_MAX);
         break;
     case 12:
         operators(in);
@@ -293,17 +298,17 @@ static FC_NOINLINE void field(struct parse *ps, uint64_t key) {
         golden(ps);
         break;
     case 16:
-        fc_in_uint(in, UINT64_MAX);
+        fc_in_u64(in);
         break;
     case 17:
-        m->expires = fc_in_uint(in, UINT64_MAX);
+        m->expires = fc_in_u64(in);
         if (!m->expires)
             m->expires = 1; /* said, and long ago; 0 means not said */
         break;
     case 20:
         fc_in_array(in, 2, 2);
-        m->kind = (uint8_t)fc_in_uint(in, 1);
-        m->slot = (uint8_t)fc_in_uint(in, 255);
+        m->kind = (uint8_t)fc_in_u32(in, 0, 1);
+        m->slot = (uint8_t)fc_in_u32(in, 0, 255);
         if (m->kind ? m->slot != 255 : m->slot >= FC_SLOTS_MAX)
             fc_in_fail(in);
         break;
@@ -324,7 +329,7 @@ int fc_manifest_parse(const struct fc_hal *hal, const uint8_t *p, size_t n, uint
     if (model)
         memset(model, 0, sizeof *model);
     for (uint32_t i = 0; i < keys && !ps.in.err; i++) {
-        uint64_t key = fc_in_uint(&ps.in, FC_KEY_MAX);
+        uint32_t key = fc_in_u32(&ps.in, 0, FC_KEY_MAX);
         seen |= 1u << key;
         field(&ps, key);
     }

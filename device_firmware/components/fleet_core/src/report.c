@@ -33,17 +33,17 @@ void fc_report_want(struct fc_core *core, uint8_t how) {
 
 static void put_numbers(struct fc_out *out, const uint32_t *v, uint32_t n) {
     for (uint32_t i = 0; i < n; i++)
-        fc_out_uint(out, v[i]);
+        fc_out_u32(out, v[i]);
 }
 
 /* A key with a number, or with an array of n of them. */
 static void put(struct fc_out *out, uint32_t key, uint32_t value) {
-    fc_out_uint(out, key);
-    fc_out_uint(out, value);
+    fc_out_u32(out, key);
+    fc_out_u32(out, value);
 }
 
 static void put_array(struct fc_out *out, uint32_t key, const uint32_t *v, uint32_t n) {
-    fc_out_uint(out, key);
+    fc_out_u32(out, key);
     fc_out_array(out, n);
     put_numbers(out, v, n);
 }
@@ -59,7 +59,7 @@ static void put_bank(struct fc_out *out, const uint8_t id[16], uint32_t seq, uin
     put_numbers(out, v, 3);
 }
 
-static void put_slot(struct fc_out *out, const struct fc_core *core, uint8_t slot) {
+static void put_slot(struct fc_out *out, const struct fc_core *core, uint32_t slot) {
     const struct fc_slot *s = &core->slot[slot];
     const struct fc_rec_slot *rs = &core->rec.slots[slot];
     static const uint8_t none[16];
@@ -84,13 +84,13 @@ static void put_slot(struct fc_out *out, const struct fc_core *core, uint8_t slo
 static void put_slots(struct fc_out *out, const struct fc_core *core) {
     const struct fc_hal *hal = core->hal;
     uint32_t n = 0;
-    for (uint8_t s = 0; s < FC_SLOTS; s++)
+    for (uint32_t s = 0; s < FC_SLOTS; s++)
         n += core->app[s] && hal->capacity(hal->ctx, fc_bank_area(s, 0)) > 0;
     fc_out_map(out, n);
-    for (uint8_t s = 0; s < FC_SLOTS; s++) {
+    for (uint32_t s = 0; s < FC_SLOTS; s++) {
         if (!core->app[s] || !hal->capacity(hal->ctx, fc_bank_area(s, 0)))
             continue;
-        fc_out_uint(out, s);
+        fc_out_u32(out, s);
         put_slot(out, core, s);
     }
 }
@@ -102,7 +102,7 @@ static void put_invalid(struct fc_out *out, uint32_t invalid) {
     fc_out_array(out, n);
     for (uint32_t key = 0; key <= FC_KEY_MAX; key++)
         if (invalid >> key & 1u)
-            fc_out_uint(out, key);
+            fc_out_u32(out, key);
 }
 
 static int is_stale(const struct fc_core *core) {
@@ -123,27 +123,27 @@ static void encode(struct fc_core *core, struct fc_out *out) {
     put(out, 1, id->boot);
     put(out, 2, core->report_n + 1);
     put(out, 3, now > UINT32_MAX ? 0 : (uint32_t)now);
-    fc_out_uint(out, 4);
+    fc_out_u32(out, 4);
     fc_out_bytes(out, id->class_id, 16);
     put_array(out, 5, firmware, 3);
     put(out, 6, id->chip);
-    fc_out_uint(out, 7);
+    fc_out_u32(out, 7);
     fc_out_bytes(out, digest, 32);
     put(out, 8, core->rec.trust_version);
-    fc_out_uint(out, 9);
+    fc_out_u32(out, 9);
     fc_out_uint(out, core->rec.desired_counter);
-    fc_out_uint(out, 10);
+    fc_out_u32(out, 10);
     fc_out_uint(out, core->rec.cmd_counter);
     put(out, 11, (uint32_t)is_stale(core));
     put_array(out, 12, reset, 2);
     put(out, 13, hal->heap_free(hal->ctx));
-    fc_out_uint(out, 14);
+    fc_out_u32(out, 14);
     put_slots(out, core);
-    fc_out_uint(out, 15);
+    fc_out_u32(out, 15);
     put_invalid(out, fc_cfg(core)->invalid);
-    fc_out_uint(out, 16);
+    fc_out_u32(out, 16);
     fc_out_raw(out, id->ops, id->ops_len);
-    fc_out_uint(out, 17);
+    fc_out_u32(out, 17);
     fc_out_array(out, 2);
     fc_out_text(out, id->firmware_version);
     fc_out_text(out, id->esp_nn);

@@ -4,11 +4,11 @@
  */
 #include "internal.h"
 
-void fc_slot_unload(struct fc_core *core, uint8_t slot) {
+void fc_slot_unload(struct fc_core *core, uint32_t slot) {
     struct fc_slot *s = &core->slot[slot];
     const struct fc_engine *engine = core->hal->engine;
     fc_tele_cut(core, slot);
-    engine->unload(engine->ctx, slot);
+    engine->unload(engine->ctx, (uint8_t)slot);
     if (s->mapped)
         core->hal->unmap(core->hal->ctx, s->mapped);
     s->mapped = NULL;
@@ -76,7 +76,7 @@ int fc_model_load(struct fc_core *core, uint8_t as) {
     return rc;
 }
 
-const struct fc_model *fc_running(const struct fc_core *core, uint8_t slot) {
+const struct fc_model *fc_running(const struct fc_core *core, uint32_t slot) {
     const struct fc_job *j = &core->job;
     if (slot >= FC_SLOTS || !core->app[slot])
         return NULL;
@@ -90,7 +90,7 @@ const struct fc_model *fc_running(const struct fc_core *core, uint8_t slot) {
 /* --- the confirmed model ------------------------------------------------------------- */
 
 /* The run bank is damaged: the other one, if it may run; else online without a model. */
-static void run_broken(struct fc_core *core, uint8_t slot, int code) {
+static void run_broken(struct fc_core *core, uint32_t slot, int code) {
     struct fc_slot *s = &core->slot[slot];
     struct fc_manifest *m = &core->tmp.manifest;
     const struct fc_rec_slot *rs = &core->rec.slots[slot];
@@ -121,12 +121,12 @@ static void run_broken(struct fc_core *core, uint8_t slot, int code) {
 }
 
 /* Reads the manifest of the bank that runs into a new job. FC_OK, FC_ERR_DIGEST */
-static int run_open(struct fc_core *core, uint8_t slot) {
+static int run_open(struct fc_core *core, uint32_t slot) {
     struct fc_job *j = &core->job;
     const struct fc_rec_slot *rs = &core->rec.slots[slot];
     uint8_t digest[32];
     memset(j, 0, sizeof *j);
-    j->slot = slot;
+    j->slot = (uint8_t)slot;
     j->bank = rs->run_bank;
     uint32_t n = fc_message_read(core, fc_job_area(core), 0, digest);
     return n && memcmp(digest, rs->run_id, 16) == 0 && !fc_manifest_read(core, n, &j->m, NULL)
@@ -134,7 +134,7 @@ static int run_open(struct fc_core *core, uint8_t slot) {
                : FC_ERR_DIGEST;
 }
 
-int fc_run_begin(struct fc_core *core, uint8_t slot) {
+int fc_run_begin(struct fc_core *core, uint32_t slot) {
     struct fc_slot *s = &core->slot[slot];
     const struct fc_rec_slot *rs = &core->rec.slots[slot];
     struct fc_job *j = &core->job;
@@ -182,7 +182,7 @@ int fc_run_step(struct fc_core *core) {
 /* --- commanded: self-test, arena probe ----------------------------------------------- */
 
 /* FC_OK, FC_ERR_BUSY while an update is under way. */
-int fc_check_begin(struct fc_core *core, uint8_t slot, uint64_t verb_counter) {
+int fc_check_begin(struct fc_core *core, uint32_t slot, uint64_t verb_counter) {
     struct fc_job *j = &core->job;
     if (j->stage != FC_JOB_IDLE)
         return FC_ERR_BUSY;
@@ -219,7 +219,7 @@ int fc_check_step(struct fc_core *core) {
 /* The smallest arena that the running model loads into, found by the engine beside what it holds.
  * FC_OK, FC_ERR_BUSY, FC_ERR_UNKNOWN_ACTION (the engine cannot), or the engine's code. The model is
  * loaded anew afterwards. */
-int fc_arena_probe(struct fc_core *core, uint8_t slot, uint32_t *bytes) {
+int fc_arena_probe(struct fc_core *core, uint32_t slot, uint32_t *bytes) {
     const struct fc_engine *engine = core->hal->engine;
     struct fc_slot *s = &core->slot[slot];
     const struct fc_model *model = &core->app[slot]->model;
@@ -227,7 +227,7 @@ int fc_arena_probe(struct fc_core *core, uint8_t slot, uint32_t *bytes) {
         return FC_ERR_UNKNOWN_ACTION;
     if (core->job.stage != FC_JOB_IDLE)
         return FC_ERR_BUSY;
-    int rc = engine->probe(engine->ctx, slot, s->mapped, model->size, model, bytes);
+    int rc = engine->probe(engine->ctx, (uint8_t)slot, s->mapped, model->size, model, bytes);
     fc_slot_unload(core, slot);
     s->want_load = 1;
     return rc ? fc_engine_code(rc) : FC_OK;

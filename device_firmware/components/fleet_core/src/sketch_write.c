@@ -30,24 +30,24 @@ static void put_channel(const struct fc_channel *c, uint32_t elements, struct fc
     fc_out_array(out, 4);
     fc_out_int(out, q * 256 + r * 256 / n);
     fc_out_uint(out, variance > square ? variance - square : 0);
-    fc_out_uint(out, c->saturated);
-    fc_out_uint(out, c->out);
+    fc_out_u32(out, c->saturated);
+    fc_out_u32(out, c->out);
 }
 
 static void array(struct fc_out *out, const uint32_t *v, uint32_t n) {
     fc_out_array(out, n);
     for (uint32_t i = 0; i < n; i++)
-        fc_out_uint(out, v[i]);
+        fc_out_u32(out, v[i]);
 }
 
 static void counts(struct fc_out *out, uint32_t key, const uint32_t *v, uint32_t n) {
-    fc_out_uint(out, key);
+    fc_out_u32(out, key);
     array(out, v, n);
 }
 
 /* A list with one row. */
 static void row(struct fc_out *out, uint32_t key, const uint32_t *v, uint32_t n) {
-    fc_out_uint(out, key);
+    fc_out_u32(out, key);
     fc_out_array(out, 1);
     array(out, v, n);
 }
@@ -67,30 +67,30 @@ void fc_sketch_write(const struct fc_sketch *s, const struct fc_sketch_extra *x,
                    resets[] = {x->reset, 1};
     fc_out_map(out, 5u + has_classes + 2 * has_scores + has_inputs + s->has_cuts + has_anomalies +
                         has_golden + has_labels + x->has_reset + has_faults);
-    fc_out_uint(out, 0);
-    fc_out_uint(out, x->dt_ms);
-    fc_out_uint(out, 1);
-    fc_out_uint(out, x->duration_s);
-    fc_out_uint(out, 2);
-    fc_out_uint(out, s->n);
+    fc_out_u32(out, 0);
+    fc_out_u32(out, x->dt_ms);
+    fc_out_u32(out, 1);
+    fc_out_u32(out, x->duration_s);
+    fc_out_u32(out, 2);
+    fc_out_u32(out, s->n);
     if (has_classes)
         counts(out, 3, s->classes, s->n_classes);
     if (has_scores) {
         counts(out, 4, s->confidence, 10);
         counts(out, 5, spread, 2);
     }
-    fc_out_uint(out, 6);
+    fc_out_u32(out, 6);
     fc_out_array(out, 2u + 2u * s->n_times);
-    fc_out_uint(out, s->us_max);
-    fc_out_uint(out, s->time_shift);
+    fc_out_u32(out, s->us_max);
+    fc_out_u32(out, s->time_shift);
     for (uint32_t i = 0; i < s->n_times; i++) {
-        fc_out_uint(out, s->time_bin[i]);
-        fc_out_uint(out, s->time_n[i]);
+        fc_out_u32(out, s->time_bin[i]);
+        fc_out_u32(out, s->time_n[i]);
     }
     if (has_inputs) {
-        fc_out_uint(out, 7);
+        fc_out_u32(out, 7);
         fc_out_array(out, in->n_channels + 1u);
-        fc_out_uint(out, in->elements);
+        fc_out_u32(out, in->elements);
         for (uint32_t i = 0; i < in->n_channels; i++)
             put_channel(&in->channel[i], in->elements, out);
     }

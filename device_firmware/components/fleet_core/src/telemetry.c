@@ -50,7 +50,7 @@ static uint32_t behind(const struct fc_ring *r, uint32_t at) {
 }
 
 void fc_tele_flag(struct fc_core *core, uint32_t flag) {
-    for (uint8_t s = 0; s < FC_SLOTS; s++)
+    for (uint32_t s = 0; s < FC_SLOTS; s++)
         if (core->app[s])
             core->app[s]->flags |= flag;
 }
@@ -109,7 +109,7 @@ static void put_window(struct fc_out *out, const struct fc_window *w, uint64_t b
 enum kind { WINDOWS = 7, INFERENCES = 8, SKETCH = 9 };
 
 /* What every batch begins with, up to the array of its records. 0 = no clock. */
-static int begin(struct fc_core *core, uint8_t slot, enum kind kind, uint64_t from_ms, uint32_t n,
+static int begin(struct fc_core *core, uint32_t slot, enum kind kind, uint64_t from_ms, uint32_t n,
                  struct fc_out *out) {
     const struct fc_model *m = &core->app[slot]->model;
     uint64_t t0 = 0;
@@ -120,18 +120,18 @@ static int begin(struct fc_core *core, uint8_t slot, enum kind kind, uint64_t fr
     *out = fc_uplink_open(core);
     fc_out_map(out, 8);
     for (uint32_t key = 0; key < 5; key++) {
-        fc_out_uint(out, key);
+        fc_out_u32(out, key);
         fc_out_uint(out, head[key]);
     }
-    fc_out_uint(out, 5);
+    fc_out_u32(out, 5);
     fc_out_array(out, 4);
-    fc_out_uint(out, slot);
+    fc_out_u32(out, slot);
     fc_out_text(out, m->name);
     fc_out_text(out, m->version);
     fc_out_bytes(out, m->id, 8);
-    fc_out_uint(out, 6);
+    fc_out_u32(out, 6);
     fc_out_bytes(out, core->id->build_id, 4);
-    fc_out_uint(out, kind);
+    fc_out_u32(out, kind);
     fc_out_array(out, n);
     return 1;
 }
@@ -154,7 +154,7 @@ static int keep(struct fc_core *core, const struct fc_out *out, uint32_t n) {
 }
 
 /* Up to twelve closed windows of a slot into a batch. 1 = done. */
-static int freeze_windows(struct fc_core *core, uint8_t slot) {
+static int freeze_windows(struct fc_core *core, uint32_t slot) {
     struct fc_app *a = core->app[slot];
     uint32_t n = a->n_closed < FC_BATCH_WINDOWS ? a->n_closed : FC_BATCH_WINDOWS;
     uint64_t before = a->closed[0].end_ms - a->closed[0].lasted_ms;
@@ -173,7 +173,7 @@ static int freeze_windows(struct fc_core *core, uint8_t slot) {
 }
 
 /* All sampled inferences of a slot. */
-static int freeze_picks(struct fc_core *core, uint8_t slot) {
+static int freeze_picks(struct fc_core *core, uint32_t slot) {
     struct fc_app *a = core->app[slot];
     uint64_t now = fc_clock(core);
     uint32_t before = a->picks[0].at_ms;
@@ -197,7 +197,7 @@ static int freeze_picks(struct fc_core *core, uint8_t slot) {
 }
 
 /* Everything first; what makes it too large for a message is left out. */
-static int freeze_sketch(struct fc_core *core, uint8_t slot) {
+static int freeze_sketch(struct fc_core *core, uint32_t slot) {
     struct fc_app *a = core->app[slot];
     const struct fc_slot *s = &core->slot[slot];
     uint64_t now = fc_clock(core), lasted = now - a->sketch_ms;
@@ -227,7 +227,7 @@ static int freeze_sketch(struct fc_core *core, uint8_t slot) {
 }
 
 /* The model run ends: its records must not wait for another model. */
-void fc_tele_cut(struct fc_core *core, uint8_t slot) {
+void fc_tele_cut(struct fc_core *core, uint32_t slot) {
     struct fc_app *a = core->app[slot];
     if (!a)
         return;
@@ -244,12 +244,12 @@ void fc_tele_cut(struct fc_core *core, uint8_t slot) {
     a->alarm_told = 0;
     a->pipe.model = NULL;
     /* One arena for all slots: another model in one of them rebuilds it, and streams start anew. */
-    for (uint8_t s = 0; s < FC_SLOTS; s++)
+    for (uint32_t s = 0; s < FC_SLOTS; s++)
         if (core->app[s])
             core->app[s]->pipe.stale = 1;
 }
 
-static int step_slot(struct fc_core *core, uint8_t slot) {
+static int step_slot(struct fc_core *core, uint32_t slot) {
     struct fc_app *a = core->app[slot];
     uint64_t now = fc_clock(core);
     int worked = 0, full = fc_sketch_full(&a->sketch);
@@ -275,7 +275,7 @@ static int step_slot(struct fc_core *core, uint8_t slot) {
 
 int fc_tele_step(struct fc_core *core) {
     int worked = 0;
-    for (uint8_t s = 0; s < FC_SLOTS; s++)
+    for (uint32_t s = 0; s < FC_SLOTS; s++)
         if (core->app[s])
             worked |= step_slot(core, s);
     return worked;
@@ -283,7 +283,7 @@ int fc_tele_step(struct fc_core *core) {
 
 uint64_t fc_tele_due(const struct fc_core *core) {
     uint64_t due = UINT64_MAX, now = fc_clock(core);
-    for (uint8_t s = 0; s < FC_SLOTS; s++) {
+    for (uint32_t s = 0; s < FC_SLOTS; s++) {
         const struct fc_app *a = core->app[s];
         if (!a)
             continue;

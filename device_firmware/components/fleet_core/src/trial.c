@@ -11,7 +11,7 @@
 
 /* Loops over the members of the trial. */
 #define EACH(s, core)                                                                              \
-    for (uint8_t s = 0; s < FC_SLOTS; s++)                                                         \
+    for (uint32_t s = 0; s < FC_SLOTS; s++)                                                        \
         if ((core)->job.group >> s & 1)
 
 /* Progress of a probation, for resets we asked for: 64 B that a power loss clears. */
@@ -89,7 +89,7 @@ static void start(struct fc_core *core, uint8_t group, uint8_t again) {
 /* Row 8: TRIAL in the log before the engine sees a byte. */
 void fc_trial_begin(struct fc_core *core, uint8_t group) {
     struct fc_record *r = fc_log_edit(core);
-    for (uint8_t s = 0; s < FC_SLOTS; s++) {
+    for (uint32_t s = 0; s < FC_SLOTS; s++) {
         struct fc_rec_slot *rs = &r->slots[s];
         if (!(group >> s & 1))
             continue;
@@ -325,12 +325,12 @@ static int probation(struct fc_core *core) {
     return 0;
 }
 
-void fc_trial_sample(struct fc_core *core, uint8_t slot, int failed) {
+void fc_trial_sample(struct fc_core *core, uint32_t slot, int failed) {
     struct fc_job *j = &core->job;
     if (j->stage != FC_JOB_PROBATION || !(j->group >> slot & 1))
         return;
     if (failed) {
-        j->slot = slot;
+        j->slot = (uint8_t)slot;
         fc_trial_fail(core, FC_ERR_LOAD_FAILED, 0);
         return;
     }

@@ -29,7 +29,7 @@ static uint32_t threshold(const struct fc_core *core, const struct fc_app *a) {
 
 /* Both edges are told; which one it is shows in the score: over the threshold it began. At most one
  * beginning a minute, and the end of what was told. */
-static void alarm(struct fc_core *core, uint8_t slot, const struct fc_seen *seen) {
+static void alarm(struct fc_core *core, uint32_t slot, const struct fc_seen *seen) {
     struct fc_app *a = core->app[slot];
     const struct fc_config *c = fc_cfg(core);
     uint64_t now = fc_clock(core);
@@ -46,7 +46,7 @@ static void alarm(struct fc_core *core, uint8_t slot, const struct fc_seen *seen
     if (edge == FC_EDGE_ENDED && score > seen->limit)
         score = seen->limit;
     int64_t ints[] = {score, seen->limit, seen->n_scores ? (int64_t)seen->top : -1, a->suppressed};
-    fc_event_put(core, FC_EV_ANOMALY, slot, ints, 4);
+    fc_event_put(core, FC_EV_ANOMALY, (int)slot, ints, 4);
     if (edge == FC_EDGE_BEGAN) {
         a->alarm_seen = 1;
         a->alarm_at_ms = now;
@@ -95,7 +95,7 @@ static void pick(struct fc_core *core, struct fc_app *a, const struct fc_seen *s
     };
 }
 
-static void count(struct fc_core *core, uint8_t slot, struct fc_seen *seen) {
+static void count(struct fc_core *core, uint32_t slot, struct fc_seen *seen) {
     struct fc_app *a = core->app[slot];
     const struct fc_hal *hal = core->hal;
     uint32_t kind = a->model.hints.anomaly_kind;
@@ -129,7 +129,7 @@ static void count(struct fc_core *core, uint8_t slot, struct fc_seen *seen) {
 }
 
 /* FC_OK = count it, 1 = it failed and that is dealt with. */
-static int admit(struct fc_core *core, uint8_t slot, uint32_t n_scores, uint8_t failed) {
+static int admit(struct fc_core *core, uint32_t slot, uint32_t n_scores, int failed) {
     if (slot >= FC_SLOTS || n_scores > FC_CLASSES_MAX || !fc_running(core, slot))
         return FC_ERR_DROP;
     fc_trial_sample(core, slot, failed);

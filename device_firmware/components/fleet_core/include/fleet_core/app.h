@@ -58,12 +58,12 @@ struct fc_app {
  *   FC_ERR_BUSY         no model runs here, or not the one that the front-end needs
  *   FC_ERR_IO_CONTRACT  the model takes something else than one window of samples
  *   FC_ERR_LOW_HEAP     memory too small */
-int fc_app_open(struct fc_core *core, uint8_t slot, const struct fc_pipe_memory *memory);
+int fc_app_open(struct fc_core *core, uint32_t slot, const struct fc_pipe_memory *memory);
 /* The pipeline is open and fits what is loaded. */
-int fc_app_ready(const struct fc_core *core, uint8_t slot);
+int fc_app_ready(const struct fc_core *core, uint32_t slot);
 /* Runs the next window, if one is there, and counts it. label: a proxy label or -1. *r is the
  * caller's scratch. 1 = ran, 0 = no window yet, FC_ERR_BUSY = open it again. */
-int fc_app_step(struct fc_core *core, uint8_t slot, int32_t label, struct fc_result *r);
+int fc_app_step(struct fc_core *core, uint32_t slot, int32_t label, struct fc_result *r);
 /* Counts a result of fc_pipe_run(). FC_ERR_DROP: its model does not run any more. */
 int fc_result_put(struct fc_core *core, const struct fc_result *r);
 

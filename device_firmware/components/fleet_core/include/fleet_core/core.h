@@ -98,6 +98,7 @@ struct fc_slot {
     const uint8_t *mapped; /* the loaded model's bytes, while loaded */
     uint64_t look_at_ms;   /* a deferral: look again then, 0 = no */
     struct fc_golden golden;
+    uint32_t spare[2]; /* 128 bytes on a 32-bit chip: an index is a shift (180 B of code) */
 };
 
 enum fc_stage {
@@ -248,6 +249,6 @@ struct fc_sample {
 int fc_sample_put(struct fc_core *core, const struct fc_sample *s);
 
 /* The model that may run inferences in a slot now, NULL when there is none. */
-const struct fc_model *fc_running(const struct fc_core *core, uint8_t slot);
+const struct fc_model *fc_running(const struct fc_core *core, uint32_t slot);
 
 #endif
