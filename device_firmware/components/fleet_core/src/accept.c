@@ -314,10 +314,9 @@ int fc_accept_command(struct fc_core *core, const uint8_t *p, size_t n) {
     fc_signed_time(core, c->issued);
     uint32_t value = 0;
     rc = run_verb(core, c, &value);
-    int64_t ints[] = {(int64_t)(c->verb > INT32_MAX ? INT32_MAX : c->verb), -rc,
-                      (int64_t)c->counter, value};
     if (rc || c->verb != FC_VERB_SELFTEST) /* whose answer comes when it is done */
-        fc_event_put(core, FC_EV_COMMAND, -1, ints, value ? 4 : 3);
+        fc_event_put(core, FC_EV_COMMAND, -1, c->verb > INT32_MAX ? INT32_MAX : (uint32_t)c->verb,
+                     (uint32_t)-rc, (int64_t)c->counter, value);
     fc_log(core, 1, FC_LOG_COMMAND, (uint32_t)c->verb, (uint32_t)-rc);
     fc_report_want(core, 2);
     return c->verb < FC_VERB_IDENTIFY || c->verb > FC_VERB_LAST ? FC_ERR_UNKNOWN_ACTION : FC_OK;

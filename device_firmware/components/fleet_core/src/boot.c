@@ -92,7 +92,7 @@ static void count_trial(struct fc_core *core, uint32_t slot, struct fc_rec_slot 
     rs->flags &= (uint8_t) ~(FC_FLAG_USABLE | FC_FLAG_REVERTING);
     rs->attempts = 0;
     rs->cuts = 0;
-    fc_event_refusal(core, slot, code, rs->fail_detail);
+    fc_event_refusal(core, (int)slot, code, rs->fail_detail);
 }
 
 /* Panics in a row of confirmed models; a person's power cycle breaks the row. */
@@ -184,8 +184,7 @@ int fc_core_boot(struct fc_core *core, const struct fc_hal *hal, const struct fc
     }
     if (core->safe_mode)
         fc_log(core, 2, FC_LOG_SAFE_MODE, panics, 0);
-    int64_t ints[] = {core->reset_reason, 0, core->reset_raw};
-    fc_event_put(core, FC_EV_RESET, -1, ints, 3);
+    fc_event_put(core, FC_EV_RESET, -1, core->reset_reason, 0, core->reset_raw, 0);
     fc_log(core, 1, FC_LOG_BOOT, core->reset_reason, (uint32_t)core->rec.number);
     fc_report_want(core, 2);
     return FC_OK;

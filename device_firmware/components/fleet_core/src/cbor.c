@@ -307,3 +307,14 @@ void fc_out_array(struct fc_out *out, uint32_t n) {
 void fc_out_map(struct fc_out *out, uint32_t n) {
     fc_out_head(out, FC_MAP, n);
 }
+
+void fc_out_pair(struct fc_out *out, uint32_t key, uint64_t value) {
+    fc_out_u32(out, key);
+    fc_out_uint(out, value);
+}
+
+void fc_out_list(struct fc_out *out, const uint32_t *v, uint32_t n) {
+    fc_out_array(out, n);
+    for (uint32_t i = 0; i < n; i++)
+        fc_out_u32(out, v[i]);
+}

@@ -75,6 +75,9 @@ void fc_out_bytes(struct fc_out *out, const void *p, size_t n);
 void fc_out_text(struct fc_out *out, const char *text);
 void fc_out_array(struct fc_out *out, uint32_t n);
 void fc_out_map(struct fc_out *out, uint32_t n);
+/* A small key and its number; a list of numbers. */
+void fc_out_pair(struct fc_out *out, uint32_t key, uint64_t value);
+void fc_out_list(struct fc_out *out, const uint32_t *v, uint32_t n);
 void fc_out_raw(struct fc_out *out, const void *p, size_t n);
 
 #endif

@@ -17,9 +17,8 @@ static void track_wall(struct fc_core *core) {
     if (core->has_wall && off_by < 2000 && off_by > -2000)
         return;
     if (core->has_wall) {
-        int64_t ints[] = {off_by};
         fc_tele_flag(core, 1);
-        fc_event_put(core, FC_EV_CLOCK_STEP, -1, ints, 1);
+        fc_event_put(core, FC_EV_CLOCK_STEP, -1, 0, 0, off_by, 0);
     }
     core->wall_offset_ms = offset;
     core->has_wall = 1;

@@ -163,9 +163,11 @@ int fc_selftest_step(struct fc_core *core);
 /* --- report.c, event.c, telemetry.c -------------------------------------------------- */
 int fc_report_send(struct fc_core *core);
 void fc_report_want(struct fc_core *core, uint8_t how); /* 1 progress, 2 at once */
-void fc_event_put(struct fc_core *core, enum fc_event_kind kind, int slot, const int64_t *ints,
-                  uint8_t n);
-void fc_event_refusal(struct fc_core *core, uint32_t slot, int code, uint32_t detail);
+/* Queues an event about a slot's model, or slot -1. Its numbers in SPEC.md's order, the third of
+ * which may have 64 bits and a sign; a clock step's only one is `wide`. */
+void fc_event_put(struct fc_core *core, enum fc_event_kind kind, int slot, uint32_t a, uint32_t b,
+                  int64_t wide, uint32_t d);
+void fc_event_refusal(struct fc_core *core, int slot, int code, uint32_t detail);
 void fc_refusal(struct fc_core *core, int code, uint32_t detail);
 int fc_event_send(struct fc_core *core); /* 1 = sent one, 0 = nothing to do, negative = error */
 void fc_event_sent(struct fc_core *core, int32_t token);

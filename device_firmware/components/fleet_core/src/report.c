@@ -36,16 +36,9 @@ static void put_numbers(struct fc_out *out, const uint32_t *v, uint32_t n) {
         fc_out_u32(out, v[i]);
 }
 
-/* A key with a number, or with an array of n of them. */
-static void put(struct fc_out *out, uint32_t key, uint32_t value) {
-    fc_out_u32(out, key);
-    fc_out_u32(out, value);
-}
-
 static void put_array(struct fc_out *out, uint32_t key, const uint32_t *v, uint32_t n) {
     fc_out_u32(out, key);
-    fc_out_array(out, n);
-    put_numbers(out, v, n);
+    fc_out_list(out, v, n);
 }
 
 static void put_bank(struct fc_out *out, const uint8_t id[16], uint32_t seq, uint8_t bank,
@@ -76,9 +69,9 @@ static void put_slot(struct fc_out *out, const struct fc_core *core, uint32_t sl
              rs->flags & FC_FLAG_STOPPED);
     put_bank(out, rs->other_id, s->other_seq, fc_bank_idle(core, slot), rs->flags & FC_FLAG_USABLE);
     fc_out_bytes(out, rs->failed_id, fc_is_zero(rs->failed_id, 8) ? 0 : 8);
-    put(out, rs->failed_attempt > UINT16_MAX ? UINT16_MAX : rs->failed_attempt, s->arena_used);
-    fc_out_array(out, 4);
-    put_numbers(out, golden, 4);
+    fc_out_pair(out, rs->failed_attempt > UINT16_MAX ? UINT16_MAX : rs->failed_attempt,
+                s->arena_used);
+    fc_out_list(out, golden, 4);
 }
 
 static void put_slots(struct fc_out *out, const struct fc_core *core) {
@@ -119,24 +112,22 @@ static void encode(struct fc_core *core, struct fc_out *out) {
     uint8_t digest[32];
     fc_sha256(hal, id->ops, id->ops_len, digest);
     fc_out_map(out, 19);
-    put(out, 0, 1);
-    put(out, 1, id->boot);
-    put(out, 2, core->report_n + 1);
-    put(out, 3, now > UINT32_MAX ? 0 : (uint32_t)now);
+    fc_out_pair(out, 0, 1);
+    fc_out_pair(out, 1, id->boot);
+    fc_out_pair(out, 2, core->report_n + 1);
+    fc_out_pair(out, 3, now > UINT32_MAX ? 0 : (uint32_t)now);
     fc_out_u32(out, 4);
     fc_out_bytes(out, id->class_id, 16);
     put_array(out, 5, firmware, 3);
-    put(out, 6, id->chip);
+    fc_out_pair(out, 6, id->chip);
     fc_out_u32(out, 7);
     fc_out_bytes(out, digest, 32);
-    put(out, 8, core->rec.trust_version);
-    fc_out_u32(out, 9);
-    fc_out_uint(out, core->rec.desired_counter);
-    fc_out_u32(out, 10);
-    fc_out_uint(out, core->rec.cmd_counter);
-    put(out, 11, (uint32_t)is_stale(core));
+    fc_out_pair(out, 8, core->rec.trust_version);
+    fc_out_pair(out, 9, core->rec.desired_counter);
+    fc_out_pair(out, 10, core->rec.cmd_counter);
+    fc_out_pair(out, 11, (uint32_t)is_stale(core));
     put_array(out, 12, reset, 2);
-    put(out, 13, hal->heap_free(hal->ctx));
+    fc_out_pair(out, 13, hal->heap_free(hal->ctx));
     fc_out_u32(out, 14);
     put_slots(out, core);
     fc_out_u32(out, 15);

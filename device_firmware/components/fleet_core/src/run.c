@@ -98,7 +98,7 @@ static void run_broken(struct fc_core *core, uint32_t slot, int code) {
     uint32_t n = 0;
     fc_slot_unload(core, slot);
     s->run_broken = 1;
-    fc_event_refusal(core, slot, code, 0);
+    fc_event_refusal(core, (int)slot, code, 0);
     fc_job_end(core);
     fc_slot_set(core, slot, FC_ST_IDLE, code, 0);
     if ((rs->flags & FC_FLAG_USABLE) && rs->phase == FC_PH_CONFIRMED)
@@ -208,8 +208,8 @@ int fc_check_step(struct fc_core *core) {
         rc = fc_engine_code(rc);
     else if (j->golden.ok != j->golden.n)
         rc = FC_ERR_SELFTEST_MISMATCH;
-    int64_t ints[] = {FC_VERB_SELFTEST, -rc, (int64_t)j->verb_counter};
-    fc_event_put(core, FC_EV_COMMAND, j->slot, ints, 3);
+    fc_event_put(core, FC_EV_COMMAND, j->slot, FC_VERB_SELFTEST, (uint32_t)-rc,
+                 (int64_t)j->verb_counter, 0);
     engine->reset(engine->ctx, j->slot);
     fc_job_end(core);
     fc_report_want(core, 2);

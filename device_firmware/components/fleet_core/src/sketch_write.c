@@ -34,22 +34,16 @@ static void put_channel(const struct fc_channel *c, uint32_t elements, struct fc
     fc_out_u32(out, c->out);
 }
 
-static void array(struct fc_out *out, const uint32_t *v, uint32_t n) {
-    fc_out_array(out, n);
-    for (uint32_t i = 0; i < n; i++)
-        fc_out_u32(out, v[i]);
-}
-
 static void counts(struct fc_out *out, uint32_t key, const uint32_t *v, uint32_t n) {
     fc_out_u32(out, key);
-    array(out, v, n);
+    fc_out_list(out, v, n);
 }
 
 /* A list with one row. */
 static void row(struct fc_out *out, uint32_t key, const uint32_t *v, uint32_t n) {
     fc_out_u32(out, key);
     fc_out_array(out, 1);
-    array(out, v, n);
+    fc_out_list(out, v, n);
 }
 
 void fc_sketch_write(const struct fc_sketch *s, const struct fc_sketch_extra *x,
@@ -67,12 +61,9 @@ void fc_sketch_write(const struct fc_sketch *s, const struct fc_sketch_extra *x,
                    resets[] = {x->reset, 1};
     fc_out_map(out, 5u + has_classes + 2 * has_scores + has_inputs + s->has_cuts + has_anomalies +
                         has_golden + has_labels + x->has_reset + has_faults);
-    fc_out_u32(out, 0);
-    fc_out_u32(out, x->dt_ms);
-    fc_out_u32(out, 1);
-    fc_out_u32(out, x->duration_s);
-    fc_out_u32(out, 2);
-    fc_out_u32(out, s->n);
+    fc_out_pair(out, 0, x->dt_ms);
+    fc_out_pair(out, 1, x->duration_s);
+    fc_out_pair(out, 2, s->n);
     if (has_classes)
         counts(out, 3, s->classes, s->n_classes);
     if (has_scores) {

@@ -55,10 +55,9 @@ void fc_tele_flag(struct fc_core *core, uint32_t flag) {
             core->app[s]->flags |= flag;
 }
 
-static void lost(struct fc_core *core, uint32_t from, uint32_t to, int64_t cause) {
-    int64_t ints[] = {core->id->boot, from, to, cause};
+static void lost(struct fc_core *core, uint32_t from, uint32_t to, uint32_t cause) {
     fc_tele_flag(core, FC_FLAG_LOST);
-    fc_event_put(core, FC_EV_TELEMETRY_LOST, -1, ints, 4);
+    fc_event_put(core, FC_EV_TELEMETRY_LOST, -1, core->id->boot, from, to, cause);
 }
 
 static void evict(struct fc_core *core) {
@@ -116,13 +115,13 @@ static int begin(struct fc_core *core, uint32_t slot, enum kind kind, uint64_t f
     int clock = fc_wall_ms(core, from_ms, &t0);
     if (!clock)
         return 0;
-    const uint64_t head[] = {1, core->id->boot, core->tele_counter, t0, (uint64_t)clock};
     *out = fc_uplink_open(core);
     fc_out_map(out, 8);
-    for (uint32_t key = 0; key < 5; key++) {
-        fc_out_u32(out, key);
-        fc_out_uint(out, head[key]);
-    }
+    fc_out_pair(out, 0, 1);
+    fc_out_pair(out, 1, core->id->boot);
+    fc_out_pair(out, 2, core->tele_counter);
+    fc_out_pair(out, 3, t0);
+    fc_out_pair(out, 4, (uint32_t)clock);
     fc_out_u32(out, 5);
     fc_out_array(out, 4);
     fc_out_u32(out, slot);

@@ -171,11 +171,11 @@ void fc_trial_fail(struct fc_core *core, int code, uint32_t detail) {
 
 void fc_golden_event(struct fc_core *core) {
     const struct fc_job *j = &core->job;
-    int64_t ints[] = {j->golden.n, j->golden.ok, j->golden.max_diff};
     fc_log(core, 1, FC_LOG_SELFTEST, j->golden.ok << 16 | (j->golden.n & 0xFFFFu),
            j->golden.max_diff);
     if (j->golden.ok != j->golden.n)
-        fc_event_put(core, FC_EV_GOLDEN_MISMATCH, j->slot, ints, 3);
+        fc_event_put(core, FC_EV_GOLDEN_MISMATCH, j->slot, j->golden.n, j->golden.ok,
+                     j->golden.max_diff, 0);
 }
 
 /* Row 10: PROBATION. Its clock starts over, but for resets we asked for. */
@@ -306,8 +306,7 @@ static int probation(struct fc_core *core) {
     uint64_t passed_ms = fc_clock(core) - j->since_ms;
     uint32_t heap = core->hal->heap_free(core->hal->ctx);
     if (heap < core->id->heap_floor) {
-        int64_t ints[] = {heap, core->id->heap_floor};
-        fc_event_put(core, FC_EV_LOW_HEAP, j->slot, ints, 2);
+        fc_event_put(core, FC_EV_LOW_HEAP, j->slot, heap, core->id->heap_floor, 0, 0);
         fc_trial_fail(core, FC_ERR_LOW_HEAP, heap);
         return 1;
     }

@@ -62,7 +62,7 @@ static int leave_fetch(struct fc_core *core, uint32_t slot) {
 
 /* Refused before a trial: nothing ran, nothing is recorded as failed; a new entry tries again. */
 void fc_slot_refuse(struct fc_core *core, uint32_t slot, int code, uint32_t detail) {
-    fc_event_refusal(core, slot, code, detail);
+    fc_event_refusal(core, (int)slot, code, detail);
     leave_fetch(core, slot);
     core->slot[slot].given_up = 1;
     core->slot[slot].ready = 0;

@@ -45,8 +45,8 @@ static void alarm(struct fc_core *core, uint32_t slot, const struct fc_seen *see
     uint32_t score = seen->score;
     if (edge == FC_EDGE_ENDED && score > seen->limit)
         score = seen->limit;
-    int64_t ints[] = {score, seen->limit, seen->n_scores ? (int64_t)seen->top : -1, a->suppressed};
-    fc_event_put(core, FC_EV_ANOMALY, (int)slot, ints, 4);
+    fc_event_put(core, FC_EV_ANOMALY, (int)slot, score, seen->limit,
+                 seen->n_scores ? (int64_t)seen->top : -1, a->suppressed);
     if (edge == FC_EDGE_BEGAN) {
         a->alarm_seen = 1;
         a->alarm_at_ms = now;

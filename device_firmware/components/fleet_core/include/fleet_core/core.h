@@ -163,12 +163,13 @@ struct fc_ring {
 
 struct fc_event {
     uint32_t n; /* its number, 0 = not numbered yet */
-    uint8_t kind, nints, has_model, slot, state;
+    uint8_t kind, has_model, slot, state;
     uint8_t clock; /* of t_ms */
     uint8_t mid[8];
     int32_t token;
-    uint64_t t_ms; /* uptime, and unix once numbered */
-    int64_t ints[FC_EVENT_INTS];
+    uint64_t t_ms;             /* uptime, and unix once numbered */
+    uint32_t v[FC_EVENT_INTS]; /* its numbers; wide stands in the place of v[2] */
+    int64_t wide;
 };
 
 /* Small and often used things come first: their offsets make short instructions. */
