@@ -39,11 +39,10 @@ static uint8_t effective_reason(struct fc_core *core) {
 
 /* Before a trust document came, the firmware's roots alone are trusted, with nothing but trust. */
 static void load_trust(struct fc_core *core) {
-    struct fc_cose cose;
     struct fc_role_keys *roots = &core->trust.role[FC_ROOT];
     uint32_t n = core->rec.trust_version ? fc_doc_load(core, FC_DOC_TRUST) : 0;
-    if (n && fc_cose_open(core, FC_K_TRUST, NULL, n, &cose) == FC_OK &&
-        fc_trust_parse(core->hal, cose.payload, cose.n, &core->trust) == FC_OK) {
+    if (n && fc_cose_open(core, FC_K_TRUST, NULL, n) == FC_OK &&
+        fc_trust_parse(core->hal, core->cose.payload, core->cose.n, &core->trust) == FC_OK) {
         core->has_trust = 1;
         return;
     }
@@ -54,10 +53,9 @@ static void load_trust(struct fc_core *core) {
 }
 
 static void load_desired(struct fc_core *core) {
-    struct fc_cose cose;
     uint32_t n = core->rec.desired_counter ? fc_doc_load(core, FC_DOC_DESIRED) : 0;
-    if (n && fc_cose_open(core, FC_K_DESIRED, NULL, n, &cose) == FC_OK &&
-        fc_desired_parse(cose.payload, cose.n, core->id->device_id, &core->config,
+    if (n && fc_cose_open(core, FC_K_DESIRED, NULL, n) == FC_OK &&
+        fc_desired_parse(core->cose.payload, core->cose.n, core->id->device_id, &core->config,
                          &core->tmp.desired) == FC_OK)
         fc_desired_apply(core);
 }
@@ -124,10 +122,9 @@ static int account(struct fc_core *core, uint32_t panics) {
 
 static uint32_t seq_of(struct fc_core *core, uint32_t slot, uint8_t bank, const uint8_t id[16]) {
     struct fc_manifest *m = &core->tmp.manifest;
-    uint8_t digest[32];
     uint32_t n =
-        fc_is_zero(id, 16) ? 0 : fc_message_read(core, fc_bank_area(slot, bank), 0, digest);
-    if (!n || memcmp(digest, id, 16) != 0 || fc_manifest_read(core, n, m, NULL))
+        fc_is_zero(id, 16) ? 0 : fc_message_read(core, fc_bank_area(slot, bank), 0, id, 16);
+    if (!n || fc_manifest_read(core, n, m, NULL))
         return 0;
     return m->seq;
 }

@@ -5,29 +5,29 @@
 
 #include "bytes.h"
 
-/* Reads a head in shortest form. Returns its major type, or -1 and fails the cursor; *value is any
- * 64-bit number, not yet a length. */
-static int head(struct fc_in *in, uint64_t *value) {
+/* Reads a head in shortest form. Returns its major type, or -1 and fails the cursor; in->value is
+ * any 64-bit number, not yet a length. */
+static int head(struct fc_in *in) {
     uint32_t left = (uint32_t)(in->end - in->p);
-    *value = 0;
     if (in->err || !left)
         goto fail;
     uint32_t first = *in->p++, info = first & 31u, size = 0;
     if (first >> 5 == FC_SIMPLE || info > 27)
         goto fail; /* float, simple, reserved or indefinite */
-    *value = info;
-    if (info < 24)
-        return (int)(first >> 5);
-    size = 1u << (info - 24u);
-    if (left - 1 < size)
-        goto fail;
-    uint64_t v = 0;
-    for (uint32_t i = size; i; i--)
-        v = v << 8 | *in->p++;
-    *value = v;
-    /* Half the bytes would not have held it, nor would the head itself. */
-    if (size == 8 ? v >> 32 : (uint32_t)v >= (size == 1 ? 24u : 1u << (size * 4)))
-        return (int)(first >> 5);
+    uint64_t v = info;
+    if (info >= 24) {
+        size = 1u << (info - 24u);
+        if (left - 1 < size)
+            goto fail;
+        v = 0;
+        for (uint32_t i = size; i; i--)
+            v = v << 8 | *in->p++;
+        /* Half the bytes would have held it, or the head itself. */
+        if (size == 8 ? !(v >> 32) : (uint32_t)v < (size == 1 ? 24u : 1u << (size * 4)))
+            goto fail;
+    }
+    in->value = v;
+    return (int)(first >> 5);
 fail:
     fc_in_fail(in);
     return -1;
@@ -55,32 +55,36 @@ static int is_utf8(const uint8_t *p, size_t n) {
     return 1;
 }
 
+/* 8 bytes: there are seven of them, deep in the stack. No item is longer than FC_BLOB_MAX, and what
+ * a container holds lies behind its head: places, lengths and items left are below 2^16. */
 struct frame {
-    uint32_t left;       /* items still to come */
-    uint8_t kind;        /* enum fc_major: array, map or tag */
-    const uint8_t *last; /* map: the key before, encoded */
-    size_t last_n;
+    uint16_t left;         /* items still to come */
+    uint16_t last, last_n; /* map: the key before, encoded: its place and length */
+    uint8_t kind;          /* enum fc_major: array, map or tag */
 };
+_Static_assert(FC_BLOB_MAX <= UINT16_MAX + 1u, "places in an item");
 
 /* A map key: 0..31 or text, its encoding above the one before. */
-static int is_key(struct frame *f, const uint8_t *start, const uint8_t *after, int major,
+static int is_key(struct frame *f, const uint8_t *p, const uint8_t *start, size_t n, int major,
                   uint64_t value) {
-    size_t n = (size_t)(after - start), shared = n < f->last_n ? n : f->last_n;
-    int order = shared ? memcmp(f->last, start, shared) : -1;
-    f->last = start;
+    size_t shared = n < f->last_n ? n : f->last_n;
+    int order = shared ? memcmp(p + f->last, start, shared) : -1;
+    f->last = (uint16_t)(start - p);
     if (order == 0)
         order = f->last_n < n ? -1 : 1;
-    f->last_n = n;
+    f->last_n = (uint16_t)n;
     return order < 0 && (major == FC_TEXT || (major == FC_UINT && value <= FC_KEY_MAX));
 }
 
 int fc_cbor_check(const uint8_t *p, size_t n, unsigned flags, uint32_t items_max) {
     struct frame stack[FC_DEPTH_MAX + 1] = {{.left = 1}}, *f = stack;
     struct fc_in in = fc_in_of(p, n);
+    if (n > FC_BLOB_MAX)
+        return FC_ERR_SCHEMA;
     for (; items_max; items_max--) {
         const uint8_t *start = in.p;
-        uint64_t value;
-        int major = head(&in, &value);
+        int major = head(&in);
+        uint64_t value = in.value;
         /* More items than bytes; also bounds lengths and twice the pairs to 32 bits. */
         if (major < 0 || (major >= FC_BYTES && major <= FC_MAP &&
                           value > (uint32_t)(in.end - in.p) >> (major == FC_MAP)))
@@ -90,7 +94,8 @@ int fc_cbor_check(const uint8_t *p, size_t n, unsigned flags, uint32_t items_max
             break;
         if (major == FC_BYTES || major == FC_TEXT)
             in.p += left;
-        if (f->kind == FC_MAP && f->left % 2 == 0 && !is_key(f, start, in.p, major, value))
+        if (f->kind == FC_MAP && f->left % 2 == 0 &&
+            !is_key(f, p, start, (size_t)(in.p - start), major, value))
             break;
         f->left--;
         if (major >= FC_ARRAY) {
@@ -99,7 +104,7 @@ int fc_cbor_check(const uint8_t *p, size_t n, unsigned flags, uint32_t items_max
             if (f == stack + FC_DEPTH_MAX)
                 break;
             left = major == FC_TAG ? 1 : left << (major == FC_MAP);
-            *++f = (struct frame){left, (uint8_t)major, NULL, 0};
+            *++f = (struct frame){(uint16_t)left, 0, 0, (uint8_t)major};
         }
         /* An item ended: so do the containers of which it was the last. */
         for (; !f->left; f--)
@@ -110,7 +115,7 @@ int fc_cbor_check(const uint8_t *p, size_t n, unsigned flags, uint32_t items_max
 }
 
 struct fc_in fc_in_of(const uint8_t *p, size_t n) {
-    return (struct fc_in){p, p + n, FC_OK};
+    return (struct fc_in){p, p + n, FC_OK, 0};
 }
 
 void fc_in_fail(struct fc_in *in) {
@@ -123,38 +128,31 @@ int fc_in_major(const struct fc_in *in) {
 
 /* The argument of the next head when it has the wanted type; else the cursor fails. */
 static uint64_t argument(struct fc_in *in, int wanted) {
-    uint64_t value;
-    if (head(in, &value) == wanted)
-        return value;
+    if (head(in) == wanted)
+        return in->value;
     fc_in_fail(in);
     return 0;
-}
-
-/* The same when it lies within bounds, else 0 and a failed cursor. */
-static uint32_t bounded(struct fc_in *in, int wanted, uint32_t least, uint32_t most) {
-    uint64_t v = argument(in, wanted);
-    if (v < least || v > most)
-        fc_in_fail(in);
-    return in->err ? 0 : (uint32_t)v;
 }
 
 uint64_t fc_in_u64(struct fc_in *in) {
     return argument(in, FC_UINT);
 }
 
-uint32_t fc_in_u32(struct fc_in *in, uint32_t least, uint32_t most) {
-    return bounded(in, FC_UINT, least, most);
+uint32_t fc_in_head(struct fc_in *in, enum fc_major wanted, uint32_t least, uint32_t most) {
+    if (head(in) != (int)wanted || in->value < least || in->value > most)
+        fc_in_fail(in);
+    return in->err ? 0 : (uint32_t)in->value;
 }
 
 int64_t fc_in_int(struct fc_in *in) {
     if (fc_in_major(in) == FC_NINT)
-        return -1 - (int64_t)bounded(in, FC_NINT, 0, INT32_MAX);
-    return bounded(in, FC_UINT, 0, UINT32_MAX);
+        return -1 - (int64_t)fc_in_head(in, FC_NINT, 0, INT32_MAX);
+    return fc_in_u32(in, 0, UINT32_MAX);
 }
 
-static const uint8_t *string(struct fc_in *in, int major, uint32_t least, uint32_t most,
-                             uint32_t *n) {
-    uint32_t size = bounded(in, major, least, most);
+const uint8_t *fc_in_string(struct fc_in *in, enum fc_major major, uint32_t least, uint32_t most,
+                            uint32_t *n) {
+    uint32_t size = fc_in_head(in, major, least, most);
     if (size > (uint32_t)(in->end - in->p))
         fc_in_fail(in);
     if (in->err)
@@ -166,22 +164,6 @@ static const uint8_t *string(struct fc_in *in, int major, uint32_t least, uint32
     return in->err ? NULL : p;
 }
 
-const uint8_t *fc_in_bytes(struct fc_in *in, uint32_t least, uint32_t most, uint32_t *n) {
-    return string(in, FC_BYTES, least, most, n);
-}
-
-const uint8_t *fc_in_text(struct fc_in *in, uint32_t least, uint32_t most, uint32_t *n) {
-    return string(in, FC_TEXT, least, most, n);
-}
-
-uint32_t fc_in_array(struct fc_in *in, uint32_t least, uint32_t most) {
-    return bounded(in, FC_ARRAY, least, most);
-}
-
-uint32_t fc_in_map(struct fc_in *in, uint32_t most) {
-    return bounded(in, FC_MAP, 0, most);
-}
-
 uint64_t fc_in_tag(struct fc_in *in) {
     return argument(in, FC_TAG);
 }
@@ -190,8 +172,8 @@ uint64_t fc_in_tag(struct fc_in *in) {
  * value <= bytes left for all lengths (checked again), so neither p nor 2 * value can wrap. */
 void fc_in_skip(struct fc_in *in) {
     for (uint32_t left = 1; left && !in->err; left--) {
-        uint64_t value;
-        int major = head(in, &value);
+        int major = head(in);
+        uint64_t value = in->value;
         if (major == FC_TAG)
             left++;
         else if (major >= FC_BYTES && value > (uint32_t)(in->end - in->p))
@@ -215,7 +197,7 @@ uint32_t fc_in_open(struct fc_in *in, const uint8_t *p, size_t n, uint32_t most)
 }
 
 void fc_in_key(struct fc_in *in, uint32_t key) {
-    bounded(in, FC_UINT, key, key);
+    fc_in_u32(in, key, key);
 }
 
 void fc_in_raw(struct fc_in *in, uint8_t *out, uint32_t n) {
@@ -254,27 +236,34 @@ struct fc_out fc_out_to(uint8_t *p, size_t cap) {
     return (struct fc_out){p, 0, cap, FC_OK};
 }
 
-void fc_out_raw(struct fc_out *out, const void *p, size_t n) {
+/* Room for n bytes, NULL and an error when there is not so much. */
+static uint8_t *room(struct fc_out *out, size_t n) {
     if (out->err || n > out->cap - out->n) {
         out->err = FC_ERR_TOO_LARGE;
-        return;
+        return NULL;
     }
-    if (n)
-        memcpy(out->p + out->n, p, n);
     out->n += n;
+    return out->p + out->n - n;
+}
+
+void fc_out_raw(struct fc_out *out, const void *p, size_t n) {
+    uint8_t *to = room(out, n);
+    if (to && n)
+        memcpy(to, p, n);
 }
 
 void fc_out_head(struct fc_out *out, enum fc_major major, uint64_t value) {
-    uint8_t raw[9];
     uint32_t low = (uint32_t)value, size = low < 24 ? 0 : low < 256 ? 1 : low < 65536 ? 2 : 4;
     if (value >> 32)
         size = 8;
-    fc_put32be(raw + 1, (uint32_t)(value >> 32));
-    fc_put32be(raw + 5, low);
+    uint8_t *to = room(out, size + 1);
+    if (!to)
+        return;
     if (size) /* 24, 25, 26, 27 stand for 1, 2, 4, 8 bytes behind the head */
         low = 24u + (size > 1) + (size > 2) + (size > 4);
-    raw[8 - size] = (uint8_t)((unsigned)major << 5 | low);
-    fc_out_raw(out, raw + 8 - size, size + 1);
+    to[0] = (uint8_t)((unsigned)major << 5 | low);
+    for (; size; size--, value >>= 8)
+        to[size] = (uint8_t)value;
 }
 
 void fc_out_u32(struct fc_out *out, uint32_t value) {
@@ -287,11 +276,6 @@ void fc_out_uint(struct fc_out *out, uint64_t value) {
 
 void fc_out_int(struct fc_out *out, int64_t value) {
     fc_out_head(out, value < 0 ? FC_NINT : FC_UINT, (uint64_t)(value < 0 ? ~value : value));
-}
-
-void fc_out_bytes(struct fc_out *out, const void *p, size_t n) {
-    fc_out_head(out, FC_BYTES, n);
-    fc_out_raw(out, p, n);
 }
 
 void fc_out_text(struct fc_out *out, const char *text) {

@@ -31,8 +31,10 @@ static const struct {
 #define N_NUMBERS (sizeof NUMBERS / sizeof NUMBERS[0])
 _Static_assert(offsetof(struct fc_config, has_threshold) == 4 * N_NUMBERS, "one row a number");
 
-/* Takes the value of one key. 0 = out of its range, or of a newer backend: named as invalid. */
-static int config_value(struct fc_in *in, uint32_t key, uint32_t *v) {
+/* Takes the value of one key into its numbers. 0 = out of its range, or of a newer backend: named
+ * as invalid, and the numbers stay as they were before this document. */
+static int config_value(struct fc_in *in, uint32_t key, const struct fc_config *before,
+                        struct fc_config *c) {
     struct fc_in at = *in;
     uint32_t first = 0, n = 0;
     fc_in_skip(in);
@@ -42,29 +44,27 @@ static int config_value(struct fc_in *in, uint32_t key, uint32_t *v) {
     }
     if (n > 1)
         fc_in_array(&at, n, n);
-    for (uint32_t i = first; i < first + n; i++)
-        v[i] = fc_in_u32(&at, NUMBERS[i].least, NUMBERS[i].most);
-    return n && !at.err && (key != 5 || v[first] <= v[first + 1]);
+    for (uint32_t i = first; i < first + n; i++) {
+        uint32_t v = fc_in_u32(&at, NUMBERS[i].least, NUMBERS[i].most);
+        memcpy((uint8_t *)c + 4 * i, &v, 4);
+    }
+    if (n && !at.err && (key != 5 || c->alarm_k <= c->alarm_n))
+        return 1;
+    memcpy((uint8_t *)c + 4 * first, (const uint8_t *)before + 4 * first, 4 * n);
+    return 0;
 }
 
-/* A value out of range leaves its key as it was before this document. */
 static void parse_config(struct fc_in *in, const struct fc_config *before, struct fc_config *c) {
-    uint32_t v[N_NUMBERS], old[N_NUMBERS], n = fc_in_map(in, FC_KEY_MAX + 1);
+    uint32_t n = fc_in_map(in, FC_KEY_MAX + 1);
     fc_config_default(c);
-    memcpy(v, c, sizeof v);
-    memcpy(old, before, sizeof old);
     for (uint32_t i = 0; i < n && !in->err; i++) {
         uint32_t key = fc_in_u32(in, 0, FC_KEY_MAX);
-        int good = config_value(in, key, v);
-        for (uint32_t k = 0; k < N_NUMBERS && !good; k++)
-            if (NUMBERS[k].key == key)
-                v[k] = old[k];
+        int good = config_value(in, key, before, c);
         if (!good)
             c->invalid |= 1u << key;
         if (key == 4)
             c->has_threshold = good ? 1 : before->has_threshold;
     }
-    memcpy(c, v, sizeof v);
 }
 
 /* Format, device id, counter and trust version: what both kinds begin with. */

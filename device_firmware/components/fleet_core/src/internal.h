@@ -42,8 +42,10 @@ uint8_t fc_bank_idle(const struct fc_core *core, uint32_t slot);
  * FC_OK, FC_ERR_FLASH_IO. */
 int fc_sector_write(struct fc_core *core, uint8_t area, uint32_t off, const uint8_t *p, size_t n,
                     uint32_t lead);
-/* Reads a message behind its length into fc_msg(); its length and SHA-256, 0 = none. */
-uint32_t fc_message_read(struct fc_core *core, uint8_t area, uint32_t off, uint8_t digest[32]);
+/* Reads a message behind its length into fc_msg(). Its length, 0 = none whose SHA-256 begins with
+ * the id. */
+uint32_t fc_message_read(struct fc_core *core, uint8_t area, uint32_t off, const uint8_t *id,
+                         size_t id_len);
 uint32_t fc_leaf_sectors(const struct fc_manifest *m);
 uint32_t fc_chunk_off(const struct fc_manifest *m, uint32_t index);
 uint32_t fc_chunk_len(const struct fc_manifest *m, uint32_t index);
@@ -77,9 +79,9 @@ enum fc_check {
     FC_CHECK_OTHER,    /* it ran here before: no seq rule, no expiry */
     FC_CHECK_DOCUMENT, /* form, signatures, least seq and expiry only: the shared vectors */
 };
-/* Copies a received document into fc_msg() (p NULL: it lies there) and parses its envelope. */
-int fc_cose_open(struct fc_core *core, enum fc_kind kind, const uint8_t *p, size_t n,
-                 struct fc_cose *out);
+/* Copies a received document into fc_msg() (p NULL: it lies there) and parses its envelope into
+ * core->cose. */
+int fc_cose_open(struct fc_core *core, enum fc_kind kind, const uint8_t *p, size_t n);
 /* A manifest as an offer for a slot, received or (p NULL) in fc_msg(). Any code of section 6's
  * table; core->detail and core->deferred tell more. */
 int fc_manifest_check(struct fc_core *core, uint32_t slot, const uint8_t *p, size_t n,
@@ -183,10 +185,10 @@ uint32_t fc_tele_ring_used(const struct fc_core *core); /* bytes of the batches 
 uint32_t fc_tele_resend(struct fc_core *core, uint32_t from, uint32_t to);
 /* A writer for the payload of an uplink, in fc_msg(). */
 struct fc_out fc_uplink_open(struct fc_core *core);
-/* Frames it. *msg = the message in `work`; its length, or FC_ERR_TOO_LARGE, FC_ERR_PORT. */
-int fc_uplink_seal(struct fc_core *core, enum fc_kind kind, const struct fc_out *out, size_t most,
-                   const uint8_t **msg);
-/* Frames it and hands it to the port. Token, or an error. */
+/* Hands a framed message to the port, below our own topic. Token, or an error. */
+int fc_uplink_hand(struct fc_core *core, const char *kind, const uint8_t *msg, size_t size,
+                   int retain);
+/* Frames what was written to `out` and hands it to the port. Token, or an error. */
 int fc_uplink_send(struct fc_core *core, enum fc_kind kind, const struct fc_out *out, size_t most,
                    int retain);
 

@@ -3,6 +3,7 @@
  * Its signatures were checked before, but a release key is no reason to trust lengths: sizes are
  * bounded here so that index * 4096 and sums of chunks cannot wrap anywhere later.
  */
+#include <stddef.h>
 #include <string.h>
 
 #include "bytes.h"
@@ -43,7 +44,7 @@ static int op_order(const struct op *a, const struct op *b) {
     return order ? order : a->n < b->n ? -1 : a->n > b->n;
 }
 
-static void operators(struct fc_in *in) {
+static FC_NOINLINE void operators(struct fc_in *in) {
     struct op last = {0, NULL, 0};
     uint32_t n = fc_in_array(in, 0, 256);
     for (uint32_t i = 0; i < n && !in->err; i++) {
@@ -109,7 +110,6 @@ int fc_ops_valid(const uint8_t *ops, size_t ops_len) {
 /* What one parse needs; `unfit` = a well-formed manifest that contradicts itself. */
 struct parse {
     struct fc_in in;
-    const struct fc_hal *hal;
     struct fc_manifest *m;
     struct fc_model *model; /* may be NULL */
     const uint8_t *p;
@@ -118,40 +118,43 @@ struct parse {
     uint64_t size;
 };
 
-static void tensors(struct parse *ps, int side) {
+static FC_NOINLINE void tensors(struct parse *ps, int side) {
     struct fc_in *in = &ps->in;
+    struct fc_manifest *m = ps->m;
     uint32_t n = fc_in_array(in, 1, FC_TENSORS_MAX);
-    for (uint32_t i = 0; i < n && !in->err; i++) {
-        struct fc_tensor t;
-        uint32_t k = i + (side ? FC_TENSORS_MAX : 0);
-        memset(&t, 0, sizeof t);
+    struct fc_tensor *t = !ps->model ? NULL : side ? ps->model->out : ps->model->in;
+    for (uint32_t k = side ? FC_TENSORS_MAX : 0, end = k + n; k < end && !in->err; k++) {
         fc_in_array(in, 4, 4);
-        t.dtype = (uint8_t)fc_in_u32(in, 0, sizeof DTYPE_BYTES - 1);
-        t.bytes = DTYPE_BYTES[t.dtype];
-        if (!t.bytes)
+        uint32_t dtype = fc_in_u32(in, 0, sizeof DTYPE_BYTES - 1), all = DTYPE_BYTES[dtype];
+        if (!all)
             fc_in_fail(in);
-        t.ndim = (uint8_t)fc_in_array(in, 1, FC_DIMS_MAX);
-        for (uint32_t d = 0; d < t.ndim && !in->err; d++) {
-            t.dim[d] = fc_in_u32(in, 1, INT32_MAX);
-            /* Bound: bytes <= 2^18 before, dim < 2^31, so the product fits 64 bits. */
-            uint64_t bytes = (uint64_t)t.bytes * t.dim[d];
-            if (bytes > FC_TENSOR_BYTES_MAX) {
+        uint32_t dims = fc_in_array(in, 1, FC_DIMS_MAX);
+        for (uint32_t d = 0; d < dims && !in->err; d++) {
+            uint32_t dim = fc_in_u32(in, 1, INT32_MAX);
+            /* Bound: all <= 2^18 before, and dim <= 2^18 / all makes the product so again. */
+            if (all && dim > FC_TENSOR_BYTES_MAX / all) {
                 ps->unfit = 1;
-                bytes = 0;
+                all = 0;
             }
-            t.bytes = (uint32_t)bytes;
+            all *= dim;
+            if (t)
+                t->dim[d] = dim;
         }
-        t.scale_bits = fc_in_u32(in, 0, UINT32_MAX);
+        uint32_t scale_bits = fc_in_u32(in, 0, UINT32_MAX);
         int64_t zero = fc_in_int(in);
         if (zero > INT32_MAX)
             fc_in_fail(in);
-        t.zero_point = (int32_t)zero;
-        ps->m->dtype[k] = t.dtype;
-        ps->m->bytes[k] = t.bytes;
-        if (ps->model)
-            (side ? ps->model->out : ps->model->in)[i] = t;
+        m->dtype[k] = (uint8_t)dtype;
+        m->bytes[k] = all;
+        if (t) {
+            t->dtype = (uint8_t)dtype;
+            t->ndim = (uint8_t)dims;
+            t->scale_bits = scale_bits;
+            t->zero_point = (int32_t)zero;
+            t++->bytes = all;
+        }
     }
-    *(side ? &ps->m->nout : &ps->m->nin) = (uint8_t)n;
+    *(side ? &m->nout : &m->nin) = (uint8_t)n;
 }
 
 /* The bytes were walked by fc_cbor_check(). An index runs up to FC_TENSORS_MAX - 1 behind k,
@@ -215,18 +218,8 @@ static FC_NOINLINE void golden(struct parse *ps) {
         fc_in_fail(in);
 }
 
-/* Key 21. Everything it is checked against came before: 13, 14, 20. */
-static void hints(struct parse *ps) {
-    struct fc_hints h;
-    ps->unfit |= fc_hints_parse(&ps->in, ps->m, &h, ps->model ? &ps->model->params : NULL);
-    ps->m->latency_us = h.latency_us;
-    if (ps->model)
-        ps->model->hints = h;
-}
-
 /* Name and display version, which only a loaded model keeps. */
-static void names(struct parse *ps, int is_version) {
-    uint8_t digest[32];
+static FC_NOINLINE void names(struct parse *ps, int is_version) {
     uint32_t n = 0, most = is_version ? 24 : 32;
     const uint8_t *p = fc_in_text(&ps->in, 1, most, &n);
     if (!p)
@@ -234,8 +227,8 @@ static void names(struct parse *ps, int is_version) {
     if (is_version ? !fc_is_printable(p, n, 0x21) : !fc_is_name(p, n))
         fc_in_fail(&ps->in);
     if (!is_version) {
-        fc_sha256(ps->hal, p, n, digest);
-        memcpy(ps->m->name_hash, digest, 8);
+        ps->m->name_off = (uint16_t)(ps->at + (uint32_t)(p - ps->p));
+        ps->m->name_n = (uint8_t)n;
     }
     if (ps->model)
         memcpy(is_version ? ps->model->version : ps->model->name, p, n); /* zeroed before */
@@ -312,26 +305,26 @@ static FC_NOINLINE void field(struct parse *ps, uint32_t key) {
         if (m->kind ? m->slot != 255 : m->slot >= FC_SLOTS_MAX)
             fc_in_fail(in);
         break;
-    case 21:
-        hints(ps);
-        break;
     default:
         fc_in_fail(in); /* 18, 19 and what format 1 does not know */
         break;
     }
 }
 
-int fc_manifest_parse(const struct fc_hal *hal, const uint8_t *p, size_t n, uint32_t at,
-                      struct fc_manifest *m, struct fc_model *model) {
-    struct parse ps = {.hal = hal, .m = m, .model = model, .p = p, .at = at};
+int fc_manifest_parse(const uint8_t *p, size_t n, uint32_t at, struct fc_manifest *m,
+                      struct fc_model *model) {
+    struct parse ps = {.m = m, .model = model, .p = p, .at = at};
     uint32_t seen = 0, keys = fc_in_open(&ps.in, p, n, FC_KEY_MAX + 1);
-    memset(m, 0, sizeof *m);
+    memset(&m->seq, 0, sizeof *m - offsetof(struct fc_manifest, seq));
     if (model)
         memset(model, 0, sizeof *model);
     for (uint32_t i = 0; i < keys && !ps.in.err; i++) {
         uint32_t key = fc_in_u32(&ps.in, 0, FC_KEY_MAX);
         seen |= 1u << key;
-        field(&ps, key);
+        if (key == 21) /* what it is checked against came before: 13, 14, 20 */
+            ps.unfit |= fc_hints_parse(&ps.in, m, model ? &model->params : NULL);
+        else
+            field(&ps, key);
     }
     if (!fc_in_done(&ps.in) || (seen & 0x11FFFFu) != 0x11FFFFu)
         return FC_ERR_SCHEMA;
@@ -343,6 +336,8 @@ int fc_manifest_parse(const struct fc_hal *hal, const uint8_t *p, size_t n, uint
     if (m->chunks > FC_CHUNKS_MAX)
         return FC_ERR_TOO_LARGE;
     if (model) {
+        memcpy(model->id, m->id, sizeof m->id);
+        model->hints = m->hints;
         model->nin = m->nin;
         model->nout = m->nout;
         model->seq = m->seq;

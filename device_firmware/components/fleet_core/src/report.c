@@ -3,27 +3,23 @@
 #include "internal.h"
 
 struct fc_out fc_uplink_open(struct fc_core *core) {
-    return fc_out_to(fc_msg(core), FC_MSG_MAX - 34);
+    return fc_out_to(fc_msg(core), FC_MSG_MAX - FC_MAC_TAIL);
 }
 
-int fc_uplink_seal(struct fc_core *core, enum fc_kind kind, const struct fc_out *out, size_t most,
-                   const uint8_t **msg) {
-    const struct fc_place place = {core->id->inst, core->id->device_id};
-    if (out->err)
-        return FC_ERR_TOO_LARGE;
-    return fc_cose_mac0(core->hal, kind, core->id->mac_kid, &place, fc_msg(core), out->n, most,
-                        msg);
+FC_NOINLINE int fc_uplink_hand(struct fc_core *core, const char *kind, const uint8_t *msg,
+                               size_t size, int retain) {
+    char topic[FC_TOPIC_MAX];
+    fc_topic_own(core, topic, kind);
+    return core->hal->send(core->hal->ctx, topic, msg, size, 1, retain);
 }
 
 int fc_uplink_send(struct fc_core *core, enum fc_kind kind, const struct fc_out *out, size_t most,
                    int retain) {
-    const uint8_t *msg = NULL;
-    char topic[FC_TOPIC_MAX];
-    int size = fc_uplink_seal(core, kind, out, most, &msg);
+    int size = fc_cose_mac0(core->hal, kind, core->id, out, most);
     if (size < 0)
         return size;
-    fc_topic_own(core, topic, fc_kind_name(kind));
-    return core->hal->send(core->hal->ctx, topic, msg, (size_t)size, 1, retain);
+    return fc_uplink_hand(core, fc_kind_name(kind), fc_cose_start(out, (size_t)size), (size_t)size,
+                          retain);
 }
 
 void fc_report_want(struct fc_core *core, uint8_t how) {
@@ -102,7 +98,7 @@ static int is_stale(const struct fc_core *core) {
     return core->desired_expires && fc_now(core) >= core->desired_expires;
 }
 
-static void encode(struct fc_core *core, struct fc_out *out) {
+static FC_NOINLINE void encode(struct fc_core *core, struct fc_out *out) {
     const struct fc_hal *hal = core->hal;
     const struct fc_ident *id = core->id;
     const uint32_t firmware[] = {id->firmware[0], id->firmware[1], id->firmware[2]};

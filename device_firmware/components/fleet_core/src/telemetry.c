@@ -19,26 +19,6 @@ enum { NEW, SENT, ACKED };
 /* --- the ring
  * ------------------------------------------------------------------------------------- */
 
-struct entry {
-    uint32_t len, state, count, first;
-    int32_t token;
-};
-
-static struct entry entry_get(const struct fc_ring *r, uint32_t at) {
-    const uint8_t *p = r->bytes + at;
-    return (struct entry){fc_get16(p), p[2], p[3], fc_get32(p + 4), (int32_t)fc_get32(p + 8)};
-}
-
-static void entry_put(struct fc_ring *r, uint32_t at, const struct entry *e) {
-    uint8_t *p = r->bytes + at;
-    memset(p, 0, HEAD);
-    fc_put16(p, (uint16_t)e->len);
-    p[2] = (uint8_t)e->state;
-    p[3] = (uint8_t)e->count;
-    fc_put32(p + 4, e->first);
-    fc_put32(p + 8, (uint32_t)e->token);
-}
-
 static uint32_t space(uint32_t len) {
     return HEAD + (len + 3u) / 4u * 4u;
 }
@@ -62,9 +42,10 @@ static void lost(struct fc_core *core, uint32_t from, uint32_t to, uint32_t caus
 
 static void evict(struct fc_core *core) {
     struct fc_ring *r = &core->ring;
-    struct entry e = entry_get(r, r->first);
-    if (e.state != ACKED)
-        lost(core, e.first, e.first + e.count - 1, 1);
+    const uint8_t *e = r->bytes + r->first;
+    uint32_t first = fc_get32(e + 4);
+    if (e[2] != ACKED)
+        lost(core, first, first + e[3] - 1u, 1);
     r->first = --r->n ? behind(r, r->first) : 0;
 }
 
@@ -86,23 +67,33 @@ static uint32_t place(struct fc_core *core, uint32_t size) {
     return r->end;
 }
 
-static void put_window(struct fc_out *out, const struct fc_window *w, uint64_t before) {
-    const int64_t v[] = {(int64_t)(w->end_ms - before),
-                         w->n,
-                         w->us_mean,
-                         w->us_max,
-                         w->score,
-                         w->top,
-                         w->anom_max,
-                         w->anom_n,
-                         w->lab_n,
-                         w->lab_ok,
-                         w->heap_min,
-                         w->rssi,
-                         w->flags};
-    fc_out_array(out, sizeof v / sizeof v[0]);
-    for (uint32_t i = 0; i < sizeof v / sizeof v[0]; i++)
-        fc_out_int(out, v[i]);
+static FC_NOINLINE void put_window(struct fc_out *out, const struct fc_window *w, uint64_t before) {
+    fc_out_array(out, 13);
+    fc_out_uint(out, w->end_ms - before);
+    fc_out_u32(out, w->n);
+    fc_out_u32(out, w->us_mean);
+    fc_out_u32(out, w->us_max);
+    fc_out_u32(out, w->score);
+    fc_out_int(out, w->top);
+    fc_out_u32(out, w->anom_max);
+    fc_out_u32(out, w->anom_n);
+    fc_out_u32(out, w->lab_n);
+    fc_out_u32(out, w->lab_ok);
+    fc_out_u32(out, w->heap_min);
+    fc_out_int(out, w->rssi);
+    fc_out_u32(out, w->flags);
+}
+
+static FC_NOINLINE void put_pick(struct fc_out *out, const struct fc_pick *p, uint32_t before) {
+    fc_out_array(out, 8);
+    fc_out_u32(out, p->at_ms - before);
+    fc_out_u32(out, p->k);
+    fc_out_int(out, p->top);
+    fc_out_u32(out, p->score);
+    fc_out_u32(out, p->margin);
+    fc_out_u32(out, p->anom);
+    fc_out_u32(out, p->us);
+    fc_out_u32(out, p->why);
 }
 
 enum kind { WINDOWS = 7, INFERENCES = 8, SKETCH = 9 };
@@ -138,15 +129,17 @@ static int begin(struct fc_core *core, uint32_t slot, enum kind kind, uint64_t f
 /* Seals a batch and keeps it in the ring. 1 = done, 0 = it does not fit a message. */
 static int keep(struct fc_core *core, const struct fc_out *out, uint32_t n) {
     struct fc_ring *r = &core->ring;
-    const uint8_t *msg = NULL;
-    int len = fc_uplink_seal(core, FC_K_TELEMETRY, out, FC_TELEMETRY_MAX, &msg);
+    int len = fc_cose_mac0(core->hal, FC_K_TELEMETRY, core->id, out, FC_TELEMETRY_MAX);
     if (len <= 0)
         return 0;
-    uint32_t at = place(core, space((uint32_t)len));
-    struct entry e = {(uint32_t)len, NEW, n, core->tele_counter, 0};
-    entry_put(r, at, &e);
-    memcpy(r->bytes + at + HEAD, msg, (size_t)len);
-    r->end = at + space((uint32_t)len);
+    uint32_t size = space((uint32_t)len), at = place(core, size);
+    uint8_t *e = r->bytes + at;
+    memset(e, 0, HEAD);
+    fc_put16(e, (uint16_t)len);
+    e[3] = (uint8_t)n; /* e[2] is NEW */
+    fc_put32(e + 4, core->tele_counter);
+    memcpy(e + HEAD, fc_cose_start(out, (size_t)len), (size_t)len);
+    r->end = at + size;
     r->n++;
     core->tele_counter += n;
     return 1;
@@ -182,11 +175,7 @@ static int freeze_picks(struct fc_core *core, uint32_t slot) {
         return 0;
     for (uint32_t i = 0; i < a->n_picks; i++) {
         const struct fc_pick *p = &a->picks[i];
-        const int64_t v[] = {p->at_ms - before, p->k,    p->top, p->score,
-                             p->margin,         p->anom, p->us,  p->why};
-        fc_out_array(&out, sizeof v / sizeof v[0]);
-        for (uint32_t k = 0; k < sizeof v / sizeof v[0]; k++)
-            fc_out_int(&out, v[k]);
+        put_pick(&out, p, before);
         before = p->at_ms;
     }
     if (!keep(core, &out, a->n_picks))
@@ -204,9 +193,7 @@ static int freeze_sketch(struct fc_core *core, uint32_t slot) {
     struct fc_sketch_extra extra = {
         .dt_ms = (uint32_t)(now - from),
         .duration_s = (uint32_t)(lasted / 1000),
-        .golden_n = s->golden.n,
-        .golden_ok = s->golden.ok,
-        .golden_diff = s->golden.max_diff,
+        .golden = &s->golden,
         .arena_used = s->arena_used,
         .has_reset = !core->reset_told,
         .reset = core->reset_reason,
@@ -296,59 +283,53 @@ uint64_t fc_tele_due(const struct fc_core *core) {
     return due;
 }
 
+/* Entries in one of the states of a mask, with this token (0 = any) and a counter in from..to, go
+ * into a state. Returns how many. */
+static uint32_t sweep(struct fc_ring *r, uint32_t states, uint8_t state, uint32_t token,
+                      uint32_t from, uint32_t to) {
+    uint32_t n = 0, at = r->first;
+    for (uint32_t i = 0; i < r->n; i++, at = behind(r, at)) {
+        uint8_t *e = r->bytes + at;
+        uint32_t first = fc_get32(e + 4);
+        if (!(states >> e[2] & 1) || (token && fc_get32(e + 8) != token) || first > to ||
+            first + e[3] - 1u < from)
+            continue;
+        e[2] = state;
+        n++;
+    }
+    return n;
+}
+
 /* Oldest first, a few at a time. 1 = handed one over, 0 = nothing to do. */
 int fc_tele_send(struct fc_core *core) {
     struct fc_ring *r = &core->ring;
-    uint32_t inflight = 0, at = r->first;
-    char topic[FC_TOPIC_MAX];
-    for (uint32_t i = 0; i < r->n; i++, at = behind(r, at))
-        inflight += entry_get(r, at).state == SENT;
-    at = r->first;
-    for (uint32_t i = 0; i < r->n && inflight < FC_RING_INFLIGHT; i++, at = behind(r, at)) {
-        struct entry e = entry_get(r, at);
-        if (e.state != NEW)
+    uint32_t at = r->first;
+    if (sweep(r, 1u << SENT, SENT, 0, 0, UINT32_MAX) >= FC_RING_INFLIGHT)
+        return 0;
+    for (uint32_t i = 0; i < r->n; i++, at = behind(r, at)) {
+        uint8_t *e = r->bytes + at;
+        if (e[2] != NEW)
             continue;
-        fc_topic_own(core, topic, "telemetry");
-        int token = core->hal->send(core->hal->ctx, topic, r->bytes + at + HEAD, e.len, 1, 0);
+        int token = fc_uplink_hand(core, fc_kind_name(FC_K_TELEMETRY), e + HEAD, fc_get16(e), 0);
         if (token < 0)
             return token;
-        e.token = token;
-        e.state = SENT;
-        entry_put(r, at, &e);
+        fc_put32(e + 8, (uint32_t)token);
+        e[2] = SENT;
         return 1;
     }
     return 0;
 }
 
 void fc_tele_sent(struct fc_core *core, int32_t token) {
-    struct fc_ring *r = &core->ring;
-    uint32_t at = r->first;
-    for (uint32_t i = 0; i < r->n; i++, at = behind(r, at)) {
-        struct entry e = entry_get(r, at);
-        if (e.state == SENT && e.token == token)
-            r->bytes[at + 2] = ACKED;
-    }
+    sweep(&core->ring, 1u << SENT, ACKED, (uint32_t)token, 0, UINT32_MAX);
 }
 
 void fc_tele_link(struct fc_core *core, int up, int fresh) {
-    struct fc_ring *r = &core->ring;
-    uint32_t at = r->first;
-    for (uint32_t i = 0; i < r->n; i++, at = behind(r, at))
-        if (r->bytes[at + 2] == SENT || (up && fresh))
-            r->bytes[at + 2] = NEW;
+    sweep(&core->ring, up && fresh ? ~0u : 1u << SENT, NEW, 0, 0, UINT32_MAX);
 }
 
 uint32_t fc_tele_resend(struct fc_core *core, uint32_t from, uint32_t to) {
-    struct fc_ring *r = &core->ring;
-    uint32_t n = 0, at = r->first;
-    for (uint32_t i = 0; i < r->n; i++, at = behind(r, at)) {
-        struct entry e = entry_get(r, at);
-        if (e.state == ACKED && e.first <= to && e.first + e.count - 1 >= from) {
-            r->bytes[at + 2] = NEW;
-            n++;
-        }
-    }
-    return n;
+    return sweep(&core->ring, 1u << ACKED, NEW, 0, from, to);
 }
 
 uint32_t fc_tele_ring_used(const struct fc_core *core) {

@@ -47,7 +47,6 @@ static void keep_read(struct fc_core *core) {
 /* The next member: its signatures, floor and least seq are checked at every start of a model. */
 static FC_NOINLINE int member(struct fc_core *core) {
     struct fc_job *j = &core->job;
-    uint8_t digest[32];
     int rc = FC_ERR_DIGEST;
     j->slot = 0;
     while (!(j->todo >> j->slot & 1))
@@ -55,8 +54,8 @@ static FC_NOINLINE int member(struct fc_core *core) {
     j->bank = fc_bank_idle(core, j->slot);
     j->part = 0;
     core->detail = 0;
-    uint32_t n = fc_message_read(core, fc_job_area(core), 0, digest);
-    if (n && memcmp(digest, core->rec.slots[j->slot].other_id, 16) == 0)
+    uint32_t n = fc_message_read(core, fc_job_area(core), 0, core->rec.slots[j->slot].other_id, 16);
+    if (n)
         rc = fc_manifest_check(core, j->slot, NULL, n, FC_CHECK_OTHER, &j->m);
     if (rc) {
         fc_trial_fail(core, rc, core->detail);
@@ -140,8 +139,6 @@ static int record_fail(struct fc_core *core) {
 
 static FC_NOINLINE int fail_step(struct fc_core *core) {
     struct fc_job *j = &core->job;
-    EACH(s, core)
-    fc_slot_unload(core, s);
     if (record_fail(core)) {
         fc_job_wait(core, FC_RETRY_MS);
         return 0;
@@ -218,7 +215,7 @@ static int selftest(struct fc_core *core) {
         fc_trial_fail(core, FC_ERR_SELFTEST_MISMATCH, g->max_diff);
         return 1;
     }
-    if (j->m.latency_us && g->median_us > j->m.latency_us) {
+    if (j->m.hints.latency_us && g->median_us > j->m.hints.latency_us) {
         fc_trial_fail(core, FC_ERR_LATENCY_BUDGET, g->median_us);
         return 1;
     }
@@ -356,7 +353,9 @@ int fc_trial_step(struct fc_core *core) {
         return selftest(core);
     case FC_JOB_PROBATION:
         return probation(core);
-    default:
+    default: /* the engine lets go of them first, here where the stack is not so deep */
+        EACH(s, core)
+        fc_slot_unload(core, s);
         return fail_step(core);
     }
 }

@@ -133,9 +133,8 @@ static int judge(struct fc_core *core, uint32_t slot, uint32_t n, struct fc_mani
 }
 
 static uint32_t read_candidate(struct fc_core *core, uint32_t slot) {
-    uint8_t digest[32];
-    uint32_t n = fc_message_read(core, fc_bank_area(slot, fc_bank_idle(core, slot)), 0, digest);
-    return n && memcmp(digest, core->slot[slot].target.id, 32) == 0 ? n : 0;
+    return fc_message_read(core, fc_bank_area(slot, fc_bank_idle(core, slot)), 0,
+                           core->slot[slot].target.id, 32);
 }
 
 static void begin(struct fc_core *core, uint32_t slot) {
@@ -177,7 +176,9 @@ static void begin(struct fc_core *core, uint32_t slot) {
 
 /* --- what a slot should do ----------------------------------------------------------- */
 
-static void stop(struct fc_core *core, uint32_t slot) {
+static FC_NOINLINE void stop(struct fc_core *core, uint32_t slot) {
+    core->slot[slot].look = 0;
+    core->slot[slot].look_at_ms = 0;
     struct fc_rec_slot *rs = rec_slot(core, slot);
     if (!(rs->flags & FC_FLAG_STOPPED)) {
         struct fc_record *r = fc_log_edit(core);
@@ -296,7 +297,7 @@ static void switch_over(struct fc_core *core, uint32_t slot) {
 }
 
 /* Compares a slot with its target, and begins what follows from that. */
-static void look(struct fc_core *core, uint32_t slot) {
+static FC_NOINLINE void look(struct fc_core *core, uint32_t slot) {
     struct fc_slot *s = &core->slot[slot];
     const struct fc_target *t = &s->target;
     s->look = 0;
@@ -304,10 +305,6 @@ static void look(struct fc_core *core, uint32_t slot) {
     if (!t->set) { /* a slot that is not named stays as it is */
         if (leave_fetch(core, slot) == FC_OK)
             fc_slot_set(core, slot, FC_ST_IDLE, 0, 0);
-        return;
-    }
-    if (t->action == FC_ACT_STOP) {
-        stop(core, slot);
         return;
     }
     if (fc_update_derive(core, slot))
@@ -408,7 +405,10 @@ static FC_NOINLINE int next_slot(struct fc_core *core) {
         if (slot->look_at_ms && now >= slot->look_at_ms)
             slot->look = 1;
         if (slot->look && core->has_desired && core->app[s]) {
-            look(core, s);
+            if (slot->target.set && slot->target.action == FC_ACT_STOP)
+                stop(core, s);
+            else
+                look(core, s);
             return 1;
         }
     }

@@ -26,8 +26,7 @@ void fuzz_cbor(const uint8_t *p, size_t n) {
 void fuzz_cose(const uint8_t *p, size_t n) {
     static uint8_t work[FC_WORK]; /* the core's: room before the message for a Sig_structure */
     struct fc_cose cose;
-    uint8_t inst[16] = {0};
-    const struct fc_place place = {inst, fuzz_bench.ident.device_id};
+    const struct fc_ident owner = {.device_id = fuzz_bench.ident.device_id};
     int kinds = 0;
     if (n > FC_MSG_MAX)
         return;
@@ -44,7 +43,7 @@ void fuzz_cose(const uint8_t *p, size_t n) {
         uint8_t kid[32];
         fc_sha256(hal(), role.key[0], 32, kid);
         memcpy(cose.own_kid, kid, 8); /* of a COSE_Sign1, so that its signature is looked at */
-        if (fc_cose_signers(hal(), kind, &cose, &role, NULL, kind < FC_K_DESIRED ? NULL : &place))
+        if (fc_cose_signers(hal(), kind, &cose, &role, NULL, kind < FC_K_DESIRED ? NULL : &owner))
             fail("somebody signed for keys that nobody has", (long)kind, 0);
     }
     if (kinds > 1)

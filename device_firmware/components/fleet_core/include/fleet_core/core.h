@@ -172,6 +172,16 @@ struct fc_event {
     int64_t wide;
 };
 
+/* An envelope: pointers into the message; what lies before the payload is gone after
+ * fc_cose_signers() */
+struct fc_cose {
+    uint8_t *payload;
+    uint32_t n;
+    uint32_t n_sigs;
+    const uint8_t *sig; /* of the first signer; the others follow at equal distances */
+    uint8_t own_kid[8]; /* of a COSE_Sign1 */
+};
+
 /* Small and often used things come first: their offsets make short instructions. */
 struct fc_core {
     const struct fc_hal *hal;
@@ -200,6 +210,7 @@ struct fc_core {
     uint64_t minute_ms;       /* chunk cap: the minute being counted */
     uint64_t desired_expires; /* 0 = never */
     struct fc_ring ring;
+    struct fc_cose cose; /* of the document being judged */
     struct fc_job job;
     struct fc_slot slot[FC_SLOTS];
     struct fc_record rec;
