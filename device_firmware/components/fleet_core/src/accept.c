@@ -267,8 +267,12 @@ static int run_verb(struct fc_core *core, const struct fc_command *c, uint32_t *
     case FC_VERB_RESEND:
         if (c->nargs != 3 || first != core->id->boot || c->args[1] > c->args[2])
             return FC_ERR_NOT_IN_BANK; /* another boot's ring is gone */
+#if FC_TELEMETRY
         fc_tele_resend(core, (uint32_t)c->args[1], (uint32_t)c->args[2]);
         return FC_OK;
+#else
+        return FC_ERR_NOT_IN_BANK;
+#endif
     case FC_VERB_REPORT:
         return FC_OK; /* a report follows every command */
     case FC_VERB_PROBE:

@@ -155,7 +155,7 @@ int fc_core_boot(struct fc_core *core, const struct fc_hal *hal, const struct fc
     core->id = ident;
     core->ring.bytes = memory->ring;
     core->ring.size = memory->ring_bytes;
-    if (!ident_ok(ident) || !memory->ring || memory->ring_bytes < FC_RING_MIN)
+    if (!ident_ok(ident) || (FC_TELEMETRY && (!memory->ring || memory->ring_bytes < FC_RING_MIN)))
         return FC_ERR_SCHEMA;
     if (hal->capacity(hal->ctx, FC_META) < 8 * FC_SECTOR || fc_log_open(core))
         return FC_ERR_FLASH_IO;

@@ -174,6 +174,7 @@ void fc_refusal(struct fc_core *core, int code, uint32_t detail);
 int fc_event_send(struct fc_core *core); /* 1 = sent one, 0 = nothing to do, negative = error */
 void fc_event_sent(struct fc_core *core, int32_t token);
 void fc_event_link(struct fc_core *core);
+#if FC_TELEMETRY
 int fc_tele_send(struct fc_core *core);
 void fc_tele_sent(struct fc_core *core, int32_t token);
 void fc_tele_link(struct fc_core *core, int up, int fresh);
@@ -183,6 +184,41 @@ int fc_tele_step(struct fc_core *core); /* close and freeze what is due; 1 = wor
 uint64_t fc_tele_due(const struct fc_core *core);
 uint32_t fc_tele_ring_used(const struct fc_core *core); /* bytes of the batches kept */
 uint32_t fc_tele_resend(struct fc_core *core, uint32_t from, uint32_t to);
+#else /* nothing is kept, so there is never anything to do */
+static inline int fc_tele_send(struct fc_core *core) {
+    (void)core;
+    return 0;
+}
+static inline void fc_tele_sent(struct fc_core *core, int32_t token) {
+    (void)core;
+    (void)token;
+}
+static inline void fc_tele_link(struct fc_core *core, int up, int fresh) {
+    (void)core;
+    (void)up;
+    (void)fresh;
+}
+static inline void fc_tele_flag(struct fc_core *core, uint32_t flag) {
+    (void)core;
+    (void)flag;
+}
+static inline void fc_tele_cut(struct fc_core *core, uint32_t slot) {
+    (void)core;
+    (void)slot;
+}
+static inline int fc_tele_step(struct fc_core *core) {
+    (void)core;
+    return 0;
+}
+static inline uint64_t fc_tele_due(const struct fc_core *core) {
+    (void)core;
+    return UINT64_MAX;
+}
+static inline uint32_t fc_tele_ring_used(const struct fc_core *core) {
+    (void)core;
+    return 0;
+}
+#endif
 /* A writer for the payload of an uplink, in fc_msg(). */
 struct fc_out fc_uplink_open(struct fc_core *core);
 /* Hands a framed message to the port, below our own topic. Token, or an error. */

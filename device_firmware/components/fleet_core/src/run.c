@@ -8,6 +8,12 @@ void fc_slot_unload(struct fc_core *core, uint32_t slot) {
     struct fc_slot *s = &core->slot[slot];
     const struct fc_engine *engine = core->hal->engine;
     fc_tele_cut(core, slot);
+    if (core->app[slot])
+        core->app[slot]->pipe.model = NULL;
+    /* One arena for all slots: another model in one of them rebuilds it, and streams start anew. */
+    for (uint32_t i = 0; i < FC_SLOTS; i++)
+        if (core->app[i])
+            core->app[i]->pipe.stale = 1;
     engine->unload(engine->ctx, (uint8_t)slot);
     if (s->mapped)
         core->hal->unmap(core->hal->ctx, s->mapped);

@@ -9,6 +9,8 @@
 #include "sketch.h"
 #include "window.h"
 
+#if FC_TELEMETRY
+
 /* The ring: entries behind each other, each a head of 16 bytes and a batch, padded to 4. One that
  * would not fit before the end begins at 0, and a length of 0 where it would have begun says so.
  * The head: u16 length, u8 state, u8 records, u32 first counter, i32 token, u32 zero. */
@@ -228,11 +230,6 @@ void fc_tele_cut(struct fc_core *core, uint32_t slot) {
     fc_sketch_open(&a->sketch);
     memset(&a->alarm, 0, sizeof a->alarm);
     a->alarm_told = 0;
-    a->pipe.model = NULL;
-    /* One arena for all slots: another model in one of them rebuilds it, and streams start anew. */
-    for (uint32_t s = 0; s < FC_SLOTS; s++)
-        if (core->app[s])
-            core->app[s]->pipe.stale = 1;
 }
 
 static int step_slot(struct fc_core *core, uint32_t slot) {
@@ -338,3 +335,5 @@ uint32_t fc_tele_ring_used(const struct fc_core *core) {
         used += fc_get16(core->ring.bytes + at);
     return used;
 }
+
+#endif

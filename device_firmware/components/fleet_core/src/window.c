@@ -2,6 +2,8 @@
 #include "internal.h"
 #include "window.h"
 
+#if FC_TELEMETRY
+
 #define MAX_US 60000000u
 #define LOW_MARGIN 1000u /* 1e-4 */
 enum { WHY_ONE_IN_N, WHY_MARGIN, WHY_ANOMALY };
@@ -128,6 +130,17 @@ static void count(struct fc_core *core, uint32_t slot, struct fc_seen *seen) {
     core->inference_n++;
 }
 
+#else
+
+/* Without telemetry an inference counts for probation and for the commands that need a model. */
+static void count(struct fc_core *core, uint32_t slot, struct fc_seen *seen) {
+    (void)slot;
+    (void)seen;
+    core->inference_n++;
+}
+
+#endif
+
 /* FC_OK = count it, 1 = it failed and that is dealt with. */
 static int admit(struct fc_core *core, uint32_t slot, uint32_t n_scores, int failed) {
     if (slot >= FC_SLOTS || n_scores > FC_CLASSES_MAX || !fc_running(core, slot))
@@ -152,15 +165,19 @@ int fc_result_put(struct fc_core *core, const struct fc_result *r) {
     int rc = admit(core, r->slot, r->n_scores, r->failed);
     if (rc)
         return rc > 0 ? FC_OK : rc;
-    struct fc_sketch *s = &core->app[r->slot]->sketch;
     fc_seen_scores(&seen, r->scores, r->n_scores);
     count(core, r->slot, &seen);
+#if FC_TELEMETRY
+    struct fc_sketch *s = &core->app[r->slot]->sketch;
     fc_inputs_merge(&s->inputs, &r->inputs);
     s->gaps += r->gaps;
     s->dropped += r->dropped;
     s->resets += r->resets;
+#endif
     return FC_OK;
 }
+
+#if FC_TELEMETRY
 
 /* --- windows ------------------------------------------------------------------------- */
 
@@ -233,3 +250,5 @@ void fc_window_close(struct fc_core *core, struct fc_app *a, uint32_t flags) {
     a->flags = 0;
     a->open = 0;
 }
+
+#endif

@@ -95,12 +95,12 @@ void fuzz_command(const uint8_t *p, size_t n) {
 }
 
 void fuzz_manifest(const uint8_t *p, size_t n) {
-    struct fc_manifest m;
+    struct fc_manifest m = {.id = {0}};
     struct fc_model model;
     const struct fc_core *core = &fuzz_bench.h->core;
     uint32_t detail = 0;
     fc_ops_valid(p, n);
-    if (fc_manifest_parse(hal(), p, n, 0, &m, &model))
+    if (fc_manifest_parse(p, n, 0, &m, &model))
         return;
     fc_class_check(p, n, core->id->class_id);
     fc_ops_check(p, n, core->id->ops, core->id->ops_len, &detail);

@@ -35,6 +35,7 @@ struct fc_pick {
 struct fc_app {
     struct fc_model model; /* what is loaded; filled before engine->load() */
     struct fc_pipe pipe;   /* model NULL = nobody feeds samples */
+#if FC_TELEMETRY
     uint64_t start_ms;
     uint64_t us_sum, score_sum;
     uint32_t n, us_max, anom_max, anom_n, lab_n, lab_ok, heap_min, flags;
@@ -50,6 +51,7 @@ struct fc_app {
     uint64_t alarm_at_ms;
     uint64_t sketch_ms; /* when its first inference came */
     struct fc_sketch sketch;
+#endif
 };
 
 /* Opens the pipeline of the model that runs in a slot. Again after every change of the model, or of
