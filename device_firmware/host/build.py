@@ -171,17 +171,19 @@ def build_program(
     sanitize: bool = True,
     extra: Sequence[Path] = (),
     core_dir: Path = CORE_DIR,
+    defines: Sequence[str] = (),
 ) -> Path:
     """Compile a C test program together with the whole core, with ASan and UBSan unless told otherwise.
 
     The objects go beside `target`, whose folder is made, and are compiled each time: callers choose a folder
-    of their own. core_dir: another copy of the core (mutants).
+    of their own. core_dir: another copy of the core (mutants). defines: compiler options that choose another
+    build of the core.
     """
     folder = target.parent
     folder.mkdir(parents=True, exist_ok=True)
     extras = SANITIZE if sanitize else ()
     sources = [*core_sources(core_dir), *extra, source]
-    objects = compile_objects(folder, sources, [*STRICT, "-O1", "-g", *extras], core_dir=core_dir)
+    objects = compile_objects(folder, sources, [*STRICT, "-O1", "-g", *extras, *defines], core_dir=core_dir)
     run_compiler([compiler(), *extras, *objects, "-lsodium", "-o", str(target)])
     return target
 

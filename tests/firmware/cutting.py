@@ -11,6 +11,7 @@ import re
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +34,17 @@ class Cuts:
     table: str
 
 
-def build_cuts(folder: Path, *, sanitize: bool, core_dir: Path = build.CORE_DIR) -> Path:
+def build_cuts(
+    folder: Path, *, sanitize: bool, core_dir: Path = build.CORE_DIR, defines: Sequence[str] = ()
+) -> Path:
     """Compile the program; with ASan and UBSan it is about four times slower."""
-    extra = [C_DIR / "bench.c", C_DIR / "tears.c"]
     return build.build_program(
-        C_DIR / "cuts.c", folder / "cuts", sanitize=sanitize, extra=extra, core_dir=core_dir
+        C_DIR / "cuts.c",
+        folder / "cuts",
+        sanitize=sanitize,
+        extra=[C_DIR / "bench.c", C_DIR / "tears.c"],
+        core_dir=core_dir,
+        defines=defines,
     )
 
 

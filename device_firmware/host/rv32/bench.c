@@ -68,7 +68,7 @@ static void print_manifest(const struct fc_manifest *m, const uint8_t *p, uint32
         board_fail("an accepted manifest cannot be read", (long)n, 0);
     if (memcmp(model.id, m->id, 32) != 0 || model.seq != m->seq || model.floor != m->floor ||
         model.size != m->size || model.arena != m->arena || model.nin != m->nin ||
-        model.nout != m->nout || h->latency_us != m->latency_us)
+        model.nout != m->nout || h->latency_us != m->hints.latency_us)
         board_fail("two readings of a manifest differ", (long)n, 0);
     printf(" name=%s version=%s seq=%lu floor=%lu size=%lu arena=%lu", model.name, model.version,
            (unsigned long)m->seq, (unsigned long)m->floor, (unsigned long)m->size,

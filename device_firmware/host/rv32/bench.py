@@ -143,9 +143,17 @@ def source_hash(core_dir: Path = CORE_DIR) -> str:
     return digest.hexdigest()
 
 
-def build_program(name: str, sources: Sequence[Path]) -> Path:
+def build_program(
+    name: str,
+    sources: Sequence[Path],
+    *,
+    defines: Sequence[str] = (),
+    kept: Sequence[str] = toolchain.PIPELINE,
+) -> Path:
     """Build `name`.elf of the core, libsodium and these sources, unless it is current.
 
+    defines: compiler options that choose another build of the core; such a build has its own name. kept:
+    functions of the core that are linked although no source here calls them.
     Its objects lie beside it, the core's in the folder `core` there. Safe from several processes. Raises
     Missing, BuildError.
     """
@@ -162,17 +170,31 @@ def build_program(name: str, sources: Sequence[Path]) -> Path:
         stamp.unlink(missing_ok=True)
         for old in folder.glob("**/*.*"):  # or an object of a source that is gone would be counted
             old.unlink()
-        flags = [*toolchain.includes(), *sodium.includes(), *toolchain.CALL_GRAPH]
+        flags = [*toolchain.includes(), *sodium.includes(), *toolchain.CALL_GRAPH, *defines]
         core = toolchain.compile_objects(folder / "core", toolchain.core_sources(), flags)
         port = toolchain.compile_objects(folder, sources, flags)
-        toolchain.link(target, [*port, *core, *crypto])
+        toolchain.link(target, [*port, *core, *crypto], kept)
         stamp.write_text(wanted)
     return target
 
 
 def build() -> Path:
     """The bench program, built if needed. Raises as `build_program`."""
-    return build_program("bench", [toolchain.RV32_DIR / name for name in SOURCES])
+    return build_program("bench", _sources())
+
+
+def build_without_pipeline() -> Path:
+    """The same for an application that infers by itself: what it does not call is not linked."""
+    return build_program("bench-telemetry", _sources(), kept=())
+
+
+def build_update_only() -> Path:
+    """The same without the pipeline and without telemetry (FC_TELEMETRY 0)."""
+    return build_program("bench-update", _sources(), defines=("-DFC_TELEMETRY=0",), kept=())
+
+
+def _sources() -> list[Path]:
+    return [toolchain.RV32_DIR / name for name in SOURCES]
 
 
 def run(script: Script, folder: Path, *, deadline_s: float = DEADLINE_S) -> list[Answer]:

@@ -26,7 +26,12 @@ _SPECS = Path("/usr/lib/picolibc/riscv64-unknown-elf/picolibc.specs")
 
 # `_zicsr` in -march would select 64-bit libraries: the older instruction set specification has it inside.
 MACHINE = ("-march=rv32imc", "-misa-spec=2.2", "-mabi=ilp32")
-COMPILE = (*MACHINE, "--specs=picolibc.specs", "-Os", "-ffunction-sections", "-fdata-sections")
+# `-msave-restore` is what ESP-IDF's CONFIG_COMPILER_SAVE_RESTORE_LIBCALLS adds on its RISC-V chips, and what
+# sdkconfig.defaults.esp32c3 sets: registers are saved by shared routines of libgcc.
+COMPILE = (
+    *(*MACHINE, "--specs=picolibc.specs", "-Os", "-msave-restore"),
+    *("-ffunction-sections", "-fdata-sections"),
+)
 # .su and .ci files beside each object: frames, and who calls whom
 CALL_GRAPH = ("-fstack-usage", "-fcallgraph-info=su")
 RAM_BYTES = 0x1000000
@@ -105,9 +110,11 @@ def compile_objects(
     return objects
 
 
-def link(target: Path, objects: Sequence[Path]) -> Path:
-    """Link a program that QEMU loads; a map file goes beside it. Raises BuildError `compile_failed`."""
-    kept = [f"-Wl,--undefined={name}" for name in PIPELINE]
+def link(target: Path, objects: Sequence[Path], kept_names: Sequence[str] = PIPELINE) -> Path:
+    """Link a program that QEMU loads; a map file goes beside it. kept_names: linked although nobody calls
+    them. Raises BuildError `compile_failed`.
+    """
+    kept = [f"-Wl,--undefined={name}" for name in kept_names]
     run_compiler(
         [f"{PREFIX}gcc", *LINK, *kept, *map(str, objects), f"-Wl,-Map={target}.map", "-o", str(target)],
     )

@@ -53,9 +53,9 @@ static void chain_watch(struct fc_core *core, int on) {
     core->chain_watched = (uint8_t)on;
 }
 
-static int roots_signed(struct fc_core *core, const struct fc_cose *cose,
-                        const struct fc_role_keys *roots) {
-    return fc_cose_signers(core->hal, FC_K_TRUST, cose, roots, NULL, NULL) >= roots->threshold;
+static int roots_signed(struct fc_core *core, const struct fc_role_keys *roots) {
+    return fc_cose_signers(core->hal, FC_K_TRUST, &core->cose, roots, NULL, NULL) >=
+           roots->threshold;
 }
 
 /* A root-signed reset lowers what a name has reached, once, in the record that accepts it. */
@@ -78,23 +78,22 @@ static void apply_resets(struct fc_record *r, const struct fc_trust *t) {
  * by FC_MSG_MAX, walked, and nothing of it counts before the old roots signed it. */
 int fc_accept_trust(struct fc_core *core, const uint8_t *p, size_t n) {
     struct fc_trust *t = &core->tmp.trust;
-    struct fc_cose cose;
     uint8_t digest[32], sector = 0;
     fc_sha256(core->hal, p, n, digest);
     int same = memcmp(digest, core->rec.trust_digest, 8) == 0;
     if (core->has_trust && same)
         return FC_OK;
-    int rc = fc_cose_open(core, FC_K_TRUST, p, n, &cose);
+    int rc = fc_cose_open(core, FC_K_TRUST, p, n);
     if (rc)
         return rc;
-    if (!roots_signed(core, &cose, &core->trust.role[FC_ROOT])) {
+    if (!roots_signed(core, &core->trust.role[FC_ROOT])) {
         chain_watch(core, 1); /* perhaps the roots were rotated while we slept */
         return FC_ERR_TRUST;
     }
-    rc = fc_trust_parse(core->hal, cose.payload, cose.n, t);
+    rc = fc_trust_parse(core->hal, core->cose.payload, core->cose.n, t);
     if (rc)
         return rc;
-    if (!roots_signed(core, &cose, &t->role[FC_ROOT]))
+    if (!roots_signed(core, &t->role[FC_ROOT]))
         return FC_ERR_TRUST;
     if (t->version < core->id->least_trust_version || t->version < core->rec.trust_version)
         return FC_ERR_TRUST;
@@ -121,7 +120,7 @@ int fc_accept_trust(struct fc_core *core, const uint8_t *p, size_t n) {
     fc_log(core, 1, FC_LOG_TRUST, core->trust.version, 0);
     if (core->refusal_code == -FC_ERR_TRUST)
         core->refusal_code = 0;
-    for (uint8_t s = 0; s < FC_SLOTS; s++) {
+    for (uint32_t s = 0; s < FC_SLOTS; s++) {
         struct fc_slot *slot = &core->slot[s];
         slot->look = 1;
         /* What was refused by the keys or dates of the old document is judged again. */
@@ -141,16 +140,14 @@ int fc_accept_trust(struct fc_core *core, const uint8_t *p, size_t n) {
 }
 
 /* The signature of desired and cmd: one online key, over installation, topic and payload. */
-static int check_online(struct fc_core *core, enum fc_kind kind, const uint8_t *p, size_t n,
-                        struct fc_cose *cose) {
+static int check_online(struct fc_core *core, enum fc_kind kind, const uint8_t *p, size_t n) {
     const struct fc_trust *t = &core->trust;
-    const struct fc_place place = {core->id->inst, core->id->device_id};
-    int rc = fc_cose_open(core, kind, p, n, cose);
+    int rc = fc_cose_open(core, kind, p, n);
     if (rc)
         return rc;
     if (!core->has_trust)
         return FC_ERR_TRUST;
-    return fc_cose_signers(core->hal, kind, cose, &t->role[FC_ONLINE], t, &place)
+    return fc_cose_signers(core->hal, kind, &core->cose, &t->role[FC_ONLINE], t, core->id)
                ? FC_OK
                : FC_ERR_SIGNATURE;
 }
@@ -170,7 +167,7 @@ static int check_version(struct fc_core *core, uint32_t version) {
 /* An entry that asks for the same again changes nothing; a higher attempt is a new chance. The
  * state belongs to the entry: what was confirmed for the old one must not be read as said of the
  * new. */
-static void retarget(struct fc_core *core, uint8_t slot, const struct fc_target *t) {
+static void retarget(struct fc_core *core, uint32_t slot, const struct fc_target *t) {
     struct fc_slot *s = &core->slot[slot];
     int same = s->target.set == t->set && s->target.action == t->action &&
                s->target.attempt == t->attempt && memcmp(s->target.id, t->id, 32) == 0;
@@ -200,7 +197,7 @@ void fc_desired_apply(struct fc_core *core) {
     if (core->safe_mode) /* a stored configuration may be what crashes us */
         fc_config_default(&core->config);
     fc_signed_time(core, d->issued);
-    for (uint8_t s = 0; s < FC_SLOTS; s++)
+    for (uint32_t s = 0; s < FC_SLOTS; s++)
         retarget(core, s, &d->target[s]);
 }
 
@@ -210,16 +207,15 @@ void fc_desired_apply(struct fc_core *core) {
  * and nothing else: numbers are bounded by desired.c, and what they name is judged on its own. */
 int fc_accept_desired(struct fc_core *core, const uint8_t *p, size_t n) {
     struct fc_desired *d = &core->tmp.desired;
-    struct fc_cose cose;
     uint8_t digest[32], sector = 0;
     fc_sha256(core->hal, p, n, digest);
     int same = memcmp(digest, core->rec.desired_digest, 8) == 0;
     if (core->has_desired && same)
         return FC_OK;
-    int rc = check_online(core, FC_K_DESIRED, p, n, &cose);
+    int rc = check_online(core, FC_K_DESIRED, p, n);
     if (rc)
         return rc;
-    rc = fc_desired_parse(cose.payload, cose.n, core->id->device_id, &core->config, d);
+    rc = fc_desired_parse(core->cose.payload, core->cose.n, core->id->device_id, &core->config, d);
     if (rc)
         return rc;
     rc = check_version(core, d->trust_version);
@@ -271,8 +267,12 @@ static int run_verb(struct fc_core *core, const struct fc_command *c, uint32_t *
     case FC_VERB_RESEND:
         if (c->nargs != 3 || first != core->id->boot || c->args[1] > c->args[2])
             return FC_ERR_NOT_IN_BANK; /* another boot's ring is gone */
+#if FC_TELEMETRY
         fc_tele_resend(core, (uint32_t)c->args[1], (uint32_t)c->args[2]);
         return FC_OK;
+#else
+        return FC_ERR_NOT_IN_BANK;
+#endif
     case FC_VERB_REPORT:
         return FC_OK; /* a report follows every command */
     case FC_VERB_PROBE:
@@ -290,11 +290,10 @@ static int run_verb(struct fc_core *core, const struct fc_command *c, uint32_t *
  * FC_SLOTS before it is an index. */
 int fc_accept_command(struct fc_core *core, const uint8_t *p, size_t n) {
     struct fc_command *c = &core->tmp.command;
-    struct fc_cose cose;
-    int rc = check_online(core, FC_K_CMD, p, n, &cose);
+    int rc = check_online(core, FC_K_CMD, p, n);
     if (rc)
         return rc;
-    rc = fc_command_parse(cose.payload, cose.n, core->id->device_id, c);
+    rc = fc_command_parse(core->cose.payload, core->cose.n, core->id->device_id, c);
     if (rc)
         return rc;
     rc = check_version(core, c->trust_version);
@@ -314,10 +313,9 @@ int fc_accept_command(struct fc_core *core, const uint8_t *p, size_t n) {
     fc_signed_time(core, c->issued);
     uint32_t value = 0;
     rc = run_verb(core, c, &value);
-    int64_t ints[] = {(int64_t)(c->verb > INT32_MAX ? INT32_MAX : c->verb), -rc,
-                      (int64_t)c->counter, value};
     if (rc || c->verb != FC_VERB_SELFTEST) /* whose answer comes when it is done */
-        fc_event_put(core, FC_EV_COMMAND, -1, ints, value ? 4 : 3);
+        fc_event_put(core, FC_EV_COMMAND, -1, c->verb > INT32_MAX ? INT32_MAX : (uint32_t)c->verb,
+                     (uint32_t)-rc, (int64_t)c->counter, value);
     fc_log(core, 1, FC_LOG_COMMAND, (uint32_t)c->verb, (uint32_t)-rc);
     fc_report_want(core, 2);
     return c->verb < FC_VERB_IDENTIFY || c->verb > FC_VERB_LAST ? FC_ERR_UNKNOWN_ACTION : FC_OK;

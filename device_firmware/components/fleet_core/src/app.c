@@ -8,17 +8,17 @@ static const struct fc_model *front_model(const struct fc_core *core, const stru
     return fc_running(core, m->params.bytes[m->params.distance_bytes]);
 }
 
-int fc_app_open(struct fc_core *core, uint8_t slot, const struct fc_pipe_memory *memory) {
+int fc_app_open(struct fc_core *core, uint32_t slot, const struct fc_pipe_memory *memory) {
     const struct fc_model *m = fc_running(core, slot), *pre;
     if (!m)
         return FC_ERR_BUSY;
     pre = front_model(core, m);
     if (m->hints.front == FC_FRONT_SLOT && (!pre || memcmp(pre->id, m->hints.front_digest, 8) != 0))
         return FC_ERR_BUSY;
-    return fc_pipe_open(&core->app[slot]->pipe, slot, m, pre, memory);
+    return fc_pipe_open(&core->app[slot]->pipe, (uint8_t)slot, m, pre, memory);
 }
 
-int fc_app_ready(const struct fc_core *core, uint8_t slot) {
+int fc_app_ready(const struct fc_core *core, uint32_t slot) {
     const struct fc_model *m = fc_running(core, slot);
     const struct fc_pipe *p = m ? &core->app[slot]->pipe : NULL;
     if (!p || !p->model)
@@ -27,7 +27,7 @@ int fc_app_ready(const struct fc_core *core, uint8_t slot) {
     return m->hints.front != FC_FRONT_SLOT || (pre && memcmp(pre->id, p->pre_id, 8) == 0);
 }
 
-int fc_app_step(struct fc_core *core, uint8_t slot, int32_t label, struct fc_result *r) {
+int fc_app_step(struct fc_core *core, uint32_t slot, int32_t label, struct fc_result *r) {
     if (!fc_app_ready(core, slot))
         return FC_ERR_BUSY;
     if (!fc_pipe_run(&core->app[slot]->pipe, core->hal->engine, fc_clock(core), r))

@@ -1,11 +1,11 @@
 /* bank.c: a slot's two banks: manifest, leaf list, chunks (SPEC.md section 8). */
 #include "internal.h"
 
-uint8_t fc_bank_area(uint8_t slot, uint8_t bank) {
+uint8_t fc_bank_area(uint32_t slot, uint8_t bank) {
     return (uint8_t)(FC_BANK0 + 2u * slot + (bank & 1u));
 }
 
-uint8_t fc_bank_idle(const struct fc_core *core, uint8_t slot) {
+uint8_t fc_bank_idle(const struct fc_core *core, uint32_t slot) {
     uint8_t run = core->rec.slots[slot].run_bank;
     return run == FC_NO_BANK ? 0 : (uint8_t)(1u - run);
 }
@@ -64,8 +64,9 @@ out:
 }
 
 /* The length comes from flash, which a cut may have torn: it is bounded before it is read, and the
- * caller compares the digest with one that is signed or in the record. */
-uint32_t fc_message_read(struct fc_core *core, uint8_t area, uint32_t off, uint8_t digest[32]) {
+ * digest is compared with one that is signed or in the record. */
+uint32_t fc_message_read(struct fc_core *core, uint8_t area, uint32_t off, const uint8_t *id,
+                         size_t id_len) {
     const struct fc_hal *hal = core->hal;
     uint8_t raw[4];
     if (hal->capacity(hal->ctx, area) < off + FC_SECTOR || hal->read(hal->ctx, area, off, raw, 4))
@@ -73,8 +74,7 @@ uint32_t fc_message_read(struct fc_core *core, uint8_t area, uint32_t off, uint8
     uint32_t n = fc_get32(raw);
     if (n == 0 || n > FC_MSG_MAX || hal->read(hal->ctx, area, off + 4, fc_msg(core), n))
         return 0;
-    fc_sha256(hal, fc_msg(core), n, digest);
-    return n;
+    return fc_is_digest(hal, fc_msg(core), n, id, id_len) ? n : 0;
 }
 
 uint32_t fc_leaf_sectors(const struct fc_manifest *m) {
@@ -100,11 +100,7 @@ uint32_t fc_chunk_len(const struct fc_manifest *m, uint32_t index) {
  * digest, before a sector is touched. chunks <= 1023, so 8 * chunks cannot wrap. */
 int fc_bank_put_leaves(struct fc_core *core, const uint8_t *p, size_t n) {
     const struct fc_job *j = &core->job;
-    uint8_t digest[32];
-    if (n != 8u * (size_t)j->m.chunks)
-        return FC_ERR_LEAF_LIST;
-    fc_sha256(core->hal, p, n, digest);
-    if (memcmp(digest, j->m.leaves_sha256, 32) != 0)
+    if (n != 8u * (size_t)j->m.chunks || !fc_is_digest(core->hal, p, n, j->m.leaves_sha256, 32))
         return FC_ERR_LEAF_LIST;
     for (uint32_t at = 0; at < n; at += FC_SECTOR) {
         size_t part = n - at < FC_SECTOR ? n - at : FC_SECTOR;

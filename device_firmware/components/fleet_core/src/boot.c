@@ -39,11 +39,10 @@ static uint8_t effective_reason(struct fc_core *core) {
 
 /* Before a trust document came, the firmware's roots alone are trusted, with nothing but trust. */
 static void load_trust(struct fc_core *core) {
-    struct fc_cose cose;
     struct fc_role_keys *roots = &core->trust.role[FC_ROOT];
     uint32_t n = core->rec.trust_version ? fc_doc_load(core, FC_DOC_TRUST) : 0;
-    if (n && fc_cose_open(core, FC_K_TRUST, NULL, n, &cose) == FC_OK &&
-        fc_trust_parse(core->hal, cose.payload, cose.n, &core->trust) == FC_OK) {
+    if (n && fc_cose_open(core, FC_K_TRUST, NULL, n) == FC_OK &&
+        fc_trust_parse(core->hal, core->cose.payload, core->cose.n, &core->trust) == FC_OK) {
         core->has_trust = 1;
         return;
     }
@@ -54,10 +53,9 @@ static void load_trust(struct fc_core *core) {
 }
 
 static void load_desired(struct fc_core *core) {
-    struct fc_cose cose;
     uint32_t n = core->rec.desired_counter ? fc_doc_load(core, FC_DOC_DESIRED) : 0;
-    if (n && fc_cose_open(core, FC_K_DESIRED, NULL, n, &cose) == FC_OK &&
-        fc_desired_parse(cose.payload, cose.n, core->id->device_id, &core->config,
+    if (n && fc_cose_open(core, FC_K_DESIRED, NULL, n) == FC_OK &&
+        fc_desired_parse(core->cose.payload, core->cose.n, core->id->device_id, &core->config,
                          &core->tmp.desired) == FC_OK)
         fc_desired_apply(core);
 }
@@ -75,7 +73,7 @@ static int in_trial(const struct fc_rec_slot *rs) {
 }
 
 /* Counts a reset against a trial. Gives it up when that was the last one allowed. */
-static void count_trial(struct fc_core *core, uint8_t slot, struct fc_rec_slot *rs) {
+static void count_trial(struct fc_core *core, uint32_t slot, struct fc_rec_slot *rs) {
     const struct fc_target *t = &core->slot[slot].target;
     int code = FC_OK;
     if (is_crash(core->reset_reason) && ++rs->attempts >= FC_ATTEMPTS_MAX)
@@ -92,12 +90,12 @@ static void count_trial(struct fc_core *core, uint8_t slot, struct fc_rec_slot *
     rs->flags &= (uint8_t) ~(FC_FLAG_USABLE | FC_FLAG_REVERTING);
     rs->attempts = 0;
     rs->cuts = 0;
-    fc_event_refusal(core, slot, code, rs->fail_detail);
+    fc_event_refusal(core, (int)slot, code, rs->fail_detail);
 }
 
 /* Panics in a row of confirmed models; a person's power cycle breaks the row. */
 static uint32_t count_panics(const struct fc_core *core) {
-    for (uint8_t s = 0; s < FC_SLOTS; s++)
+    for (uint32_t s = 0; s < FC_SLOTS; s++)
         if (in_trial(&core->rec.slots[s]))
             return core->rec.panics;
     if (is_crash(core->reset_reason))
@@ -109,7 +107,7 @@ static uint32_t count_panics(const struct fc_core *core) {
 static int account(struct fc_core *core, uint32_t panics) {
     struct fc_record *r = fc_log_edit(core);
     int changed = r->panics != panics;
-    for (uint8_t s = 0; s < FC_SLOTS; s++) {
+    for (uint32_t s = 0; s < FC_SLOTS; s++) {
         struct fc_rec_slot *rs = &r->slots[s];
         if (in_trial(rs) && core->reset_reason < FC_RST_EXPECTED) {
             count_trial(core, s, rs);
@@ -122,17 +120,16 @@ static int account(struct fc_core *core, uint32_t panics) {
     return changed ? fc_log_commit(core) : FC_OK;
 }
 
-static uint32_t seq_of(struct fc_core *core, uint8_t slot, uint8_t bank, const uint8_t id[16]) {
+static uint32_t seq_of(struct fc_core *core, uint32_t slot, uint8_t bank, const uint8_t id[16]) {
     struct fc_manifest *m = &core->tmp.manifest;
-    uint8_t digest[32];
     uint32_t n =
-        fc_is_zero(id, 16) ? 0 : fc_message_read(core, fc_bank_area(slot, bank), 0, digest);
-    if (!n || memcmp(digest, id, 16) != 0 || fc_manifest_read(core, n, m, NULL))
+        fc_is_zero(id, 16) ? 0 : fc_message_read(core, fc_bank_area(slot, bank), 0, id, 16);
+    if (!n || fc_manifest_read(core, n, m, NULL))
         return 0;
     return m->seq;
 }
 
-static void plan_slot(struct fc_core *core, uint8_t slot) {
+static void plan_slot(struct fc_core *core, uint32_t slot) {
     struct fc_slot *s = &core->slot[slot];
     if (!core->app[slot])
         return;
@@ -158,11 +155,11 @@ int fc_core_boot(struct fc_core *core, const struct fc_hal *hal, const struct fc
     core->id = ident;
     core->ring.bytes = memory->ring;
     core->ring.size = memory->ring_bytes;
-    if (!ident_ok(ident) || !memory->ring || memory->ring_bytes < FC_RING_MIN)
+    if (!ident_ok(ident) || (FC_TELEMETRY && (!memory->ring || memory->ring_bytes < FC_RING_MIN)))
         return FC_ERR_SCHEMA;
     if (hal->capacity(hal->ctx, FC_META) < 8 * FC_SECTOR || fc_log_open(core))
         return FC_ERR_FLASH_IO;
-    for (uint8_t s = 0; s < FC_SLOTS; s++) {
+    for (uint32_t s = 0; s < FC_SLOTS; s++) {
         core->app[s] = memory->app[s];
         if (core->app[s])
             memset(core->app[s], 0, sizeof *core->app[s]);
@@ -175,17 +172,16 @@ int fc_core_boot(struct fc_core *core, const struct fc_hal *hal, const struct fc
     load_trust(core);
     load_desired(core);
     int is_counted = account(core, panics) == FC_OK;
-    for (uint8_t s = 0; s < FC_SLOTS; s++)
+    for (uint32_t s = 0; s < FC_SLOTS; s++)
         plan_slot(core, s);
-    for (uint8_t s = 0; s < FC_SLOTS && !is_counted; s++) {
+    for (uint32_t s = 0; s < FC_SLOTS && !is_counted; s++) {
         /* The count is what protects us: without it nothing is loaded. */
         core->want_trial = core->slot[s].want_load = core->slot[s].look = 0;
         fc_slot_set(core, s, FC_ST_IDLE, FC_ERR_FLASH_IO, 0);
     }
     if (core->safe_mode)
         fc_log(core, 2, FC_LOG_SAFE_MODE, panics, 0);
-    int64_t ints[] = {core->reset_reason, 0, core->reset_raw};
-    fc_event_put(core, FC_EV_RESET, -1, ints, 3);
+    fc_event_put(core, FC_EV_RESET, -1, core->reset_reason, 0, core->reset_raw, 0);
     fc_log(core, 1, FC_LOG_BOOT, core->reset_reason, (uint32_t)core->rec.number);
     fc_report_want(core, 2);
     return FC_OK;

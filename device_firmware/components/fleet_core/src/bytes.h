@@ -11,6 +11,7 @@
 
 /* Out of line (bytes.c): they are called from many places. */
 void fc_put32(uint8_t *p, uint32_t v);
+void fc_put32be(uint8_t *p, uint32_t v);
 uint32_t fc_get32(const uint8_t *p);
 int fc_is_zero(const uint8_t *p, size_t n);
 
@@ -38,11 +39,6 @@ static inline float fc_get_f32(const uint8_t *p) {
     float v;
     memcpy(&v, &bits, sizeof v);
     return v;
-}
-
-static inline void fc_put32be(uint8_t *p, uint32_t v) {
-    for (int i = 0; i < 4; i++)
-        p[i] = (uint8_t)(v >> (24 - 8 * i));
 }
 
 #endif

@@ -3,146 +3,119 @@
  */
 #include "cbor.h"
 
-#include <string.h>
+#include "bytes.h"
 
-/* Reads a head in shortest form. 0 = done; the argument is any 64-bit number, not yet a length. */
-static int head(const uint8_t **p, const uint8_t *end, unsigned *major, uint64_t *value) {
-    if (*p >= end)
-        return FC_ERR_SCHEMA;
-    unsigned first = *(*p)++;
-    unsigned info = first & 31u;
-    *major = first >> 5;
-    if (*major == FC_SIMPLE || info > 27)
-        return FC_ERR_SCHEMA; /* float, simple, reserved or indefinite */
-    if (info < 24) {
-        *value = info;
-        return FC_OK;
+/* Reads a head in shortest form. Returns its major type, or -1 and fails the cursor; in->value is
+ * any 64-bit number, not yet a length. */
+static int head(struct fc_in *in) {
+    uint32_t left = (uint32_t)(in->end - in->p);
+    if (in->err || !left)
+        goto fail;
+    uint32_t first = *in->p++, info = first & 31u, size = 0;
+    if (first >> 5 == FC_SIMPLE || info > 27)
+        goto fail; /* float, simple, reserved or indefinite */
+    uint64_t v = info;
+    if (info >= 24) {
+        size = 1u << (info - 24u);
+        if (left - 1 < size)
+            goto fail;
+        v = 0;
+        for (uint32_t i = size; i; i--)
+            v = v << 8 | *in->p++;
+        /* Half the bytes would have held it, or the head itself. */
+        if (size == 8 ? !(v >> 32) : (uint32_t)v < (size == 1 ? 24u : 1u << (size * 4)))
+            goto fail;
     }
-    size_t size = (size_t)1 << (info - 24u);
-    if ((size_t)(end - *p) < size)
-        return FC_ERR_SCHEMA;
-    uint64_t v = 0;
-    for (size_t i = 0; i < size; i++)
-        v = v << 8 | *(*p)++;
-    uint64_t least = size == 1 ? 24 : (uint64_t)1 << (size * 4);
-    if (v < least)
-        return FC_ERR_SCHEMA;
-    *value = v;
-    return FC_OK;
+    in->value = v;
+    return (int)(first >> 5);
+fail:
+    fc_in_fail(in);
+    return -1;
 }
 
 /* Well-formed UTF-8 without surrogates or overlong forms (RFC 3629). */
 static int is_utf8(const uint8_t *p, size_t n) {
-    size_t i = 0;
-    while (i < n) {
-        uint8_t a = p[i++];
+    const uint8_t *end = p + n;
+    while (p < end) {
+        uint32_t a = *p++;
         if (a < 0x80)
             continue;
-        unsigned more;
-        uint8_t low = 0x80, high = 0xBF;
-        if (a >= 0xC2 && a <= 0xDF)
-            more = 1;
-        else if (a >= 0xE0 && a <= 0xEF)
-            more = 2;
-        else if (a >= 0xF0 && a <= 0xF4)
-            more = 3;
-        else
+        if (a < 0xC2 || a > 0xF4)
             return 0;
-        if (a == 0xE0)
-            low = 0xA0;
-        if (a == 0xED)
-            high = 0x9F;
-        if (a == 0xF0)
-            low = 0x90;
-        if (a == 0xF4)
-            high = 0x8F;
-        if (n - i < more)
-            return 0;
-        for (; more; more--) {
-            if (p[i] < low || p[i] > high)
+        uint32_t more = 1u + (a >= 0xE0) + (a >= 0xF0), code = a & (0x3Fu >> more);
+        uint32_t least = more == 1 ? 0 : 1u << (5 * more + 1); /* 0xC2 bounds the short form */
+        for (; more; more--, p++) {
+            if (p >= end || *p >> 6 != 2)
                 return 0;
-            low = 0x80;
-            high = 0xBF;
-            i++;
+            code = code << 6 | (*p & 0x3Fu);
         }
+        if (code < least || code > 0x10FFFF || code >> 11 == 0xD800 >> 11)
+            return 0;
     }
     return 1;
 }
 
+/* 8 bytes: there are seven of them, deep in the stack. No item is longer than FC_BLOB_MAX, and what
+ * a container holds lies behind its head: places, lengths and items left are below 2^16. */
 struct frame {
-    uint32_t left;       /* items still to come */
-    uint8_t kind;        /* enum fc_major: array, map or tag */
-    const uint8_t *last; /* map: the key before, encoded */
-    size_t last_n;
+    uint16_t left;         /* items still to come */
+    uint16_t last, last_n; /* map: the key before, encoded: its place and length */
+    uint8_t kind;          /* enum fc_major: array, map or tag */
 };
+_Static_assert(FC_BLOB_MAX <= UINT16_MAX + 1u, "places in an item");
 
 /* A map key: 0..31 or text, its encoding above the one before. */
-static int key_check(struct frame *f, const uint8_t *start, const uint8_t *after, unsigned major,
-                     uint64_t value) {
-    if (major != FC_TEXT && (major != FC_UINT || value > FC_KEY_MAX))
-        return FC_ERR_SCHEMA;
-    size_t n = (size_t)(after - start);
-    if (f->last) {
-        size_t shared = n < f->last_n ? n : f->last_n;
-        int order = memcmp(f->last, start, shared);
-        if (order > 0 || (order == 0 && f->last_n >= n))
-            return FC_ERR_SCHEMA;
-    }
-    f->last = start;
-    f->last_n = n;
-    return FC_OK;
+static int is_key(struct frame *f, const uint8_t *p, const uint8_t *start, size_t n, int major,
+                  uint64_t value) {
+    size_t shared = n < f->last_n ? n : f->last_n;
+    int order = shared ? memcmp(p + f->last, start, shared) : -1;
+    f->last = (uint16_t)(start - p);
+    if (order == 0)
+        order = f->last_n < n ? -1 : 1;
+    f->last_n = (uint16_t)n;
+    return order < 0 && (major == FC_TEXT || (major == FC_UINT && value <= FC_KEY_MAX));
 }
 
 int fc_cbor_check(const uint8_t *p, size_t n, unsigned flags, uint32_t items_max) {
-    struct frame stack[FC_DEPTH_MAX];
-    unsigned depth = 0;
-    uint32_t items = 0;
-    const uint8_t *end = p + n;
-
-    for (;;) {
-        const uint8_t *start = p;
-        unsigned major = FC_SIMPLE;
-        uint64_t value = 0;
-        if (++items > items_max || head(&p, end, &major, &value))
-            return FC_ERR_SCHEMA;
-        if (major == FC_BYTES || major == FC_TEXT) {
-            if (value > (uint64_t)(end - p))
-                return FC_ERR_SCHEMA;
-            if (major == FC_TEXT && !is_utf8(p, (size_t)value))
-                return FC_ERR_SCHEMA;
-            p += value;
-        }
-        if (depth && stack[depth - 1].kind == FC_MAP && stack[depth - 1].left % 2 == 0 &&
-            key_check(&stack[depth - 1], start, p, major, value))
-            return FC_ERR_SCHEMA;
+    struct frame stack[FC_DEPTH_MAX + 1] = {{.left = 1}}, *f = stack;
+    struct fc_in in = fc_in_of(p, n);
+    if (n > FC_BLOB_MAX)
+        return FC_ERR_SCHEMA;
+    for (; items_max; items_max--) {
+        const uint8_t *start = in.p;
+        int major = head(&in);
+        uint64_t value = in.value;
+        /* More items than bytes; also bounds lengths and twice the pairs to 32 bits. */
+        if (major < 0 || (major >= FC_BYTES && major <= FC_MAP &&
+                          value > (uint32_t)(in.end - in.p) >> (major == FC_MAP)))
+            break;
+        uint32_t left = (uint32_t)value;
+        if (major == FC_TEXT && !is_utf8(in.p, left))
+            break;
+        if (major == FC_BYTES || major == FC_TEXT)
+            in.p += left;
+        if (f->kind == FC_MAP && f->left % 2 == 0 &&
+            !is_key(f, p, start, (size_t)(in.p - start), major, value))
+            break;
+        f->left--;
         if (major >= FC_ARRAY) {
-            uint64_t left = value;
-            if (depth >= FC_DEPTH_MAX)
-                return FC_ERR_SCHEMA;
-            if (major == FC_TAG) {
-                if (depth || !(flags & FC_CBOR_TAG))
-                    return FC_ERR_SCHEMA;
-                left = 1;
-            } else if (value > (uint64_t)(end - p) / (major == FC_MAP ? 2u : 1u)) {
-                return FC_ERR_SCHEMA; /* more items than bytes; also bounds left to 32 bits */
-            } else if (major == FC_MAP) {
-                left = value * 2;
-            }
-            if (left) {
-                stack[depth++] = (struct frame){(uint32_t)left, (uint8_t)major, NULL, 0};
-                continue;
-            }
+            if (major == FC_TAG ? f != stack || !(flags & FC_CBOR_TAG) : 0)
+                break;
+            if (f == stack + FC_DEPTH_MAX)
+                break;
+            left = major == FC_TAG ? 1 : left << (major == FC_MAP);
+            *++f = (struct frame){(uint16_t)left, 0, 0, (uint8_t)major};
         }
         /* An item ended: so do the containers of which it was the last. */
-        while (depth && --stack[depth - 1].left == 0)
-            depth--;
-        if (!depth)
-            return p == end ? FC_OK : FC_ERR_SCHEMA;
+        for (; !f->left; f--)
+            if (f == stack)
+                return in.p == in.end ? FC_OK : FC_ERR_SCHEMA;
     }
+    return FC_ERR_SCHEMA;
 }
 
 struct fc_in fc_in_of(const uint8_t *p, size_t n) {
-    return (struct fc_in){p, p + n, FC_OK};
+    return (struct fc_in){p, p + n, FC_OK, 0};
 }
 
 void fc_in_fail(struct fc_in *in) {
@@ -154,76 +127,41 @@ int fc_in_major(const struct fc_in *in) {
 }
 
 /* The argument of the next head when it has the wanted type; else the cursor fails. */
-static uint64_t argument(struct fc_in *in, unsigned wanted) {
-    unsigned major = FC_SIMPLE;
-    uint64_t value = 0;
+static uint64_t argument(struct fc_in *in, int wanted) {
+    if (head(in) == wanted)
+        return in->value;
+    fc_in_fail(in);
+    return 0;
+}
+
+uint64_t fc_in_u64(struct fc_in *in) {
+    return argument(in, FC_UINT);
+}
+
+uint32_t fc_in_head(struct fc_in *in, enum fc_major wanted, uint32_t least, uint32_t most) {
+    if (head(in) != (int)wanted || in->value < least || in->value > most)
+        fc_in_fail(in);
+    return in->err ? 0 : (uint32_t)in->value;
+}
+
+int64_t fc_in_int(struct fc_in *in) {
+    if (fc_in_major(in) == FC_NINT)
+        return -1 - (int64_t)fc_in_head(in, FC_NINT, 0, INT32_MAX);
+    return fc_in_u32(in, 0, UINT32_MAX);
+}
+
+const uint8_t *fc_in_string(struct fc_in *in, enum fc_major major, uint32_t least, uint32_t most,
+                            uint32_t *n) {
+    uint32_t size = fc_in_head(in, major, least, most);
+    if (size > (uint32_t)(in->end - in->p))
+        fc_in_fail(in);
     if (in->err)
-        return 0;
-    const uint8_t *p = in->p;
-    if (head(&p, in->end, &major, &value) || major != wanted) {
-        fc_in_fail(in);
-        return 0;
-    }
-    in->p = p;
-    return value;
-}
-
-uint64_t fc_in_uint(struct fc_in *in, uint64_t most) {
-    uint64_t v = argument(in, FC_UINT);
-    if (v > most)
-        fc_in_fail(in);
-    return in->err ? 0 : v;
-}
-
-int64_t fc_in_int(struct fc_in *in, int64_t least, int64_t most) {
-    int major = fc_in_major(in);
-    uint64_t raw = argument(in, major == FC_NINT ? FC_NINT : FC_UINT);
-    if (raw > INT64_MAX)
-        fc_in_fail(in);
-    if (in->err)
-        return 0;
-    int64_t v = major == FC_NINT ? -1 - (int64_t)raw : (int64_t)raw;
-    if (v < least || v > most)
-        fc_in_fail(in);
-    return in->err ? 0 : v;
-}
-
-static const uint8_t *string(struct fc_in *in, unsigned major, uint32_t least, uint32_t most,
-                             uint32_t *n) {
-    uint64_t size = argument(in, major);
+        size = 0;
     if (n)
-        *n = 0;
-    if (size < least || size > most || size > (uint64_t)(in->end - in->p))
-        fc_in_fail(in);
-    if (in->err)
-        return NULL;
+        *n = size;
     const uint8_t *p = in->p;
     in->p += size;
-    if (n)
-        *n = (uint32_t)size;
-    return p;
-}
-
-const uint8_t *fc_in_bytes(struct fc_in *in, uint32_t least, uint32_t most, uint32_t *n) {
-    return string(in, FC_BYTES, least, most, n);
-}
-
-const uint8_t *fc_in_text(struct fc_in *in, uint32_t least, uint32_t most, uint32_t *n) {
-    return string(in, FC_TEXT, least, most, n);
-}
-
-uint32_t fc_in_array(struct fc_in *in, uint32_t least, uint32_t most) {
-    uint64_t n = argument(in, FC_ARRAY);
-    if (n < least || n > most)
-        fc_in_fail(in);
-    return in->err ? 0 : (uint32_t)n;
-}
-
-uint32_t fc_in_map(struct fc_in *in, uint32_t most) {
-    uint64_t n = argument(in, FC_MAP);
-    if (n > most)
-        fc_in_fail(in);
-    return in->err ? 0 : (uint32_t)n;
+    return in->err ? NULL : p;
 }
 
 uint64_t fc_in_tag(struct fc_in *in) {
@@ -233,21 +171,16 @@ uint64_t fc_in_tag(struct fc_in *in) {
 /* Skips an item whose form fc_cbor_check accepted: counting items is enough, no stack is needed.
  * value <= bytes left for all lengths (checked again), so neither p nor 2 * value can wrap. */
 void fc_in_skip(struct fc_in *in) {
-    uint32_t left = 1;
-    while (left && !in->err) {
-        unsigned major = FC_SIMPLE;
-        uint64_t value = 0;
-        if (head(&in->p, in->end, &major, &value) ||
-            (major > FC_NINT && major < FC_TAG && value > (uint64_t)(in->end - in->p)))
-            fc_in_fail(in);
-        left--;
-        if (in->err || major <= FC_NINT)
-            continue;
+    for (uint32_t left = 1; left && !in->err; left--) {
+        int major = head(in);
+        uint64_t value = in->value;
         if (major == FC_TAG)
             left++;
+        else if (major >= FC_BYTES && value > (uint32_t)(in->end - in->p))
+            fc_in_fail(in);
         else if (major >= FC_ARRAY)
             left += (uint32_t)value << (major == FC_MAP);
-        else
+        else if (major >= FC_BYTES)
             in->p += value;
     }
 }
@@ -263,9 +196,8 @@ uint32_t fc_in_open(struct fc_in *in, const uint8_t *p, size_t n, uint32_t most)
     return fc_in_map(in, most);
 }
 
-void fc_in_key(struct fc_in *in, uint64_t key) {
-    if (argument(in, FC_UINT) != key)
-        fc_in_fail(in);
+void fc_in_key(struct fc_in *in, uint32_t key) {
+    fc_in_u32(in, key, key);
 }
 
 void fc_in_raw(struct fc_in *in, uint8_t *out, uint32_t n) {
@@ -274,24 +206,23 @@ void fc_in_raw(struct fc_in *in, uint8_t *out, uint32_t n) {
         memcpy(out, p, n);
 }
 
-/* Lower-case letters and digits; behind the first also what `extra` holds. */
-static int is_id(const uint8_t *p, size_t n, const char *extra, size_t n_extra) {
+/* Lower-case letters, digits; behind the first also a hyphen and, in names, dot and underscore. */
+static int is_id(const uint8_t *p, size_t n, int is_name) {
     for (size_t i = 0; i < n; i++) {
-        int good = (p[i] >= 'a' && p[i] <= 'z') || (p[i] >= '0' && p[i] <= '9');
-        for (size_t k = 0; k < n_extra && i; k++)
-            good |= p[i] == (uint8_t)extra[k];
-        if (!good)
+        uint32_t c = p[i];
+        if (c - 'a' > 25 && c - '0' > 9 &&
+            (!i || (c != '-' && (!is_name || (c != '.' && c != '_')))))
             return 0;
     }
     return n > 0;
 }
 
 int fc_is_name(const uint8_t *p, size_t n) {
-    return is_id(p, n, "-._", 3);
+    return is_id(p, n, 1);
 }
 
 int fc_is_device_id(const uint8_t *p, size_t n) {
-    return n <= 32 && is_id(p, n, "-", 1);
+    return n <= 32 && is_id(p, n, 0);
 }
 
 int fc_is_printable(const uint8_t *p, size_t n, uint8_t least) {
@@ -305,29 +236,38 @@ struct fc_out fc_out_to(uint8_t *p, size_t cap) {
     return (struct fc_out){p, 0, cap, FC_OK};
 }
 
-void fc_out_raw(struct fc_out *out, const void *p, size_t n) {
+/* Room for n bytes, NULL and an error when there is not so much. */
+static uint8_t *room(struct fc_out *out, size_t n) {
     if (out->err || n > out->cap - out->n) {
         out->err = FC_ERR_TOO_LARGE;
-        return;
+        return NULL;
     }
-    if (n)
-        memcpy(out->p + out->n, p, n);
     out->n += n;
+    return out->p + out->n - n;
+}
+
+void fc_out_raw(struct fc_out *out, const void *p, size_t n) {
+    uint8_t *to = room(out, n);
+    if (to && n)
+        memcpy(to, p, n);
 }
 
 void fc_out_head(struct fc_out *out, enum fc_major major, uint64_t value) {
-    uint8_t raw[9];
-    unsigned info = 24, size = 1;
-    if (value < 24) {
-        info = (unsigned)value;
-        size = 0;
-    }
-    for (; size && size < 8 && value >> (8 * size); size *= 2)
-        info++;
-    raw[0] = (uint8_t)((unsigned)major << 5 | info);
-    for (unsigned i = 0; i < size; i++)
-        raw[size - i] = (uint8_t)(value >> (8 * i));
-    fc_out_raw(out, raw, size + 1);
+    uint32_t low = (uint32_t)value, size = low < 24 ? 0 : low < 256 ? 1 : low < 65536 ? 2 : 4;
+    if (value >> 32)
+        size = 8;
+    uint8_t *to = room(out, size + 1);
+    if (!to)
+        return;
+    if (size) /* 24, 25, 26, 27 stand for 1, 2, 4, 8 bytes behind the head */
+        low = 24u + (size > 1) + (size > 2) + (size > 4);
+    to[0] = (uint8_t)((unsigned)major << 5 | low);
+    for (; size; size--, value >>= 8)
+        to[size] = (uint8_t)value;
+}
+
+void fc_out_u32(struct fc_out *out, uint32_t value) {
+    fc_out_head(out, FC_UINT, value);
 }
 
 void fc_out_uint(struct fc_out *out, uint64_t value) {
@@ -335,15 +275,7 @@ void fc_out_uint(struct fc_out *out, uint64_t value) {
 }
 
 void fc_out_int(struct fc_out *out, int64_t value) {
-    if (value < 0)
-        fc_out_head(out, FC_NINT, (uint64_t)(-1 - value));
-    else
-        fc_out_head(out, FC_UINT, (uint64_t)value);
-}
-
-void fc_out_bytes(struct fc_out *out, const void *p, size_t n) {
-    fc_out_head(out, FC_BYTES, n);
-    fc_out_raw(out, p, n);
+    fc_out_head(out, value < 0 ? FC_NINT : FC_UINT, (uint64_t)(value < 0 ? ~value : value));
 }
 
 void fc_out_text(struct fc_out *out, const char *text) {
@@ -352,10 +284,21 @@ void fc_out_text(struct fc_out *out, const char *text) {
     fc_out_raw(out, text, n);
 }
 
-void fc_out_array(struct fc_out *out, uint64_t n) {
+void fc_out_array(struct fc_out *out, uint32_t n) {
     fc_out_head(out, FC_ARRAY, n);
 }
 
-void fc_out_map(struct fc_out *out, uint64_t n) {
+void fc_out_map(struct fc_out *out, uint32_t n) {
     fc_out_head(out, FC_MAP, n);
+}
+
+void fc_out_pair(struct fc_out *out, uint32_t key, uint64_t value) {
+    fc_out_u32(out, key);
+    fc_out_uint(out, value);
+}
+
+void fc_out_list(struct fc_out *out, const uint32_t *v, uint32_t n) {
+    fc_out_array(out, n);
+    for (uint32_t i = 0; i < n; i++)
+        fc_out_u32(out, v[i]);
 }

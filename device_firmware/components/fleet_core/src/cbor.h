@@ -27,23 +27,41 @@ struct fc_in {
     const uint8_t *p;
     const uint8_t *end;
     int err;
+    uint64_t value; /* argument of the head read last */
 };
 
 struct fc_in fc_in_of(const uint8_t *p, size_t n);
 /* Checks p[0..n) as fc_cbor_check() does and enters its map of at most `most` pairs. Returns how
  * many there are; 0 and a failed cursor for anything else, and for the empty map. */
 uint32_t fc_in_open(struct fc_in *in, const uint8_t *p, size_t n, uint32_t most);
-void fc_in_key(struct fc_in *in, uint64_t key);             /* exactly this number */
+void fc_in_key(struct fc_in *in, uint32_t key);             /* exactly this number */
 void fc_in_raw(struct fc_in *in, uint8_t *out, uint32_t n); /* a byte string of exactly n bytes */
 int fc_in_major(
     const struct fc_in *in); /* type of the next item, -1 at the end or after an error */
-uint64_t fc_in_uint(struct fc_in *in, uint64_t most);
-int64_t fc_in_int(struct fc_in *in, int64_t least, int64_t most);
+uint64_t fc_in_u64(struct fc_in *in);
+/* The argument of a head of this type within bounds; below, its commonest forms. */
+uint32_t fc_in_head(struct fc_in *in, enum fc_major wanted, uint32_t least, uint32_t most);
+static inline uint32_t fc_in_u32(struct fc_in *in, uint32_t least, uint32_t most) {
+    return fc_in_head(in, FC_UINT, least, most);
+}
+static inline uint32_t fc_in_array(struct fc_in *in, uint32_t least, uint32_t most) {
+    return fc_in_head(in, FC_ARRAY, least, most);
+}
+static inline uint32_t fc_in_map(struct fc_in *in, uint32_t most) {
+    return fc_in_head(in, FC_MAP, 0, most);
+}
+int64_t fc_in_int(struct fc_in *in); /* within INT32_MIN..UINT32_MAX */
 /* A byte string or text; NULL after an error. *n = its length, at most `most`; n may be NULL. */
-const uint8_t *fc_in_bytes(struct fc_in *in, uint32_t least, uint32_t most, uint32_t *n);
-const uint8_t *fc_in_text(struct fc_in *in, uint32_t least, uint32_t most, uint32_t *n);
-uint32_t fc_in_array(struct fc_in *in, uint32_t least, uint32_t most);
-uint32_t fc_in_map(struct fc_in *in, uint32_t most);
+const uint8_t *fc_in_string(struct fc_in *in, enum fc_major major, uint32_t least, uint32_t most,
+                            uint32_t *n);
+static inline const uint8_t *fc_in_bytes(struct fc_in *in, uint32_t least, uint32_t most,
+                                         uint32_t *n) {
+    return fc_in_string(in, FC_BYTES, least, most, n);
+}
+static inline const uint8_t *fc_in_text(struct fc_in *in, uint32_t least, uint32_t most,
+                                        uint32_t *n) {
+    return fc_in_string(in, FC_TEXT, least, most, n);
+}
 uint64_t fc_in_tag(struct fc_in *in);
 void fc_in_skip(struct fc_in *in);
 void fc_in_fail(struct fc_in *in);
@@ -68,11 +86,18 @@ struct fc_out {
 struct fc_out fc_out_to(uint8_t *p, size_t cap);
 void fc_out_head(struct fc_out *out, enum fc_major major, uint64_t value);
 void fc_out_uint(struct fc_out *out, uint64_t value);
+void fc_out_u32(struct fc_out *out, uint32_t value);
 void fc_out_int(struct fc_out *out, int64_t value);
-void fc_out_bytes(struct fc_out *out, const void *p, size_t n);
 void fc_out_text(struct fc_out *out, const char *text);
-void fc_out_array(struct fc_out *out, uint64_t n);
-void fc_out_map(struct fc_out *out, uint64_t n);
+void fc_out_array(struct fc_out *out, uint32_t n);
+void fc_out_map(struct fc_out *out, uint32_t n);
+/* A small key and its number; a list of numbers. */
+void fc_out_pair(struct fc_out *out, uint32_t key, uint64_t value);
+void fc_out_list(struct fc_out *out, const uint32_t *v, uint32_t n);
 void fc_out_raw(struct fc_out *out, const void *p, size_t n);
+static inline void fc_out_bytes(struct fc_out *out, const void *p, size_t n) {
+    fc_out_head(out, FC_BYTES, n);
+    fc_out_raw(out, p, n);
+}
 
 #endif

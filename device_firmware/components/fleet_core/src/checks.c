@@ -77,13 +77,16 @@ static uint32_t least_seq(const struct fc_trust *t, const uint8_t hash[8]) {
 }
 
 /* Rollback protection. A ninth name is refused: forgetting one would forget its protection. */
-static int check_seq(struct fc_core *core, const struct fc_manifest *m, enum fc_check how) {
-    uint32_t least = least_seq(&core->trust, m->name_hash);
+static FC_NOINLINE int check_seq(struct fc_core *core, const struct fc_manifest *m,
+                                 enum fc_check how) {
+    uint8_t hash[32];
+    fc_sha256(core->hal, fc_msg(core) + m->name_off, m->name_n, hash);
+    uint32_t least = least_seq(&core->trust, hash);
     const struct fc_rec_name *found = NULL;
     int room = 0;
     for (uint32_t i = 0; i < FC_NAMES; i++) {
         const struct fc_rec_name *name = &core->rec.names[i];
-        if (memcmp(name->hash, m->name_hash, 8) == 0)
+        if (memcmp(name->hash, hash, 8) == 0)
             found = name;
         room |= fc_is_zero(name->hash, 8);
     }
@@ -130,11 +133,11 @@ static int version_order(const uint16_t a[3], const uint16_t b[3]) {
 }
 
 /* What this device is: class, memory, operators, firmware. */
-static int check_device(struct fc_core *core, uint8_t slot, const struct fc_manifest *m,
-                        const struct fc_cose *cose) {
+static FC_NOINLINE int check_device(struct fc_core *core, uint32_t slot,
+                                    const struct fc_manifest *m) {
     const struct fc_hal *hal = core->hal;
     uint32_t sectors = hal->capacity(hal->ctx, fc_bank_area(slot, 0)) / FC_SECTOR;
-    int rc = fc_class_check(cose->payload, cose->n, core->id->class_id);
+    int rc = fc_class_check(core->cose.payload, core->cose.n, core->id->class_id);
     if (rc)
         return rc;
     if (sectors < 1 + fc_leaf_sectors(m) || m->chunks > sectors - 1 - fc_leaf_sectors(m)) {
@@ -145,69 +148,60 @@ static int check_device(struct fc_core *core, uint8_t slot, const struct fc_mani
         core->detail = m->arena;
         return FC_ERR_ARENA_TOO_SMALL;
     }
-    rc = fc_ops_check(cose->payload, cose->n, core->id->ops, core->id->ops_len, &core->detail);
+    rc = fc_ops_check(core->cose.payload, core->cose.n, core->id->ops, core->id->ops_len,
+                      &core->detail);
     if (rc)
         return rc;
     return version_order(core->id->firmware, m->firmware) < 0 ? FC_ERR_FIRMWARE_TOO_OLD : FC_OK;
 }
 
-int fc_cose_open(struct fc_core *core, enum fc_kind kind, const uint8_t *p, size_t n,
-                 struct fc_cose *out) {
+int fc_cose_open(struct fc_core *core, enum fc_kind kind, const uint8_t *p, size_t n) {
     if (n > FC_MSG_MAX)
         return FC_ERR_TOO_LARGE;
     if (p)
         memcpy(fc_msg(core), p, n);
-    return fc_cose_parse(kind, fc_msg(core), n, out);
+    return fc_cose_parse(kind, fc_msg(core), n, &core->cose);
 }
 
-static int parse(struct fc_core *core, const struct fc_cose *cose, struct fc_manifest *m,
-                 struct fc_model *model, const uint8_t id[32]) {
-    int rc = fc_manifest_parse(core->hal, cose->payload, cose->n,
-                               (uint32_t)(cose->payload - fc_msg(core)), m, model);
-    memcpy(m->id, id, 32);
-    if (model)
-        memcpy(model->id, id, 32);
-    return rc;
+static int parse(struct fc_core *core, struct fc_manifest *m, struct fc_model *model) {
+    return fc_manifest_parse(core->cose.payload, core->cose.n,
+                             (uint32_t)(core->cose.payload - fc_msg(core)), m, model);
 }
 
 int fc_manifest_read(struct fc_core *core, uint32_t n, struct fc_manifest *m,
                      struct fc_model *model) {
-    struct fc_cose cose;
-    uint8_t id[32];
-    int rc = fc_cose_open(core, FC_K_MANIFEST, NULL, n, &cose);
+    int rc = fc_cose_open(core, FC_K_MANIFEST, NULL, n);
     if (rc)
         return rc;
-    fc_sha256(core->hal, fc_msg(core), n, id);
-    return parse(core, &cose, m, model, id);
+    fc_sha256(core->hal, fc_msg(core), n, m->id);
+    return parse(core, m, model);
 }
 
 /* The order is that of firmware.md section 6; the digest was compared before. p[0..n) is the
  * broker's, or a bank's: it is bounded, walked and its signatures counted before a field is used.
  */
-int fc_manifest_check(struct fc_core *core, uint8_t slot, const uint8_t *p, size_t n,
+int fc_manifest_check(struct fc_core *core, uint32_t slot, const uint8_t *p, size_t n,
                       enum fc_check how, struct fc_manifest *m) {
     const struct fc_role_keys *role = &core->trust.role[FC_RELEASE];
-    struct fc_cose cose;
-    uint8_t id[32];
     core->detail = 0;
     core->deferred = 0;
-    int rc = fc_cose_open(core, FC_K_MANIFEST, p, n, &cose);
+    int rc = fc_cose_open(core, FC_K_MANIFEST, p, n);
     if (rc)
         return rc;
     if (!core->has_trust)
         return FC_ERR_TRUST;
-    fc_sha256(core->hal, fc_msg(core), n, id);
-    core->detail = fc_cose_signers(core->hal, FC_K_MANIFEST, &cose, role, &core->trust, NULL);
+    fc_sha256(core->hal, fc_msg(core), n, m->id);
+    core->detail = fc_cose_signers(core->hal, FC_K_MANIFEST, &core->cose, role, &core->trust, NULL);
     if (core->detail < role->threshold)
         return FC_ERR_SIGNATURE;
     core->detail = 0;
-    rc = parse(core, &cose, m, NULL, id);
+    rc = parse(core, m, NULL);
     if (rc)
         return rc;
     if (how != FC_CHECK_DOCUMENT) {
         if (m->kind != 0 || m->slot != slot)
             return FC_ERR_SCHEMA;
-        rc = check_device(core, slot, m, &cose);
+        rc = check_device(core, slot, m);
         if (rc)
             return rc;
     }

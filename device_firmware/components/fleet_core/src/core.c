@@ -17,9 +17,8 @@ static void track_wall(struct fc_core *core) {
     if (core->has_wall && off_by < 2000 && off_by > -2000)
         return;
     if (core->has_wall) {
-        int64_t ints[] = {off_by};
         fc_tele_flag(core, 1);
-        fc_event_put(core, FC_EV_CLOCK_STEP, -1, ints, 1);
+        fc_event_put(core, FC_EV_CLOCK_STEP, -1, 0, 0, off_by, 0);
     }
     core->wall_offset_ms = offset;
     core->has_wall = 1;
@@ -27,7 +26,6 @@ static void track_wall(struct fc_core *core) {
 
 void fc_link_set(struct fc_core *core, int up, int fresh) {
     const struct fc_hal *hal = core->hal;
-    char topic[FC_TOPIC_MAX];
     core->link = up != 0;
     core->chain_watched = 0;
     core->retry_at_ms = 0;
@@ -35,8 +33,7 @@ void fc_link_set(struct fc_core *core, int up, int fresh) {
     fc_event_link(core);
     core->job.token = 0;
     if (up) {
-        fc_topic_own(core, topic, "online");
-        hal->send(hal->ctx, topic, ONLINE, sizeof ONLINE, 1, 1);
+        fc_uplink_hand(core, "online", ONLINE, sizeof ONLINE, 1);
         hal->watch(hal->ctx, "f1/trust", 1);
         fc_watch_own(core);
         fc_report_want(core, 2);

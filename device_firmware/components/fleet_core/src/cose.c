@@ -12,7 +12,6 @@
 #include "cbor.h"
 
 #define HEADER_MAX 80u
-#define TAG_BYTES 34u /* a byte string of 32 */
 /* [h'A2 01 27 04 48 kid', {}, sig]: the pinned header makes every signer one size, its kid ends two
  * heads before its signature. */
 #define SIGNER_BYTES 82u
@@ -35,6 +34,13 @@ void fc_sha256(const struct fc_hal *hal, const void *p, size_t n, uint8_t out[32
     hal->digest_end(&d, out);
 }
 
+int fc_is_digest(const struct fc_hal *hal, const void *p, size_t n, const uint8_t *wanted,
+                 size_t k) {
+    uint8_t digest[32];
+    fc_sha256(hal, p, n, digest);
+    return memcmp(digest, wanted, k) == 0;
+}
+
 /* A byte string whose length is known when it is written: 24..255 bytes, or up to 23. */
 static size_t bytes_begin(struct fc_out *out, int is_long) {
     fc_out_head(out, FC_BYTES, is_long ? 24 : 0);
@@ -54,28 +60,29 @@ static void put_header(struct fc_out *out, int alg, const char *name, const uint
     size_t from = bytes_begin(out, name != NULL);
     fc_out_map(out, (alg ? 1u : 0u) + (name ? 1u : 0u) + (kid ? 1u : 0u));
     if (alg) {
-        fc_out_uint(out, 1);
+        fc_out_u32(out, 1);
         fc_out_int(out, alg);
     }
     if (name) {
         size_t n = strlen(name);
-        fc_out_uint(out, 3);
+        fc_out_u32(out, 3);
         fc_out_head(out, FC_TEXT, sizeof before - 1 + n + 5);
         fc_out_raw(out, before, sizeof before - 1);
         fc_out_raw(out, name, n);
         fc_out_raw(out, "+cbor", 5);
     }
     if (kid) {
-        fc_out_uint(out, 4);
+        fc_out_u32(out, 4);
         fc_out_bytes(out, kid, kid_len);
     }
     bytes_end(out, from);
 }
 
 /* Takes a protected header that must be the pinned one around its last 8 bytes, or without them.
- * The message was walked: n bytes lie behind p, and n >= 9, so the kid lies within them. */
-static const uint8_t *take_header(struct fc_in *in, int alg, const char *name, int has_kid) {
-    uint8_t raw[HEADER_MAX + 2];
+ * The message was walked: n bytes lie behind p, and n >= 9, so the kid lies within them. `raw` has
+ * room for the pinned one: FC_HEAD bytes before the message. */
+static const uint8_t *take_header(struct fc_in *in, uint8_t *raw, int alg, const char *name,
+                                  int has_kid) {
     const uint8_t *start = in->p, *kid = NULL;
     uint32_t n = 0;
     const uint8_t *p = fc_in_bytes(in, 9, HEADER_MAX, &n);
@@ -83,7 +90,7 @@ static const uint8_t *take_header(struct fc_in *in, int alg, const char *name, i
         return NULL;
     if (has_kid)
         kid = p + (n - 8);
-    struct fc_out wanted = fc_out_to(raw, sizeof raw);
+    struct fc_out wanted = fc_out_to(raw, HEADER_MAX + 2);
     put_header(&wanted, alg, name, kid, 8);
     if (wanted.n != (size_t)(in->p - start) || memcmp(start, raw, wanted.n) != 0)
         fc_in_fail(in);
@@ -106,7 +113,7 @@ int fc_cose_parse(enum fc_kind kind, uint8_t *msg, size_t n, struct fc_cose *out
     if (fc_in_tag(&in) != (is_sign(kind) ? 98u : 18u))
         fc_in_fail(&in);
     fc_in_array(&in, 4, 4);
-    kid = take_header(&in, is_sign(kind) ? 0 : -8, name, !is_sign(kind));
+    kid = take_header(&in, msg - FC_HEAD, is_sign(kind) ? 0 : -8, name, !is_sign(kind));
     no_unprotected(&in);
     const uint8_t *payload = fc_in_bytes(&in, 0, FC_MSG_MAX, &out->n);
     if (payload)
@@ -116,7 +123,7 @@ int fc_cose_parse(enum fc_kind kind, uint8_t *msg, size_t n, struct fc_cose *out
         const uint8_t *sig;
         if (is_sign(kind)) {
             fc_in_array(&in, 3, 3);
-            take_header(&in, -8, NULL, 1);
+            take_header(&in, msg - FC_HEAD, -8, NULL, 1);
             no_unprotected(&in);
         } else if (kid) {
             memcpy(out->own_kid, kid, 8);
@@ -129,12 +136,12 @@ int fc_cose_parse(enum fc_kind kind, uint8_t *msg, size_t n, struct fc_cose *out
 }
 
 /* external_aad: installation id, then the topic, 24 bytes or more; empty for a COSE_Sign. */
-static void put_aad(struct fc_out *out, enum fc_kind kind, const struct fc_place *place) {
-    size_t from = bytes_begin(out, place != NULL);
-    if (place) {
-        fc_out_raw(out, place->inst, 16);
+static void put_aad(struct fc_out *out, enum fc_kind kind, const struct fc_ident *owner) {
+    size_t from = bytes_begin(out, owner != NULL);
+    if (owner) {
+        fc_out_raw(out, owner->inst, 16);
         fc_out_raw(out, "f1/dev/", 7);
-        fc_out_raw(out, place->device_id, strlen(place->device_id));
+        fc_out_raw(out, owner->device_id, strlen(owner->device_id));
         fc_out_raw(out, "/", 1);
         fc_out_raw(out, fc_kind_name(kind), strlen(fc_kind_name(kind)));
     }
@@ -143,7 +150,7 @@ static void put_aad(struct fc_out *out, enum fc_kind kind, const struct fc_place
 
 /* A Sig_structure or MAC_structure whose last element is the payload as it lies there; returns its
  * start. Context, headers and aad: 12 + 2 * (HEADER_MAX + 2) + 68 < FC_HEAD - 3 bytes. */
-static const uint8_t *structure(enum fc_kind kind, const uint8_t *kid, const struct fc_place *place,
+static const uint8_t *structure(enum fc_kind kind, const uint8_t *kid, const struct fc_ident *owner,
                                 uint8_t *payload, size_t n) {
     struct fc_out out = fc_out_to(payload - FC_HEAD, FC_HEAD);
     const char *name = fc_kind_name(kind);
@@ -154,7 +161,7 @@ static const uint8_t *structure(enum fc_kind kind, const uint8_t *kid, const str
         name = NULL;
     }
     put_header(&out, kind <= FC_K_CMD ? -8 : 5, name, kid, kind <= FC_K_CMD ? 8 : 4);
-    put_aad(&out, kind, place);
+    put_aad(&out, kind, owner);
     fc_out_head(&out, FC_BYTES, n);
     return memmove(payload - out.n, out.p, out.n);
 }
@@ -168,7 +175,7 @@ static int is_revoked(const struct fc_trust *trust, const uint8_t kid[8]) {
 
 uint32_t fc_cose_signers(const struct fc_hal *hal, enum fc_kind kind, const struct fc_cose *msg,
                          const struct fc_role_keys *role, const struct fc_trust *revoked,
-                         const struct fc_place *place) {
+                         const struct fc_ident *owner) {
     uint32_t count = 0;
     /* By key, not by signature: a key that signed twice counts once. */
     for (uint32_t k = 0; k < role->n; k++) {
@@ -178,7 +185,7 @@ uint32_t fc_cose_signers(const struct fc_hal *hal, enum fc_kind kind, const stru
             const uint8_t *sig = msg->sig + s * SIGNER_BYTES;
             if (memcmp(is_sign(kind) ? sig - KID_BEFORE_SIG : msg->own_kid, kid, 8) != 0)
                 continue;
-            const uint8_t *p = structure(kind, kid, place, msg->payload, msg->n);
+            const uint8_t *p = structure(kind, kid, owner, msg->payload, msg->n);
             size_t n = (size_t)(msg->payload - p) + msg->n;
             if (hal->verify(sig, p, n, role->key[k]) == FC_OK) {
                 count++;
@@ -189,24 +196,27 @@ uint32_t fc_cose_signers(const struct fc_hal *hal, enum fc_kind kind, const stru
     return count;
 }
 
-int fc_cose_mac0(const struct fc_hal *hal, enum fc_kind kind, const uint8_t kid[4],
-                 const struct fc_place *place, uint8_t *payload, size_t n, size_t most,
-                 const uint8_t **msg) {
-    const uint8_t *start = structure(kind, kid, place, payload, n);
+int fc_cose_mac0(const struct fc_hal *hal, enum fc_kind kind, const struct fc_ident *owner,
+                 const struct fc_out *content, size_t most) {
+    uint8_t *payload = content->p;
+    size_t n = content->n;
+    if (content->err)
+        return FC_ERR_TOO_LARGE;
+    const uint8_t *start = structure(kind, owner->mac_kid, owner, payload, n);
     uint8_t *tag = payload + n;
-    if (n + TAG_BYTES > most || hal->mac(hal->ctx, start, (size_t)(payload - start) + n, tag + 2))
-        return n + TAG_BYTES > most ? FC_ERR_TOO_LARGE : FC_ERR_PORT;
+    if (n + FC_MAC_TAIL > most || hal->mac(hal->ctx, start, (size_t)(payload - start) + n, tag + 2))
+        return n + FC_MAC_TAIL > most ? FC_ERR_TOO_LARGE : FC_ERR_PORT;
     tag[0] = FC_BYTES << 5 | 24; /* the head of a byte string of 32 */
     tag[1] = 32;
     struct fc_out out = fc_out_to(payload - FC_HEAD, FC_HEAD);
     fc_out_head(&out, FC_TAG, 17);
     fc_out_array(&out, 4);
-    put_header(&out, 5, fc_kind_name(kind), kid, 4);
+    put_header(&out, 5, fc_kind_name(kind), owner->mac_kid, 4);
     fc_out_map(&out, 0);
     fc_out_head(&out, FC_BYTES, n);
-    size_t size = out.n + n + TAG_BYTES;
+    size_t size = out.n + n + FC_MAC_TAIL;
     if (size > most)
         return FC_ERR_TOO_LARGE;
-    *msg = memmove(payload - out.n, out.p, out.n);
+    memmove(payload - out.n, out.p, out.n);
     return (int)size;
 }

@@ -31,8 +31,10 @@ static const struct {
 #define N_NUMBERS (sizeof NUMBERS / sizeof NUMBERS[0])
 _Static_assert(offsetof(struct fc_config, has_threshold) == 4 * N_NUMBERS, "one row a number");
 
-/* Takes the value of one key. 0 = out of its range, or of a newer backend: named as invalid. */
-static int config_value(struct fc_in *in, uint64_t key, uint32_t *v) {
+/* Takes the value of one key into its numbers. 0 = out of its range, or of a newer backend: named
+ * as invalid, and the numbers stay as they were before this document. */
+static int config_value(struct fc_in *in, uint32_t key, const struct fc_config *before,
+                        struct fc_config *c) {
     struct fc_in at = *in;
     uint32_t first = 0, n = 0;
     fc_in_skip(in);
@@ -42,29 +44,27 @@ static int config_value(struct fc_in *in, uint64_t key, uint32_t *v) {
     }
     if (n > 1)
         fc_in_array(&at, n, n);
-    for (uint32_t i = first; i < first + n; i++)
-        v[i] = (uint32_t)fc_in_int(&at, NUMBERS[i].least, NUMBERS[i].most);
-    return n && !at.err && (key != 5 || v[first] <= v[first + 1]);
+    for (uint32_t i = first; i < first + n; i++) {
+        uint32_t v = fc_in_u32(&at, NUMBERS[i].least, NUMBERS[i].most);
+        memcpy((uint8_t *)c + 4 * i, &v, 4);
+    }
+    if (n && !at.err && (key != 5 || c->alarm_k <= c->alarm_n))
+        return 1;
+    memcpy((uint8_t *)c + 4 * first, (const uint8_t *)before + 4 * first, 4 * n);
+    return 0;
 }
 
-/* A value out of range leaves its key as it was before this document. */
 static void parse_config(struct fc_in *in, const struct fc_config *before, struct fc_config *c) {
-    uint32_t v[N_NUMBERS], old[N_NUMBERS], n = fc_in_map(in, FC_KEY_MAX + 1);
+    uint32_t n = fc_in_map(in, FC_KEY_MAX + 1);
     fc_config_default(c);
-    memcpy(v, c, sizeof v);
-    memcpy(old, before, sizeof old);
     for (uint32_t i = 0; i < n && !in->err; i++) {
-        uint32_t key = (uint32_t)fc_in_uint(in, FC_KEY_MAX);
-        int good = config_value(in, key, v);
-        for (uint32_t k = 0; k < N_NUMBERS && !good; k++)
-            if (NUMBERS[k].key == key)
-                v[k] = old[k];
+        uint32_t key = fc_in_u32(in, 0, FC_KEY_MAX);
+        int good = config_value(in, key, before, c);
         if (!good)
             c->invalid |= 1u << key;
         if (key == 4)
             c->has_threshold = good ? 1 : before->has_threshold;
     }
-    memcpy(c, v, sizeof v);
 }
 
 /* Format, device id, counter and trust version: what both kinds begin with. */
@@ -78,9 +78,9 @@ static int opening(struct fc_in *in, const char *device_id, uint64_t *counter, u
         return FC_ERR_SCHEMA;
     int other = n != strlen(device_id) || memcmp(id, device_id, n) != 0;
     fc_in_key(in, 2);
-    *counter = fc_in_uint(in, UINT64_MAX);
+    *counter = fc_in_u64(in);
     fc_in_key(in, 3);
-    *version = (uint32_t)fc_in_int(in, 1, (1 << 23) - 1);
+    *version = fc_in_u32(in, 1, (1 << 23) - 1);
     if (in->err)
         return FC_ERR_SCHEMA;
     if (*counter >> VERSION_SHIFT != *version)
@@ -90,19 +90,19 @@ static int opening(struct fc_in *in, const char *device_id, uint64_t *counter, u
 
 static int ending(struct fc_in *in, uint64_t *issued, uint64_t *expires) {
     fc_in_key(in, 6);
-    *issued = fc_in_uint(in, UINT64_MAX);
+    *issued = fc_in_u64(in);
     fc_in_key(in, 7);
-    *expires = fc_in_uint(in, UINT64_MAX);
+    *expires = fc_in_u64(in);
     return fc_in_done(in) ? FC_OK : FC_ERR_SCHEMA;
 }
 
 static int entry(struct fc_in *in, struct fc_target *t) {
     fc_in_array(in, 5, 5);
-    uint64_t action = fc_in_uint(in, UINT64_MAX);
+    uint64_t action = fc_in_u64(in);
     fc_in_raw(in, t->id, 32);
-    t->not_before = fc_in_uint(in, UINT64_MAX);
-    t->deadline = fc_in_uint(in, UINT64_MAX);
-    t->attempt = (uint16_t)fc_in_uint(in, UINT16_MAX);
+    t->not_before = fc_in_u64(in);
+    t->deadline = fc_in_u64(in);
+    t->attempt = (uint16_t)fc_in_u32(in, 0, UINT16_MAX);
     if (in->err)
         return FC_ERR_SCHEMA;
     if (action > FC_ACT_STOP)
@@ -127,7 +127,7 @@ int fc_desired_parse(const uint8_t *p, size_t n, const char *device_id,
     uint32_t entries = fc_in_map(&in, FC_SLOTS_MAX);
     for (uint32_t i = 0; i < entries; i++) {
         struct fc_target t; /* a slot that this build lacks is judged, and forgotten */
-        uint64_t slot = fc_in_uint(&in, FC_SLOTS_MAX - 1);
+        uint32_t slot = fc_in_u32(&in, 0, FC_SLOTS_MAX - 1);
         memset(&t, 0, sizeof t);
         rc = entry(&in, &t);
         if (rc)
@@ -151,12 +151,12 @@ int fc_command_parse(const uint8_t *p, size_t n, const char *device_id, struct f
     if (rc)
         return rc;
     fc_in_key(&in, 4);
-    out->verb = fc_in_uint(&in, UINT64_MAX);
+    out->verb = fc_in_u64(&in);
     if (keys == 8) {
         fc_in_key(&in, 5);
         out->nargs = (uint8_t)fc_in_array(&in, 0, 8);
         for (uint32_t i = 0; i < out->nargs; i++)
-            out->args[i] = fc_in_uint(&in, UINT64_MAX);
+            out->args[i] = fc_in_u64(&in);
     }
     return ending(&in, &out->issued, &out->expires);
 }

@@ -12,14 +12,13 @@ int fc_trust_parse(const struct fc_hal *hal, const uint8_t *p, size_t n, struct 
 
 /* Manifest payload that begins `at` bytes into its message; model may be NULL: FC_ERR_SCHEMA,
  * FC_ERR_TOO_LARGE (no device could hold it), FC_ERR_IO_CONTRACT (vectors or hints that do not
- * fit). The ids are the caller's to fill. */
-int fc_manifest_parse(const struct fc_hal *hal, const uint8_t *p, size_t n, uint32_t at,
-                      struct fc_manifest *out, struct fc_model *model);
+ * fit). m->id is the caller's, filled before. */
+int fc_manifest_parse(const uint8_t *p, size_t n, uint32_t at, struct fc_manifest *out,
+                      struct fc_model *model);
 
 /* Manifest key 21 at the cursor; params may be NULL. 0, or 1 = well-formed, but no device could run
  * a model so (io_contract). A malformed one leaves the cursor's error. */
-int fc_hints_parse(struct fc_in *in, const struct fc_manifest *m, struct fc_hints *h,
-                   struct fc_params *params);
+int fc_hints_parse(struct fc_in *in, struct fc_manifest *m, struct fc_params *params);
 
 /* The manifest payload names our class. FC_ERR_TARGET_CLASS */
 int fc_class_check(const uint8_t *p, size_t n, const uint8_t class_id[16]);

@@ -64,11 +64,9 @@ static int mistrust(struct fc_core *core, int code) {
 
 /* The broker picks the bytes: nothing but the digest in the signed desired document lets them in.
  */
-static int on_manifest(struct fc_core *core, const uint8_t *p, size_t n) {
+static FC_NOINLINE int on_manifest(struct fc_core *core, const uint8_t *p, size_t n) {
     struct fc_job *j = &core->job;
-    uint8_t digest[32];
-    fc_sha256(core->hal, p, n, digest);
-    if (memcmp(digest, core->slot[j->slot].target.id, 32) != 0)
+    if (!fc_is_digest(core->hal, p, n, core->slot[j->slot].target.id, 32))
         return mistrust(core, FC_ERR_DIGEST);
     int rc = fc_manifest_check(core, j->slot, p, n, FC_CHECK_NEW, &j->m);
     if (rc && core->deferred) {
@@ -96,7 +94,7 @@ static int on_manifest(struct fc_core *core, const uint8_t *p, size_t n) {
     return FC_OK;
 }
 
-static int on_leaves(struct fc_core *core, const uint8_t *p, size_t n) {
+static FC_NOINLINE int on_leaves(struct fc_core *core, const uint8_t *p, size_t n) {
     int rc = fc_bank_put_leaves(core, p, n); /* row 5 */
     if (rc == FC_ERR_LEAF_LIST)
         return mistrust(core, rc);
@@ -140,8 +138,8 @@ static void all_there(struct fc_core *core) {
 /* The broker picks numbers and bytes. A chunk is taken only while chunks are asked for, at an index
  * below the signed count (<= FC_CHUNKS_MAX, so no product wraps), and when its leaf fits; then it
  * is read back. */
-static int on_chunk(struct fc_core *core, uint32_t segment, uint32_t index, const uint8_t *p,
-                    size_t n) {
+static FC_NOINLINE int on_chunk(struct fc_core *core, uint32_t segment, uint32_t index,
+                                const uint8_t *p, size_t n) {
     struct fc_job *j = &core->job;
     if (j->stage != FC_JOB_CHUNKS || index >= j->m.chunks || segment != index / FC_SEGMENT)
         return FC_ERR_DROP;

@@ -37,7 +37,7 @@ static const struct {
 static void anomaly(struct fc_in *in, struct fc_hints *h) {
     uint32_t parts = fc_in_array(in, 2, 8);
     for (uint32_t k = 0; k < parts && !in->err; k++) {
-        int64_t v = fc_in_int(in, INT32_MIN, UINT32_MAX);
+        int64_t v = fc_in_int(in);
         if (k == 0)
             h->anomaly_kind = v < 0 ? 0 : (uint32_t)v;
         else if (k == 1)
@@ -50,11 +50,11 @@ static void anomaly(struct fc_in *in, struct fc_hints *h) {
 /* [n, k, refractory ms, ? m, ? threshold]: k of the last m; without m, of the last n. */
 static void decision(struct fc_in *in, struct fc_hints *h) {
     uint32_t parts = fc_in_array(in, 3, 5);
-    h->decide_n = (uint8_t)fc_in_int(in, 1, 64);
-    h->decide_k = (uint8_t)fc_in_int(in, 1, parts > 3 ? 64 : h->decide_n);
-    h->refractory_ms = (uint32_t)fc_in_uint(in, UINT32_MAX);
-    h->decide_m = parts > 3 ? (uint8_t)fc_in_int(in, 1, 64) : h->decide_n;
-    h->decide_threshold = parts > 4 ? (uint16_t)fc_in_uint(in, 10000) : 5000;
+    h->decide_n = (uint8_t)fc_in_u32(in, 1, 64);
+    h->decide_k = (uint8_t)fc_in_u32(in, 1, parts > 3 ? 64 : h->decide_n);
+    h->refractory_ms = fc_in_u32(in, 0, UINT32_MAX);
+    h->decide_m = parts > 3 ? (uint8_t)fc_in_u32(in, 1, 64) : h->decide_n;
+    h->decide_threshold = parts > 4 ? (uint16_t)fc_in_u32(in, 0, 10000) : 5000;
 }
 
 static int is_finite(const uint8_t *p, uint32_t n) {
@@ -98,34 +98,35 @@ static int fits(const struct fc_manifest *m, const struct fc_hints *h, uint32_t 
     return h->anomaly_kind != KIND_REBUILD || (m->nin == 1 && n == elements(m, 0));
 }
 
+/* Nine rising scores; out may be NULL. */
 static int cuts(struct fc_in *in, uint32_t out[9]) {
     uint32_t before = 0, rising = 1;
     fc_in_array(in, 9, 9);
     for (uint32_t i = 0; i < 9; i++) {
-        out[i] = (uint32_t)fc_in_uint(in, INT32_MAX);
-        rising &= out[i] >= before;
-        before = out[i];
+        uint32_t v = fc_in_u32(in, 0, INT32_MAX);
+        rising &= v >= before;
+        before = v;
+        if (out)
+            out[i] = v;
     }
     return (int)rising;
 }
 
-int fc_hints_parse(struct fc_in *in, const struct fc_manifest *m, struct fc_hints *h,
-                   struct fc_params *params) {
+int fc_hints_parse(struct fc_in *in, struct fc_manifest *m, struct fc_params *params) {
+    struct fc_hints *h = &m->hints;
     uint32_t n = fc_in_map(in, FC_KEY_MAX + 1), seen = 0, distance_n = 0, front_n = 0;
-    uint32_t deciles[9];
     const uint8_t *distance = NULL, *front = NULL;
     int fit = 1;
-    memset(h, 0, sizeof *h);
     h->embedding = FC_NO_OUTPUT;
     for (uint32_t i = 0; i < n && !in->err; i++) {
-        uint32_t key = (uint32_t)fc_in_uint(in, FC_KEY_MAX);
+        uint32_t key = fc_in_u32(in, 0, FC_KEY_MAX);
         seen |= HINT(key);
         if (key < 14 && HINTS[key].most) {
-            uint32_t v = (uint32_t)fc_in_int(in, HINTS[key].least, HINTS[key].most);
+            uint32_t v = fc_in_u32(in, HINTS[key].least, HINTS[key].most);
             memcpy((uint8_t *)h + HINTS[key].to, &v, sizeof v);
         } else if (key == 7) {
             fc_in_array(in, 2, 2);
-            h->front = (uint32_t)fc_in_uint(in, UINT32_MAX);
+            h->front = fc_in_u32(in, 0, UINT32_MAX);
             fc_in_raw(in, h->front_digest, 8);
         } else if (key == 10) {
             decision(in, h);
@@ -138,7 +139,7 @@ int fc_hints_parse(struct fc_in *in, const struct fc_manifest *m, struct fc_hint
         } else if (key == 15) {
             front = fc_in_bytes(in, 1, 8 * FC_CHANNELS_MAX, &front_n);
         } else if (key == 16) {
-            fit &= cuts(in, deciles);
+            fit &= cuts(in, params ? params->cuts : NULL);
         } else {
             fc_in_skip(in);
         }
@@ -150,7 +151,6 @@ int fc_hints_parse(struct fc_in *in, const struct fc_manifest *m, struct fc_hint
         fit = fit && distance_fits(m, h, distance_n) && is_finite(distance, distance_n);
     if (!fit || !params)
         return !fit;
-    memset(params, 0, sizeof *params);
     /* Both lengths were bounded above: the sum is at most FC_PARAMS_MAX. */
     params->distance_bytes = (uint16_t)distance_n;
     params->front_bytes = (uint16_t)front_n;
@@ -159,7 +159,5 @@ int fc_hints_parse(struct fc_in *in, const struct fc_manifest *m, struct fc_hint
     if (front)
         memcpy(params->bytes + distance_n, front, front_n);
     params->has_cuts = (seen & HINT(16)) != 0;
-    if (params->has_cuts)
-        memcpy(params->cuts, deciles, sizeof deciles);
     return 0;
 }

@@ -35,15 +35,17 @@ int fc_doc_store(struct fc_core *core, enum fc_doc doc, const uint8_t *p, size_t
 uint32_t fc_doc_load(struct fc_core *core, enum fc_doc doc);
 
 /* --- bank.c: sectors, manifests, leaves, chunks -------------------------------------- */
-uint8_t fc_bank_area(uint8_t slot, uint8_t bank);
+uint8_t fc_bank_area(uint32_t slot, uint8_t bank);
 /* The bank that does not run. */
-uint8_t fc_bank_idle(const struct fc_core *core, uint8_t slot);
+uint8_t fc_bank_idle(const struct fc_core *core, uint32_t slot);
 /* Erase, program, read back one sector. lead 4: the length goes before the bytes, 0: it does not.
  * FC_OK, FC_ERR_FLASH_IO. */
 int fc_sector_write(struct fc_core *core, uint8_t area, uint32_t off, const uint8_t *p, size_t n,
                     uint32_t lead);
-/* Reads a message behind its length into fc_msg(); its length and SHA-256, 0 = none. */
-uint32_t fc_message_read(struct fc_core *core, uint8_t area, uint32_t off, uint8_t digest[32]);
+/* Reads a message behind its length into fc_msg(). Its length, 0 = none whose SHA-256 begins with
+ * the id. */
+uint32_t fc_message_read(struct fc_core *core, uint8_t area, uint32_t off, const uint8_t *id,
+                         size_t id_len);
 uint32_t fc_leaf_sectors(const struct fc_manifest *m);
 uint32_t fc_chunk_off(const struct fc_manifest *m, uint32_t index);
 uint32_t fc_chunk_len(const struct fc_manifest *m, uint32_t index);
@@ -77,12 +79,12 @@ enum fc_check {
     FC_CHECK_OTHER,    /* it ran here before: no seq rule, no expiry */
     FC_CHECK_DOCUMENT, /* form, signatures, least seq and expiry only: the shared vectors */
 };
-/* Copies a received document into fc_msg() (p NULL: it lies there) and parses its envelope. */
-int fc_cose_open(struct fc_core *core, enum fc_kind kind, const uint8_t *p, size_t n,
-                 struct fc_cose *out);
+/* Copies a received document into fc_msg() (p NULL: it lies there) and parses its envelope into
+ * core->cose. */
+int fc_cose_open(struct fc_core *core, enum fc_kind kind, const uint8_t *p, size_t n);
 /* A manifest as an offer for a slot, received or (p NULL) in fc_msg(). Any code of section 6's
  * table; core->detail and core->deferred tell more. */
-int fc_manifest_check(struct fc_core *core, uint8_t slot, const uint8_t *p, size_t n,
+int fc_manifest_check(struct fc_core *core, uint32_t slot, const uint8_t *p, size_t n,
                       enum fc_check how, struct fc_manifest *m);
 /* Parsed without signatures from fc_msg(), for banks whose id the record vouches for. model may be
  * NULL. */
@@ -113,8 +115,8 @@ int fc_fetch_chunks(struct fc_core *core); /* FC_JOB_CHUNKS */
 /* One unit of update work. 1 = call again at once. */
 int fc_update_step(struct fc_core *core);
 uint64_t fc_update_due(const struct fc_core *core); /* uptime when the next step is due */
-int fc_update_derive(struct fc_core *core, uint8_t slot);
-void fc_update_retarget(struct fc_core *core, uint8_t slot); /* its entry is about to change */
+int fc_update_derive(struct fc_core *core, uint32_t slot);
+void fc_update_retarget(struct fc_core *core, uint32_t slot); /* its entry is about to change */
 void fc_update_link(struct fc_core *core); /* the connection came up or went down */
 /* A message below f1/model/<mid>/. */
 int fc_update_message(struct fc_core *core, const char *rest, size_t rest_len, const uint8_t *p,
@@ -125,11 +127,11 @@ void fc_job_refuse(struct fc_core *core, int code, uint32_t detail);
 void fc_job_stage(struct fc_core *core, enum fc_stage stage);
 void fc_job_wait(struct fc_core *core, uint32_t ms);
 int fc_record_fetch(struct fc_core *core); /* row 3 */
-void fc_slot_refuse(struct fc_core *core, uint8_t slot, int code, uint32_t detail);
-void fc_slot_set(struct fc_core *core, uint8_t slot, enum fc_state state, int code,
+void fc_slot_refuse(struct fc_core *core, uint32_t slot, int code, uint32_t detail);
+void fc_slot_set(struct fc_core *core, uint32_t slot, enum fc_state state, int code,
                  uint32_t detail);
-const uint8_t *fc_slot_mid(const struct fc_core *core, uint8_t slot); /* what events are about */
-int fc_is_overdue(const struct fc_core *core, uint8_t slot);          /* past its deadline */
+const uint8_t *fc_slot_mid(const struct fc_core *core, uint32_t slot); /* what events are about */
+int fc_is_overdue(const struct fc_core *core, uint32_t slot);          /* past its deadline */
 uint8_t fc_rest_phase(const struct fc_rec_slot *rs);
 
 /* --- trial.c ------------------------------------------------------------------------- */
@@ -137,7 +139,7 @@ void fc_trial_begin(struct fc_core *core, uint8_t group); /* record TRIAL, then 
 void fc_trial_resume(struct fc_core *core);
 int fc_trial_step(struct fc_core *core); /* stages FC_JOB_LOAD .. FC_JOB_FAIL */
 void fc_trial_fail(struct fc_core *core, int code, uint32_t detail);
-void fc_trial_sample(struct fc_core *core, uint8_t slot, int failed); /* an inference ended */
+void fc_trial_sample(struct fc_core *core, uint32_t slot, int failed); /* an inference ended */
 void fc_golden_event(struct fc_core *core);
 void fc_keep_write(struct fc_core *core, int expected);
 
@@ -145,12 +147,12 @@ void fc_keep_write(struct fc_core *core, int expected);
 /* Loads the model of the job's bank; as: 1 the confirmed one, 2 the candidate. */
 int fc_model_load(struct fc_core *core, uint8_t as);
 int fc_engine_code(int rc);
-int fc_run_begin(struct fc_core *core, uint8_t slot);
+int fc_run_begin(struct fc_core *core, uint32_t slot);
 int fc_run_step(struct fc_core *core); /* stages FC_JOB_RUN_* */
-int fc_check_begin(struct fc_core *core, uint8_t slot, uint64_t verb_counter);
+int fc_check_begin(struct fc_core *core, uint32_t slot, uint64_t verb_counter);
 int fc_check_step(struct fc_core *core); /* stage FC_JOB_CHECK */
-int fc_arena_probe(struct fc_core *core, uint8_t slot, uint32_t *bytes);
-void fc_slot_unload(struct fc_core *core, uint8_t slot);
+int fc_arena_probe(struct fc_core *core, uint32_t slot, uint32_t *bytes);
+void fc_slot_unload(struct fc_core *core, uint32_t slot);
 
 /* --- selftest.c ---------------------------------------------------------------------- */
 /* Compares one output with its golden bytes. Largest difference in LSB, UINT32_MAX for NaN. */
@@ -163,28 +165,66 @@ int fc_selftest_step(struct fc_core *core);
 /* --- report.c, event.c, telemetry.c -------------------------------------------------- */
 int fc_report_send(struct fc_core *core);
 void fc_report_want(struct fc_core *core, uint8_t how); /* 1 progress, 2 at once */
-void fc_event_put(struct fc_core *core, enum fc_event_kind kind, int slot, const int64_t *ints,
-                  uint8_t n);
-void fc_event_refusal(struct fc_core *core, uint8_t slot, int code, uint32_t detail);
+/* Queues an event about a slot's model, or slot -1. Its numbers in SPEC.md's order, the third of
+ * which may have 64 bits and a sign; a clock step's only one is `wide`. */
+void fc_event_put(struct fc_core *core, enum fc_event_kind kind, int slot, uint32_t a, uint32_t b,
+                  int64_t wide, uint32_t d);
+void fc_event_refusal(struct fc_core *core, int slot, int code, uint32_t detail);
 void fc_refusal(struct fc_core *core, int code, uint32_t detail);
 int fc_event_send(struct fc_core *core); /* 1 = sent one, 0 = nothing to do, negative = error */
 void fc_event_sent(struct fc_core *core, int32_t token);
 void fc_event_link(struct fc_core *core);
+#if FC_TELEMETRY
 int fc_tele_send(struct fc_core *core);
 void fc_tele_sent(struct fc_core *core, int32_t token);
 void fc_tele_link(struct fc_core *core, int up, int fresh);
 void fc_tele_flag(struct fc_core *core, uint32_t flag); /* in the next record of every slot */
-void fc_tele_cut(struct fc_core *core, uint8_t slot);   /* the model run ends: close its window */
+void fc_tele_cut(struct fc_core *core, uint32_t slot);  /* the model run ends: close its window */
 int fc_tele_step(struct fc_core *core); /* close and freeze what is due; 1 = worked */
 uint64_t fc_tele_due(const struct fc_core *core);
 uint32_t fc_tele_ring_used(const struct fc_core *core); /* bytes of the batches kept */
 uint32_t fc_tele_resend(struct fc_core *core, uint32_t from, uint32_t to);
+#else /* nothing is kept, so there is never anything to do */
+static inline int fc_tele_send(struct fc_core *core) {
+    (void)core;
+    return 0;
+}
+static inline void fc_tele_sent(struct fc_core *core, int32_t token) {
+    (void)core;
+    (void)token;
+}
+static inline void fc_tele_link(struct fc_core *core, int up, int fresh) {
+    (void)core;
+    (void)up;
+    (void)fresh;
+}
+static inline void fc_tele_flag(struct fc_core *core, uint32_t flag) {
+    (void)core;
+    (void)flag;
+}
+static inline void fc_tele_cut(struct fc_core *core, uint32_t slot) {
+    (void)core;
+    (void)slot;
+}
+static inline int fc_tele_step(struct fc_core *core) {
+    (void)core;
+    return 0;
+}
+static inline uint64_t fc_tele_due(const struct fc_core *core) {
+    (void)core;
+    return UINT64_MAX;
+}
+static inline uint32_t fc_tele_ring_used(const struct fc_core *core) {
+    (void)core;
+    return 0;
+}
+#endif
 /* A writer for the payload of an uplink, in fc_msg(). */
 struct fc_out fc_uplink_open(struct fc_core *core);
-/* Frames it. *msg = the message in `work`; its length, or FC_ERR_TOO_LARGE, FC_ERR_PORT. */
-int fc_uplink_seal(struct fc_core *core, enum fc_kind kind, const struct fc_out *out, size_t most,
-                   const uint8_t **msg);
-/* Frames it and hands it to the port. Token, or an error. */
+/* Hands a framed message to the port, below our own topic. Token, or an error. */
+int fc_uplink_hand(struct fc_core *core, const char *kind, const uint8_t *msg, size_t size,
+                   int retain);
+/* Frames what was written to `out` and hands it to the port. Token, or an error. */
 int fc_uplink_send(struct fc_core *core, enum fc_kind kind, const struct fc_out *out, size_t most,
                    int retain);
 

@@ -3,6 +3,7 @@
  * Its signatures were checked before, but a release key is no reason to trust lengths: sizes are
  * bounded here so that index * 4096 and sums of chunks cannot wrap anywhere later.
  */
+#include <stddef.h>
 #include <string.h>
 
 #include "bytes.h"
@@ -21,12 +22,12 @@ static struct op take_op(struct fc_in *in) {
     struct op op = {0, NULL, 0};
     if (fc_in_major(in) == FC_ARRAY) {
         fc_in_array(in, 2, 2);
-        op.code = (uint32_t)fc_in_int(in, 32, 32);
+        op.code = fc_in_u32(in, 32, 32);
         op.name = fc_in_text(in, 1, 64, &op.n);
         if (op.name && !fc_is_printable(op.name, op.n, 0x20))
             fc_in_fail(in);
     } else {
-        op.code = (uint32_t)fc_in_uint(in, INT32_MAX);
+        op.code = fc_in_u32(in, 0, INT32_MAX);
         if (op.code == 32)
             fc_in_fail(in);
     }
@@ -43,7 +44,7 @@ static int op_order(const struct op *a, const struct op *b) {
     return order ? order : a->n < b->n ? -1 : a->n > b->n;
 }
 
-static void operators(struct fc_in *in) {
+static FC_NOINLINE void operators(struct fc_in *in) {
     struct op last = {0, NULL, 0};
     uint32_t n = fc_in_array(in, 0, 256);
     for (uint32_t i = 0; i < n && !in->err; i++) {
@@ -55,11 +56,11 @@ static void operators(struct fc_in *in) {
 }
 
 /* A cursor at the value of `key` in a checked payload's map; failed when the key is missing. */
-static struct fc_in seek(const uint8_t *p, size_t n, uint64_t key) {
+static struct fc_in seek(const uint8_t *p, size_t n, uint32_t key) {
     struct fc_in in = fc_in_of(p, n);
     uint32_t keys = fc_in_map(&in, FC_KEY_MAX + 1);
     for (uint32_t i = 0; i < keys && !in.err; i++) {
-        if (fc_in_uint(&in, FC_KEY_MAX) == key)
+        if (fc_in_u32(&in, 0, FC_KEY_MAX) == key)
             return in;
         fc_in_skip(&in);
     }
@@ -109,7 +110,6 @@ int fc_ops_valid(const uint8_t *ops, size_t ops_len) {
 /* What one parse needs; `unfit` = a well-formed manifest that contradicts itself. */
 struct parse {
     struct fc_in in;
-    const struct fc_hal *hal;
     struct fc_manifest *m;
     struct fc_model *model; /* may be NULL */
     const uint8_t *p;
@@ -118,37 +118,43 @@ struct parse {
     uint64_t size;
 };
 
-static void tensors(struct parse *ps, int side) {
+static FC_NOINLINE void tensors(struct parse *ps, int side) {
     struct fc_in *in = &ps->in;
+    struct fc_manifest *m = ps->m;
     uint32_t n = fc_in_array(in, 1, FC_TENSORS_MAX);
-    for (uint32_t i = 0; i < n && !in->err; i++) {
-        struct fc_tensor t;
-        uint32_t k = i + (side ? FC_TENSORS_MAX : 0);
-        memset(&t, 0, sizeof t);
+    struct fc_tensor *t = !ps->model ? NULL : side ? ps->model->out : ps->model->in;
+    for (uint32_t k = side ? FC_TENSORS_MAX : 0, end = k + n; k < end && !in->err; k++) {
         fc_in_array(in, 4, 4);
-        t.dtype = (uint8_t)fc_in_uint(in, sizeof DTYPE_BYTES - 1);
-        t.bytes = DTYPE_BYTES[t.dtype];
-        if (!t.bytes)
+        uint32_t dtype = fc_in_u32(in, 0, sizeof DTYPE_BYTES - 1), all = DTYPE_BYTES[dtype];
+        if (!all)
             fc_in_fail(in);
-        t.ndim = (uint8_t)fc_in_array(in, 1, FC_DIMS_MAX);
-        for (uint32_t d = 0; d < t.ndim && !in->err; d++) {
-            t.dim[d] = (uint32_t)fc_in_int(in, 1, INT32_MAX);
-            /* Bound: bytes <= 2^18 before, dim < 2^31, so the product fits 64 bits. */
-            uint64_t bytes = (uint64_t)t.bytes * t.dim[d];
-            if (bytes > FC_TENSOR_BYTES_MAX) {
+        uint32_t dims = fc_in_array(in, 1, FC_DIMS_MAX);
+        for (uint32_t d = 0; d < dims && !in->err; d++) {
+            uint32_t dim = fc_in_u32(in, 1, INT32_MAX);
+            /* Bound: all <= 2^18 before, and dim <= 2^18 / all makes the product so again. */
+            if (all && dim > FC_TENSOR_BYTES_MAX / all) {
                 ps->unfit = 1;
-                bytes = 0;
+                all = 0;
             }
-            t.bytes = (uint32_t)bytes;
+            all *= dim;
+            if (t)
+                t->dim[d] = dim;
         }
-        t.scale_bits = (uint32_t)fc_in_uint(in, UINT32_MAX);
-        t.zero_point = (int32_t)fc_in_int(in, INT32_MIN, INT32_MAX);
-        ps->m->dtype[k] = t.dtype;
-        ps->m->bytes[k] = t.bytes;
-        if (ps->model)
-            (side ? ps->model->out : ps->model->in)[i] = t;
+        uint32_t scale_bits = fc_in_u32(in, 0, UINT32_MAX);
+        int64_t zero = fc_in_int(in);
+        if (zero > INT32_MAX)
+            fc_in_fail(in);
+        m->dtype[k] = (uint8_t)dtype;
+        m->bytes[k] = all;
+        if (t) {
+            t->dtype = (uint8_t)dtype;
+            t->ndim = (uint8_t)dims;
+            t->scale_bits = scale_bits;
+            t->zero_point = (int32_t)zero;
+            t++->bytes = all;
+        }
     }
-    *(side ? &ps->m->nout : &ps->m->nin) = (uint8_t)n;
+    *(side ? &m->nout : &m->nin) = (uint8_t)n;
 }
 
 /* The bytes were walked by fc_cbor_check(). An index runs up to FC_TENSORS_MAX - 1 behind k,
@@ -203,27 +209,17 @@ static FC_NOINLINE void golden(struct parse *ps) {
             ps->unfit |= fc_vector_parse(in, m, NULL) == FC_ERR_IO_CONTRACT;
         m->golden_len = ps->at + (uint32_t)(in->p - ps->p) - m->golden_off;
     } else {
-        m->blob_size = (uint32_t)fc_in_int(in, 1, FC_BLOB_MAX);
+        m->blob_size = fc_in_u32(in, 1, FC_BLOB_MAX);
         fc_in_raw(in, m->blob_sha256, 32);
-        m->golden_n = (uint32_t)fc_in_int(in, 1, FC_ITEMS_MAX);
+        m->golden_n = fc_in_u32(in, 1, FC_ITEMS_MAX);
     }
-    m->tol = (uint32_t)fc_in_uint(in, UINT32_MAX);
+    m->tol = fc_in_u32(in, 0, UINT32_MAX);
     if (is_inline && in->p - start > (ptrdiff_t)FC_INLINE_MAX)
         fc_in_fail(in);
 }
 
-/* Key 21. Everything it is checked against came before: 13, 14, 20. */
-static void hints(struct parse *ps) {
-    struct fc_hints h;
-    ps->unfit |= fc_hints_parse(&ps->in, ps->m, &h, ps->model ? &ps->model->params : NULL);
-    ps->m->latency_us = h.latency_us;
-    if (ps->model)
-        ps->model->hints = h;
-}
-
 /* Name and display version, which only a loaded model keeps. */
-static void names(struct parse *ps, int is_version) {
-    uint8_t digest[32];
+static FC_NOINLINE void names(struct parse *ps, int is_version) {
     uint32_t n = 0, most = is_version ? 24 : 32;
     const uint8_t *p = fc_in_text(&ps->in, 1, most, &n);
     if (!p)
@@ -231,15 +227,15 @@ static void names(struct parse *ps, int is_version) {
     if (is_version ? !fc_is_printable(p, n, 0x21) : !fc_is_name(p, n))
         fc_in_fail(&ps->in);
     if (!is_version) {
-        fc_sha256(ps->hal, p, n, digest);
-        memcpy(ps->m->name_hash, digest, 8);
+        ps->m->name_off = (uint16_t)(ps->at + (uint32_t)(p - ps->p));
+        ps->m->name_n = (uint8_t)n;
     }
     if (ps->model)
         memcpy(is_version ? ps->model->version : ps->model->name, p, n); /* zeroed before */
 }
 
 /* One value of the manifest map. Keys rise, so 13 and 14 are known when 15 comes. */
-static FC_NOINLINE void field(struct parse *ps, uint64_t key) {
+static FC_NOINLINE void field(struct parse *ps, uint32_t key) {
     struct fc_in *in = &ps->in;
     struct fc_manifest *m = ps->m;
     uint32_t n = 0;
@@ -252,10 +248,10 @@ static FC_NOINLINE void field(struct parse *ps, uint64_t key) {
         names(ps, key == 2);
         break;
     case 3:
-        m->seq = (uint32_t)fc_in_uint(in, UINT32_MAX);
+        m->seq = fc_in_u32(in, 0, UINT32_MAX);
         break;
     case 4:
-        m->floor = (uint32_t)fc_in_uint(in, m->seq);
+        m->floor = fc_in_u32(in, 0, m->seq);
         break;
     case 5:
         n = fc_in_array(in, 1, 8);
@@ -263,7 +259,9 @@ static FC_NOINLINE void field(struct parse *ps, uint64_t key) {
             fc_in_bytes(in, 16, 16, NULL);
         break;
     case 6:
-        ps->size = (uint64_t)fc_in_int(in, 1, INT64_MAX);
+        ps->size = fc_in_u64(in);
+        if (ps->size - 1 >= INT64_MAX)
+            fc_in_fail(in);
         break;
     case 7:
         fc_in_raw(in, m->sha256, 32);
@@ -275,12 +273,12 @@ static FC_NOINLINE void field(struct parse *ps, uint64_t key) {
         fc_in_raw(in, m->leaves_sha256, 32);
         break;
     case 10:
-        m->arena = (uint32_t)fc_in_uint(in, INT32_MAX);
+        m->arena = fc_in_u32(in, 0, INT32_MAX);
         break;
     case 11:
         fc_in_array(in, 3, 3);
         for (int i = 0; i < 3; i++)
-            m->firmware[i] = (uint16_t)fc_in_uint(in, UINT16_MAX);
+            m->firmware[i] = (uint16_t)fc_in_u32(in, 0, UINT16_MAX);
         break;
     case 12:
         operators(in);
@@ -293,22 +291,19 @@ static FC_NOINLINE void field(struct parse *ps, uint64_t key) {
         golden(ps);
         break;
     case 16:
-        fc_in_uint(in, UINT64_MAX);
+        fc_in_u64(in);
         break;
     case 17:
-        m->expires = fc_in_uint(in, UINT64_MAX);
+        m->expires = fc_in_u64(in);
         if (!m->expires)
             m->expires = 1; /* said, and long ago; 0 means not said */
         break;
     case 20:
         fc_in_array(in, 2, 2);
-        m->kind = (uint8_t)fc_in_uint(in, 1);
-        m->slot = (uint8_t)fc_in_uint(in, 255);
+        m->kind = (uint8_t)fc_in_u32(in, 0, 1);
+        m->slot = (uint8_t)fc_in_u32(in, 0, 255);
         if (m->kind ? m->slot != 255 : m->slot >= FC_SLOTS_MAX)
             fc_in_fail(in);
-        break;
-    case 21:
-        hints(ps);
         break;
     default:
         fc_in_fail(in); /* 18, 19 and what format 1 does not know */
@@ -316,17 +311,20 @@ static FC_NOINLINE void field(struct parse *ps, uint64_t key) {
     }
 }
 
-int fc_manifest_parse(const struct fc_hal *hal, const uint8_t *p, size_t n, uint32_t at,
-                      struct fc_manifest *m, struct fc_model *model) {
-    struct parse ps = {.hal = hal, .m = m, .model = model, .p = p, .at = at};
+int fc_manifest_parse(const uint8_t *p, size_t n, uint32_t at, struct fc_manifest *m,
+                      struct fc_model *model) {
+    struct parse ps = {.m = m, .model = model, .p = p, .at = at};
     uint32_t seen = 0, keys = fc_in_open(&ps.in, p, n, FC_KEY_MAX + 1);
-    memset(m, 0, sizeof *m);
+    memset(&m->seq, 0, sizeof *m - offsetof(struct fc_manifest, seq));
     if (model)
         memset(model, 0, sizeof *model);
     for (uint32_t i = 0; i < keys && !ps.in.err; i++) {
-        uint64_t key = fc_in_uint(&ps.in, FC_KEY_MAX);
+        uint32_t key = fc_in_u32(&ps.in, 0, FC_KEY_MAX);
         seen |= 1u << key;
-        field(&ps, key);
+        if (key == 21) /* what it is checked against came before: 13, 14, 20 */
+            ps.unfit |= fc_hints_parse(&ps.in, m, model ? &model->params : NULL);
+        else
+            field(&ps, key);
     }
     if (!fc_in_done(&ps.in) || (seen & 0x11FFFFu) != 0x11FFFFu)
         return FC_ERR_SCHEMA;
@@ -338,6 +336,8 @@ int fc_manifest_parse(const struct fc_hal *hal, const uint8_t *p, size_t n, uint
     if (m->chunks > FC_CHUNKS_MAX)
         return FC_ERR_TOO_LARGE;
     if (model) {
+        memcpy(model->id, m->id, sizeof m->id);
+        model->hints = m->hints;
         model->nin = m->nin;
         model->nout = m->nout;
         model->seq = m->seq;

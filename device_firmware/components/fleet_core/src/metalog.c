@@ -164,8 +164,7 @@ int fc_doc_store(struct fc_core *core, enum fc_doc doc, const uint8_t *p, size_t
 
 uint32_t fc_doc_load(struct fc_core *core, enum fc_doc doc) {
     int is_trust = doc == FC_DOC_TRUST;
-    uint8_t sector = is_trust ? core->rec.trust_sector : core->rec.desired_sector, digest[32];
+    uint8_t sector = is_trust ? core->rec.trust_sector : core->rec.desired_sector;
     const uint8_t *wanted = is_trust ? core->rec.trust_digest : core->rec.desired_digest;
-    uint32_t n = fc_message_read(core, FC_META, DOC_AT(doc) + sector * FC_SECTOR, digest);
-    return n && memcmp(digest, wanted, 8) == 0 ? n : 0;
+    return fc_message_read(core, FC_META, DOC_AT(doc) + sector * FC_SECTOR, wanted, 8);
 }

@@ -3,27 +3,23 @@
 #include "internal.h"
 
 struct fc_out fc_uplink_open(struct fc_core *core) {
-    return fc_out_to(fc_msg(core), FC_MSG_MAX - 34);
+    return fc_out_to(fc_msg(core), FC_MSG_MAX - FC_MAC_TAIL);
 }
 
-int fc_uplink_seal(struct fc_core *core, enum fc_kind kind, const struct fc_out *out, size_t most,
-                   const uint8_t **msg) {
-    const struct fc_place place = {core->id->inst, core->id->device_id};
-    if (out->err)
-        return FC_ERR_TOO_LARGE;
-    return fc_cose_mac0(core->hal, kind, core->id->mac_kid, &place, fc_msg(core), out->n, most,
-                        msg);
+FC_NOINLINE int fc_uplink_hand(struct fc_core *core, const char *kind, const uint8_t *msg,
+                               size_t size, int retain) {
+    char topic[FC_TOPIC_MAX];
+    fc_topic_own(core, topic, kind);
+    return core->hal->send(core->hal->ctx, topic, msg, size, 1, retain);
 }
 
 int fc_uplink_send(struct fc_core *core, enum fc_kind kind, const struct fc_out *out, size_t most,
                    int retain) {
-    const uint8_t *msg = NULL;
-    char topic[FC_TOPIC_MAX];
-    int size = fc_uplink_seal(core, kind, out, most, &msg);
+    int size = fc_cose_mac0(core->hal, kind, core->id, out, most);
     if (size < 0)
         return size;
-    fc_topic_own(core, topic, fc_kind_name(kind));
-    return core->hal->send(core->hal->ctx, topic, msg, (size_t)size, 1, retain);
+    return fc_uplink_hand(core, fc_kind_name(kind), fc_cose_start(out, (size_t)size), (size_t)size,
+                          retain);
 }
 
 void fc_report_want(struct fc_core *core, uint8_t how) {
@@ -33,19 +29,12 @@ void fc_report_want(struct fc_core *core, uint8_t how) {
 
 static void put_numbers(struct fc_out *out, const uint32_t *v, uint32_t n) {
     for (uint32_t i = 0; i < n; i++)
-        fc_out_uint(out, v[i]);
-}
-
-/* A key with a number, or with an array of n of them. */
-static void put(struct fc_out *out, uint32_t key, uint32_t value) {
-    fc_out_uint(out, key);
-    fc_out_uint(out, value);
+        fc_out_u32(out, v[i]);
 }
 
 static void put_array(struct fc_out *out, uint32_t key, const uint32_t *v, uint32_t n) {
-    fc_out_uint(out, key);
-    fc_out_array(out, n);
-    put_numbers(out, v, n);
+    fc_out_u32(out, key);
+    fc_out_list(out, v, n);
 }
 
 static void put_bank(struct fc_out *out, const uint8_t id[16], uint32_t seq, uint8_t bank,
@@ -59,7 +48,7 @@ static void put_bank(struct fc_out *out, const uint8_t id[16], uint32_t seq, uin
     put_numbers(out, v, 3);
 }
 
-static void put_slot(struct fc_out *out, const struct fc_core *core, uint8_t slot) {
+static void put_slot(struct fc_out *out, const struct fc_core *core, uint32_t slot) {
     const struct fc_slot *s = &core->slot[slot];
     const struct fc_rec_slot *rs = &core->rec.slots[slot];
     static const uint8_t none[16];
@@ -76,21 +65,21 @@ static void put_slot(struct fc_out *out, const struct fc_core *core, uint8_t slo
              rs->flags & FC_FLAG_STOPPED);
     put_bank(out, rs->other_id, s->other_seq, fc_bank_idle(core, slot), rs->flags & FC_FLAG_USABLE);
     fc_out_bytes(out, rs->failed_id, fc_is_zero(rs->failed_id, 8) ? 0 : 8);
-    put(out, rs->failed_attempt > UINT16_MAX ? UINT16_MAX : rs->failed_attempt, s->arena_used);
-    fc_out_array(out, 4);
-    put_numbers(out, golden, 4);
+    fc_out_pair(out, rs->failed_attempt > UINT16_MAX ? UINT16_MAX : rs->failed_attempt,
+                s->arena_used);
+    fc_out_list(out, golden, 4);
 }
 
 static void put_slots(struct fc_out *out, const struct fc_core *core) {
     const struct fc_hal *hal = core->hal;
     uint32_t n = 0;
-    for (uint8_t s = 0; s < FC_SLOTS; s++)
+    for (uint32_t s = 0; s < FC_SLOTS; s++)
         n += core->app[s] && hal->capacity(hal->ctx, fc_bank_area(s, 0)) > 0;
     fc_out_map(out, n);
-    for (uint8_t s = 0; s < FC_SLOTS; s++) {
+    for (uint32_t s = 0; s < FC_SLOTS; s++) {
         if (!core->app[s] || !hal->capacity(hal->ctx, fc_bank_area(s, 0)))
             continue;
-        fc_out_uint(out, s);
+        fc_out_u32(out, s);
         put_slot(out, core, s);
     }
 }
@@ -102,14 +91,14 @@ static void put_invalid(struct fc_out *out, uint32_t invalid) {
     fc_out_array(out, n);
     for (uint32_t key = 0; key <= FC_KEY_MAX; key++)
         if (invalid >> key & 1u)
-            fc_out_uint(out, key);
+            fc_out_u32(out, key);
 }
 
 static int is_stale(const struct fc_core *core) {
     return core->desired_expires && fc_now(core) >= core->desired_expires;
 }
 
-static void encode(struct fc_core *core, struct fc_out *out) {
+static FC_NOINLINE void encode(struct fc_core *core, struct fc_out *out) {
     const struct fc_hal *hal = core->hal;
     const struct fc_ident *id = core->id;
     const uint32_t firmware[] = {id->firmware[0], id->firmware[1], id->firmware[2]};
@@ -119,31 +108,29 @@ static void encode(struct fc_core *core, struct fc_out *out) {
     uint8_t digest[32];
     fc_sha256(hal, id->ops, id->ops_len, digest);
     fc_out_map(out, 19);
-    put(out, 0, 1);
-    put(out, 1, id->boot);
-    put(out, 2, core->report_n + 1);
-    put(out, 3, now > UINT32_MAX ? 0 : (uint32_t)now);
-    fc_out_uint(out, 4);
+    fc_out_pair(out, 0, 1);
+    fc_out_pair(out, 1, id->boot);
+    fc_out_pair(out, 2, core->report_n + 1);
+    fc_out_pair(out, 3, now > UINT32_MAX ? 0 : (uint32_t)now);
+    fc_out_u32(out, 4);
     fc_out_bytes(out, id->class_id, 16);
     put_array(out, 5, firmware, 3);
-    put(out, 6, id->chip);
-    fc_out_uint(out, 7);
+    fc_out_pair(out, 6, id->chip);
+    fc_out_u32(out, 7);
     fc_out_bytes(out, digest, 32);
-    put(out, 8, core->rec.trust_version);
-    fc_out_uint(out, 9);
-    fc_out_uint(out, core->rec.desired_counter);
-    fc_out_uint(out, 10);
-    fc_out_uint(out, core->rec.cmd_counter);
-    put(out, 11, (uint32_t)is_stale(core));
+    fc_out_pair(out, 8, core->rec.trust_version);
+    fc_out_pair(out, 9, core->rec.desired_counter);
+    fc_out_pair(out, 10, core->rec.cmd_counter);
+    fc_out_pair(out, 11, (uint32_t)is_stale(core));
     put_array(out, 12, reset, 2);
-    put(out, 13, hal->heap_free(hal->ctx));
-    fc_out_uint(out, 14);
+    fc_out_pair(out, 13, hal->heap_free(hal->ctx));
+    fc_out_u32(out, 14);
     put_slots(out, core);
-    fc_out_uint(out, 15);
+    fc_out_u32(out, 15);
     put_invalid(out, fc_cfg(core)->invalid);
-    fc_out_uint(out, 16);
+    fc_out_u32(out, 16);
     fc_out_raw(out, id->ops, id->ops_len);
-    fc_out_uint(out, 17);
+    fc_out_u32(out, 17);
     fc_out_array(out, 2);
     fc_out_text(out, id->firmware_version);
     fc_out_text(out, id->esp_nn);

@@ -4,11 +4,17 @@
  */
 #include "internal.h"
 
-void fc_slot_unload(struct fc_core *core, uint8_t slot) {
+void fc_slot_unload(struct fc_core *core, uint32_t slot) {
     struct fc_slot *s = &core->slot[slot];
     const struct fc_engine *engine = core->hal->engine;
     fc_tele_cut(core, slot);
-    engine->unload(engine->ctx, slot);
+    if (core->app[slot])
+        core->app[slot]->pipe.model = NULL;
+    /* One arena for all slots: another model in one of them rebuilds it, and streams start anew. */
+    for (uint32_t i = 0; i < FC_SLOTS; i++)
+        if (core->app[i])
+            core->app[i]->pipe.stale = 1;
+    engine->unload(engine->ctx, (uint8_t)slot);
     if (s->mapped)
         core->hal->unmap(core->hal->ctx, s->mapped);
     s->mapped = NULL;
@@ -52,12 +58,10 @@ int fc_model_load(struct fc_core *core, uint8_t as) {
     const struct fc_engine *engine = hal->engine;
     struct fc_model *model = &core->app[j->slot]->model;
     struct fc_load_info info = {0};
-    uint8_t digest[32];
     core->detail = 0;
     fc_slot_unload(core, j->slot);
-    uint32_t n = fc_message_read(core, fc_job_area(core), 0, digest);
-    if (!n || memcmp(digest, j->m.id, 32) != 0 ||
-        fc_manifest_read(core, n, &core->tmp.manifest, model))
+    uint32_t n = fc_message_read(core, fc_job_area(core), 0, j->m.id, 32);
+    if (!n || fc_manifest_read(core, n, &core->tmp.manifest, model))
         return FC_ERR_DIGEST;
     if (hal->map(hal->ctx, fc_job_area(core), fc_chunk_off(&j->m, 0), j->m.size, &s->mapped))
         return FC_ERR_FLASH_IO;
@@ -76,7 +80,7 @@ int fc_model_load(struct fc_core *core, uint8_t as) {
     return rc;
 }
 
-const struct fc_model *fc_running(const struct fc_core *core, uint8_t slot) {
+const struct fc_model *fc_running(const struct fc_core *core, uint32_t slot) {
     const struct fc_job *j = &core->job;
     if (slot >= FC_SLOTS || !core->app[slot])
         return NULL;
@@ -89,22 +93,21 @@ const struct fc_model *fc_running(const struct fc_core *core, uint8_t slot) {
 
 /* --- the confirmed model ------------------------------------------------------------- */
 
-/* The run bank is damaged: the other one, if it may run; else online without a model. */
-static void run_broken(struct fc_core *core, uint8_t slot, int code) {
+/* The run bank is damaged, its model unloaded: the other one, if it may run; else online without a
+ * model. */
+static FC_NOINLINE void run_broken(struct fc_core *core, uint32_t slot, int code) {
     struct fc_slot *s = &core->slot[slot];
     struct fc_manifest *m = &core->tmp.manifest;
     const struct fc_rec_slot *rs = &core->rec.slots[slot];
-    uint8_t other = fc_bank_idle(core, slot), digest[32];
+    uint8_t other = fc_bank_idle(core, slot);
     uint32_t n = 0;
-    fc_slot_unload(core, slot);
     s->run_broken = 1;
-    fc_event_refusal(core, slot, code, 0);
+    fc_event_refusal(core, (int)slot, code, 0);
     fc_job_end(core);
     fc_slot_set(core, slot, FC_ST_IDLE, code, 0);
     if ((rs->flags & FC_FLAG_USABLE) && rs->phase == FC_PH_CONFIRMED)
-        n = fc_message_read(core, fc_bank_area(slot, other), 0, digest);
-    if (!n || memcmp(digest, rs->other_id, 16) != 0 ||
-        fc_manifest_check(core, slot, NULL, n, FC_CHECK_OTHER, m))
+        n = fc_message_read(core, fc_bank_area(slot, other), 0, rs->other_id, 16);
+    if (!n || fc_manifest_check(core, slot, NULL, n, FC_CHECK_OTHER, m))
         return;
     struct fc_record *r = fc_log_edit(core);
     struct fc_rec_slot *next = &r->slots[slot];
@@ -121,20 +124,17 @@ static void run_broken(struct fc_core *core, uint8_t slot, int code) {
 }
 
 /* Reads the manifest of the bank that runs into a new job. FC_OK, FC_ERR_DIGEST */
-static int run_open(struct fc_core *core, uint8_t slot) {
+static int run_open(struct fc_core *core, uint32_t slot) {
     struct fc_job *j = &core->job;
     const struct fc_rec_slot *rs = &core->rec.slots[slot];
-    uint8_t digest[32];
     memset(j, 0, sizeof *j);
-    j->slot = slot;
+    j->slot = (uint8_t)slot;
     j->bank = rs->run_bank;
-    uint32_t n = fc_message_read(core, fc_job_area(core), 0, digest);
-    return n && memcmp(digest, rs->run_id, 16) == 0 && !fc_manifest_read(core, n, &j->m, NULL)
-               ? FC_OK
-               : FC_ERR_DIGEST;
+    uint32_t n = fc_message_read(core, fc_job_area(core), 0, rs->run_id, 16);
+    return n && !fc_manifest_read(core, n, &j->m, NULL) ? FC_OK : FC_ERR_DIGEST;
 }
 
-int fc_run_begin(struct fc_core *core, uint8_t slot) {
+int fc_run_begin(struct fc_core *core, uint32_t slot) {
     struct fc_slot *s = &core->slot[slot];
     const struct fc_rec_slot *rs = &core->rec.slots[slot];
     struct fc_job *j = &core->job;
@@ -143,6 +143,7 @@ int fc_run_begin(struct fc_core *core, uint8_t slot) {
     if (core->safe_mode || rs->run_bank == FC_NO_BANK || (rs->flags & FC_FLAG_STOPPED))
         return 0;
     if (run_open(core, slot)) {
+        fc_slot_unload(core, slot);
         run_broken(core, slot, FC_ERR_DIGEST);
         return 1;
     }
@@ -152,37 +153,40 @@ int fc_run_begin(struct fc_core *core, uint8_t slot) {
     return 1;
 }
 
-int fc_run_step(struct fc_core *core) {
+/* Hashes a sector of the model. 1 = more, or it has the signed digest and is loaded next. */
+static FC_NOINLINE int run_hash(struct fc_core *core) {
     struct fc_job *j = &core->job;
     uint8_t got[32];
-    int rc = FC_ERR_DIGEST;
-    if (j->stage == FC_JOB_RUN_LOAD) {
-        rc = fc_model_load(core, 1);
-        if (!rc) {
-            core->slot[j->slot].run_broken = 0;
-            fc_job_end(core);
-            return 1;
-        }
-    } else if (fc_bank_hash(core, fc_chunk_off(&j->m, j->index), fc_chunk_len(&j->m, j->index),
-                            &j->u.digest)) {
-        rc = FC_ERR_FLASH_IO;
-    } else {
-        if (++j->index < j->m.model_chunks)
-            return 1;
-        core->hal->digest_end(&j->u.digest, got);
-        if (memcmp(got, j->m.sha256, 32) == 0) {
-            fc_job_stage(core, FC_JOB_RUN_LOAD);
-            return 1;
-        }
+    if (fc_bank_hash(core, fc_chunk_off(&j->m, j->index), fc_chunk_len(&j->m, j->index),
+                     &j->u.digest))
+        return FC_ERR_FLASH_IO;
+    if (++j->index < j->m.model_chunks)
+        return 1;
+    core->hal->digest_end(&j->u.digest, got);
+    if (memcmp(got, j->m.sha256, 32) == 0) {
+        fc_job_stage(core, FC_JOB_RUN_LOAD);
+        return 1;
     }
-    run_broken(core, j->slot, rc);
+    return FC_ERR_DIGEST;
+}
+
+int fc_run_step(struct fc_core *core) {
+    struct fc_job *j = &core->job;
+    int rc = j->stage == FC_JOB_RUN_LOAD ? fc_model_load(core, 1) : run_hash(core);
+    if (rc < 0) {
+        fc_slot_unload(core, j->slot);
+        run_broken(core, j->slot, rc);
+    } else if (rc == 0) {
+        core->slot[j->slot].run_broken = 0;
+        fc_job_end(core);
+    }
     return 1;
 }
 
 /* --- commanded: self-test, arena probe ----------------------------------------------- */
 
 /* FC_OK, FC_ERR_BUSY while an update is under way. */
-int fc_check_begin(struct fc_core *core, uint8_t slot, uint64_t verb_counter) {
+int fc_check_begin(struct fc_core *core, uint32_t slot, uint64_t verb_counter) {
     struct fc_job *j = &core->job;
     if (j->stage != FC_JOB_IDLE)
         return FC_ERR_BUSY;
@@ -208,8 +212,8 @@ int fc_check_step(struct fc_core *core) {
         rc = fc_engine_code(rc);
     else if (j->golden.ok != j->golden.n)
         rc = FC_ERR_SELFTEST_MISMATCH;
-    int64_t ints[] = {FC_VERB_SELFTEST, -rc, (int64_t)j->verb_counter};
-    fc_event_put(core, FC_EV_COMMAND, j->slot, ints, 3);
+    fc_event_put(core, FC_EV_COMMAND, j->slot, FC_VERB_SELFTEST, (uint32_t)-rc,
+                 (int64_t)j->verb_counter, 0);
     engine->reset(engine->ctx, j->slot);
     fc_job_end(core);
     fc_report_want(core, 2);
@@ -219,7 +223,7 @@ int fc_check_step(struct fc_core *core) {
 /* The smallest arena that the running model loads into, found by the engine beside what it holds.
  * FC_OK, FC_ERR_BUSY, FC_ERR_UNKNOWN_ACTION (the engine cannot), or the engine's code. The model is
  * loaded anew afterwards. */
-int fc_arena_probe(struct fc_core *core, uint8_t slot, uint32_t *bytes) {
+int fc_arena_probe(struct fc_core *core, uint32_t slot, uint32_t *bytes) {
     const struct fc_engine *engine = core->hal->engine;
     struct fc_slot *s = &core->slot[slot];
     const struct fc_model *model = &core->app[slot]->model;
@@ -227,8 +231,8 @@ int fc_arena_probe(struct fc_core *core, uint8_t slot, uint32_t *bytes) {
         return FC_ERR_UNKNOWN_ACTION;
     if (core->job.stage != FC_JOB_IDLE)
         return FC_ERR_BUSY;
-    int rc = engine->probe(engine->ctx, slot, s->mapped, model->size, model, bytes);
-    fc_slot_unload(core, slot);
+    int rc = engine->probe(engine->ctx, (uint8_t)slot, s->mapped, model->size, model, bytes);
+    s->loaded = 0; /* unloaded for good by the next step, which loads it anew */
     s->want_load = 1;
     return rc ? fc_engine_code(rc) : FC_OK;
 }

@@ -3,12 +3,13 @@
 #define FLEET_CORE_SRC_SKETCH_H
 
 #include "cbor.h"
+#include "fleet_core/core.h"
 #include "fleet_core/pipeline.h"
 
 /* What the core adds to a slot's own distributions. */
 struct fc_sketch_extra {
     uint32_t dt_ms, duration_s;
-    uint32_t golden_n, golden_ok, golden_diff; /* n 0 = no self-test yet */
+    const struct fc_golden *golden; /* n 0 = no self-test yet */
     uint32_t arena_used;
     uint8_t has_reset, reset; /* the reset that began this boot, told once */
     uint8_t lean;             /* to fit a message: 1 without class counts, 2 nor input moments */

@@ -3,6 +3,8 @@
  */
 #include "sketch.h"
 
+#define ROWS 32u /* beside a key: a list of lists */
+
 static uint32_t times(uint64_t sum, uint32_t n) {
     return n ? (uint32_t)((sum + n / 2) / n) : 0;
 }
@@ -30,26 +32,23 @@ static void put_channel(const struct fc_channel *c, uint32_t elements, struct fc
     fc_out_array(out, 4);
     fc_out_int(out, q * 256 + r * 256 / n);
     fc_out_uint(out, variance > square ? variance - square : 0);
-    fc_out_uint(out, c->saturated);
-    fc_out_uint(out, c->out);
-}
-
-static void array(struct fc_out *out, const uint32_t *v, uint32_t n) {
-    fc_out_array(out, n);
-    for (uint32_t i = 0; i < n; i++)
-        fc_out_uint(out, v[i]);
+    fc_out_u32(out, c->saturated);
+    fc_out_u32(out, c->out);
 }
 
 static void counts(struct fc_out *out, uint32_t key, const uint32_t *v, uint32_t n) {
-    fc_out_uint(out, key);
-    array(out, v, n);
+    fc_out_u32(out, key);
+    fc_out_list(out, v, n);
 }
 
-/* A list with one row. */
-static void row(struct fc_out *out, uint32_t key, const uint32_t *v, uint32_t n) {
-    fc_out_uint(out, key);
-    fc_out_array(out, 1);
-    array(out, v, n);
+/* The first n of four numbers; `rows` of them around: a list with one row. */
+static void some(struct fc_out *out, uint32_t key_rows, uint32_t n, uint32_t a, uint32_t b,
+                 uint32_t c, uint32_t d) {
+    const uint32_t v[] = {a, b, c, d};
+    fc_out_u32(out, key_rows & 31u);
+    if (key_rows & ROWS)
+        fc_out_array(out, 1);
+    fc_out_list(out, v, n);
 }
 
 void fc_sketch_write(const struct fc_sketch *s, const struct fc_sketch_extra *x,
@@ -57,54 +56,45 @@ void fc_sketch_write(const struct fc_sketch *s, const struct fc_sketch_extra *x,
     const struct fc_inputs *in = &s->inputs;
     uint32_t has_scores = s->scored == s->n && s->n, has_classes = has_scores && !x->lean;
     uint32_t has_inputs = in->elements && x->lean < 2, has_labels = s->lab_n != 0;
-    uint32_t has_golden = x->golden_n != 0, has_anomalies = s->judged != 0;
+    uint32_t has_golden = x->golden && x->golden->n, has_anomalies = s->judged != 0;
     uint32_t has_faults = (s->gaps | s->dropped | in->faults | s->resets) != 0;
-    const uint32_t spread[] = {times(s->entropy, s->n), tenth(s)},
-                   anomalies[] = {s->over, s->judged};
-    const uint32_t golden[] = {x->golden_n, x->golden_ok, x->golden_diff};
-    const uint32_t labels[] = {1, s->lab_n, s->lab_ok}, memory[] = {x->arena_used, s->heap_min, 0};
-    const uint32_t faults[] = {s->gaps, s->dropped, in->faults, s->resets},
-                   resets[] = {x->reset, 1};
     fc_out_map(out, 5u + has_classes + 2 * has_scores + has_inputs + s->has_cuts + has_anomalies +
                         has_golden + has_labels + x->has_reset + has_faults);
-    fc_out_uint(out, 0);
-    fc_out_uint(out, x->dt_ms);
-    fc_out_uint(out, 1);
-    fc_out_uint(out, x->duration_s);
-    fc_out_uint(out, 2);
-    fc_out_uint(out, s->n);
+    fc_out_pair(out, 0, x->dt_ms);
+    fc_out_pair(out, 1, x->duration_s);
+    fc_out_pair(out, 2, s->n);
     if (has_classes)
         counts(out, 3, s->classes, s->n_classes);
     if (has_scores) {
         counts(out, 4, s->confidence, 10);
-        counts(out, 5, spread, 2);
+        some(out, 5, 2, times(s->entropy, s->n), tenth(s), 0, 0);
     }
-    fc_out_uint(out, 6);
+    fc_out_u32(out, 6);
     fc_out_array(out, 2u + 2u * s->n_times);
-    fc_out_uint(out, s->us_max);
-    fc_out_uint(out, s->time_shift);
+    fc_out_u32(out, s->us_max);
+    fc_out_u32(out, s->time_shift);
     for (uint32_t i = 0; i < s->n_times; i++) {
-        fc_out_uint(out, s->time_bin[i]);
-        fc_out_uint(out, s->time_n[i]);
+        fc_out_u32(out, s->time_bin[i]);
+        fc_out_u32(out, s->time_n[i]);
     }
     if (has_inputs) {
-        fc_out_uint(out, 7);
+        fc_out_u32(out, 7);
         fc_out_array(out, in->n_channels + 1u);
-        fc_out_uint(out, in->elements);
+        fc_out_u32(out, in->elements);
         for (uint32_t i = 0; i < in->n_channels; i++)
             put_channel(&in->channel[i], in->elements, out);
     }
     if (s->has_cuts)
         counts(out, 8, s->distances, 10);
     if (has_anomalies)
-        counts(out, 9, anomalies, 2);
+        some(out, 9, 2, s->over, s->judged, 0, 0);
     if (has_golden)
-        counts(out, 10, golden, 3);
+        some(out, 10, 3, x->golden->n, x->golden->ok, x->golden->max_diff, 0);
     if (has_labels)
-        row(out, 11, labels, 3);
-    counts(out, 12, memory, 3);
+        some(out, 11 | ROWS, 3, 1, s->lab_n, s->lab_ok, 0);
+    some(out, 12, 3, x->arena_used, s->heap_min, 0, 0);
     if (x->has_reset)
-        row(out, 13, resets, 2);
+        some(out, 13 | ROWS, 2, x->reset, 1, 0, 0);
     if (has_faults)
-        counts(out, 14, faults, 4);
+        some(out, 14, 4, s->gaps, s->dropped, in->faults, s->resets);
 }

@@ -9,6 +9,8 @@
 #include "sketch.h"
 #include "window.h"
 
+#if FC_TELEMETRY
+
 /* The ring: entries behind each other, each a head of 16 bytes and a batch, padded to 4. One that
  * would not fit before the end begins at 0, and a length of 0 where it would have begun says so.
  * The head: u16 length, u8 state, u8 records, u32 first counter, i32 token, u32 zero. */
@@ -18,26 +20,6 @@ enum { NEW, SENT, ACKED };
 
 /* --- the ring
  * ------------------------------------------------------------------------------------- */
-
-struct entry {
-    uint32_t len, state, count, first;
-    int32_t token;
-};
-
-static struct entry entry_get(const struct fc_ring *r, uint32_t at) {
-    const uint8_t *p = r->bytes + at;
-    return (struct entry){fc_get16(p), p[2], p[3], fc_get32(p + 4), (int32_t)fc_get32(p + 8)};
-}
-
-static void entry_put(struct fc_ring *r, uint32_t at, const struct entry *e) {
-    uint8_t *p = r->bytes + at;
-    memset(p, 0, HEAD);
-    fc_put16(p, (uint16_t)e->len);
-    p[2] = (uint8_t)e->state;
-    p[3] = (uint8_t)e->count;
-    fc_put32(p + 4, e->first);
-    fc_put32(p + 8, (uint32_t)e->token);
-}
 
 static uint32_t space(uint32_t len) {
     return HEAD + (len + 3u) / 4u * 4u;
@@ -50,22 +32,22 @@ static uint32_t behind(const struct fc_ring *r, uint32_t at) {
 }
 
 void fc_tele_flag(struct fc_core *core, uint32_t flag) {
-    for (uint8_t s = 0; s < FC_SLOTS; s++)
+    for (uint32_t s = 0; s < FC_SLOTS; s++)
         if (core->app[s])
             core->app[s]->flags |= flag;
 }
 
-static void lost(struct fc_core *core, uint32_t from, uint32_t to, int64_t cause) {
-    int64_t ints[] = {core->id->boot, from, to, cause};
+static void lost(struct fc_core *core, uint32_t from, uint32_t to, uint32_t cause) {
     fc_tele_flag(core, FC_FLAG_LOST);
-    fc_event_put(core, FC_EV_TELEMETRY_LOST, -1, ints, 4);
+    fc_event_put(core, FC_EV_TELEMETRY_LOST, -1, core->id->boot, from, to, cause);
 }
 
 static void evict(struct fc_core *core) {
     struct fc_ring *r = &core->ring;
-    struct entry e = entry_get(r, r->first);
-    if (e.state != ACKED)
-        lost(core, e.first, e.first + e.count - 1, 1);
+    const uint8_t *e = r->bytes + r->first;
+    uint32_t first = fc_get32(e + 4);
+    if (e[2] != ACKED)
+        lost(core, first, first + e[3] - 1u, 1);
     r->first = --r->n ? behind(r, r->first) : 0;
 }
 
@@ -87,51 +69,61 @@ static uint32_t place(struct fc_core *core, uint32_t size) {
     return r->end;
 }
 
-static void put_window(struct fc_out *out, const struct fc_window *w, uint64_t before) {
-    const int64_t v[] = {(int64_t)(w->end_ms - before),
-                         w->n,
-                         w->us_mean,
-                         w->us_max,
-                         w->score,
-                         w->top,
-                         w->anom_max,
-                         w->anom_n,
-                         w->lab_n,
-                         w->lab_ok,
-                         w->heap_min,
-                         w->rssi,
-                         w->flags};
-    fc_out_array(out, sizeof v / sizeof v[0]);
-    for (uint32_t i = 0; i < sizeof v / sizeof v[0]; i++)
-        fc_out_int(out, v[i]);
+static FC_NOINLINE void put_window(struct fc_out *out, const struct fc_window *w, uint64_t before) {
+    fc_out_array(out, 13);
+    fc_out_uint(out, w->end_ms - before);
+    fc_out_u32(out, w->n);
+    fc_out_u32(out, w->us_mean);
+    fc_out_u32(out, w->us_max);
+    fc_out_u32(out, w->score);
+    fc_out_int(out, w->top);
+    fc_out_u32(out, w->anom_max);
+    fc_out_u32(out, w->anom_n);
+    fc_out_u32(out, w->lab_n);
+    fc_out_u32(out, w->lab_ok);
+    fc_out_u32(out, w->heap_min);
+    fc_out_int(out, w->rssi);
+    fc_out_u32(out, w->flags);
+}
+
+static FC_NOINLINE void put_pick(struct fc_out *out, const struct fc_pick *p, uint32_t before) {
+    fc_out_array(out, 8);
+    fc_out_u32(out, p->at_ms - before);
+    fc_out_u32(out, p->k);
+    fc_out_int(out, p->top);
+    fc_out_u32(out, p->score);
+    fc_out_u32(out, p->margin);
+    fc_out_u32(out, p->anom);
+    fc_out_u32(out, p->us);
+    fc_out_u32(out, p->why);
 }
 
 enum kind { WINDOWS = 7, INFERENCES = 8, SKETCH = 9 };
 
 /* What every batch begins with, up to the array of its records. 0 = no clock. */
-static int begin(struct fc_core *core, uint8_t slot, enum kind kind, uint64_t from_ms, uint32_t n,
+static int begin(struct fc_core *core, uint32_t slot, enum kind kind, uint64_t from_ms, uint32_t n,
                  struct fc_out *out) {
     const struct fc_model *m = &core->app[slot]->model;
     uint64_t t0 = 0;
     int clock = fc_wall_ms(core, from_ms, &t0);
     if (!clock)
         return 0;
-    const uint64_t head[] = {1, core->id->boot, core->tele_counter, t0, (uint64_t)clock};
     *out = fc_uplink_open(core);
     fc_out_map(out, 8);
-    for (uint32_t key = 0; key < 5; key++) {
-        fc_out_uint(out, key);
-        fc_out_uint(out, head[key]);
-    }
-    fc_out_uint(out, 5);
+    fc_out_pair(out, 0, 1);
+    fc_out_pair(out, 1, core->id->boot);
+    fc_out_pair(out, 2, core->tele_counter);
+    fc_out_pair(out, 3, t0);
+    fc_out_pair(out, 4, (uint32_t)clock);
+    fc_out_u32(out, 5);
     fc_out_array(out, 4);
-    fc_out_uint(out, slot);
+    fc_out_u32(out, slot);
     fc_out_text(out, m->name);
     fc_out_text(out, m->version);
     fc_out_bytes(out, m->id, 8);
-    fc_out_uint(out, 6);
+    fc_out_u32(out, 6);
     fc_out_bytes(out, core->id->build_id, 4);
-    fc_out_uint(out, kind);
+    fc_out_u32(out, kind);
     fc_out_array(out, n);
     return 1;
 }
@@ -139,22 +131,24 @@ static int begin(struct fc_core *core, uint8_t slot, enum kind kind, uint64_t fr
 /* Seals a batch and keeps it in the ring. 1 = done, 0 = it does not fit a message. */
 static int keep(struct fc_core *core, const struct fc_out *out, uint32_t n) {
     struct fc_ring *r = &core->ring;
-    const uint8_t *msg = NULL;
-    int len = fc_uplink_seal(core, FC_K_TELEMETRY, out, FC_TELEMETRY_MAX, &msg);
+    int len = fc_cose_mac0(core->hal, FC_K_TELEMETRY, core->id, out, FC_TELEMETRY_MAX);
     if (len <= 0)
         return 0;
-    uint32_t at = place(core, space((uint32_t)len));
-    struct entry e = {(uint32_t)len, NEW, n, core->tele_counter, 0};
-    entry_put(r, at, &e);
-    memcpy(r->bytes + at + HEAD, msg, (size_t)len);
-    r->end = at + space((uint32_t)len);
+    uint32_t size = space((uint32_t)len), at = place(core, size);
+    uint8_t *e = r->bytes + at;
+    memset(e, 0, HEAD);
+    fc_put16(e, (uint16_t)len);
+    e[3] = (uint8_t)n; /* e[2] is NEW */
+    fc_put32(e + 4, core->tele_counter);
+    memcpy(e + HEAD, fc_cose_start(out, (size_t)len), (size_t)len);
+    r->end = at + size;
     r->n++;
     core->tele_counter += n;
     return 1;
 }
 
 /* Up to twelve closed windows of a slot into a batch. 1 = done. */
-static int freeze_windows(struct fc_core *core, uint8_t slot) {
+static int freeze_windows(struct fc_core *core, uint32_t slot) {
     struct fc_app *a = core->app[slot];
     uint32_t n = a->n_closed < FC_BATCH_WINDOWS ? a->n_closed : FC_BATCH_WINDOWS;
     uint64_t before = a->closed[0].end_ms - a->closed[0].lasted_ms;
@@ -173,7 +167,7 @@ static int freeze_windows(struct fc_core *core, uint8_t slot) {
 }
 
 /* All sampled inferences of a slot. */
-static int freeze_picks(struct fc_core *core, uint8_t slot) {
+static int freeze_picks(struct fc_core *core, uint32_t slot) {
     struct fc_app *a = core->app[slot];
     uint64_t now = fc_clock(core);
     uint32_t before = a->picks[0].at_ms;
@@ -183,11 +177,7 @@ static int freeze_picks(struct fc_core *core, uint8_t slot) {
         return 0;
     for (uint32_t i = 0; i < a->n_picks; i++) {
         const struct fc_pick *p = &a->picks[i];
-        const int64_t v[] = {p->at_ms - before, p->k,    p->top, p->score,
-                             p->margin,         p->anom, p->us,  p->why};
-        fc_out_array(&out, sizeof v / sizeof v[0]);
-        for (uint32_t k = 0; k < sizeof v / sizeof v[0]; k++)
-            fc_out_int(&out, v[k]);
+        put_pick(&out, p, before);
         before = p->at_ms;
     }
     if (!keep(core, &out, a->n_picks))
@@ -197,7 +187,7 @@ static int freeze_picks(struct fc_core *core, uint8_t slot) {
 }
 
 /* Everything first; what makes it too large for a message is left out. */
-static int freeze_sketch(struct fc_core *core, uint8_t slot) {
+static int freeze_sketch(struct fc_core *core, uint32_t slot) {
     struct fc_app *a = core->app[slot];
     const struct fc_slot *s = &core->slot[slot];
     uint64_t now = fc_clock(core), lasted = now - a->sketch_ms;
@@ -205,9 +195,7 @@ static int freeze_sketch(struct fc_core *core, uint8_t slot) {
     struct fc_sketch_extra extra = {
         .dt_ms = (uint32_t)(now - from),
         .duration_s = (uint32_t)(lasted / 1000),
-        .golden_n = s->golden.n,
-        .golden_ok = s->golden.ok,
-        .golden_diff = s->golden.max_diff,
+        .golden = &s->golden,
         .arena_used = s->arena_used,
         .has_reset = !core->reset_told,
         .reset = core->reset_reason,
@@ -227,7 +215,7 @@ static int freeze_sketch(struct fc_core *core, uint8_t slot) {
 }
 
 /* The model run ends: its records must not wait for another model. */
-void fc_tele_cut(struct fc_core *core, uint8_t slot) {
+void fc_tele_cut(struct fc_core *core, uint32_t slot) {
     struct fc_app *a = core->app[slot];
     if (!a)
         return;
@@ -242,14 +230,9 @@ void fc_tele_cut(struct fc_core *core, uint8_t slot) {
     fc_sketch_open(&a->sketch);
     memset(&a->alarm, 0, sizeof a->alarm);
     a->alarm_told = 0;
-    a->pipe.model = NULL;
-    /* One arena for all slots: another model in one of them rebuilds it, and streams start anew. */
-    for (uint8_t s = 0; s < FC_SLOTS; s++)
-        if (core->app[s])
-            core->app[s]->pipe.stale = 1;
 }
 
-static int step_slot(struct fc_core *core, uint8_t slot) {
+static int step_slot(struct fc_core *core, uint32_t slot) {
     struct fc_app *a = core->app[slot];
     uint64_t now = fc_clock(core);
     int worked = 0, full = fc_sketch_full(&a->sketch);
@@ -275,7 +258,7 @@ static int step_slot(struct fc_core *core, uint8_t slot) {
 
 int fc_tele_step(struct fc_core *core) {
     int worked = 0;
-    for (uint8_t s = 0; s < FC_SLOTS; s++)
+    for (uint32_t s = 0; s < FC_SLOTS; s++)
         if (core->app[s])
             worked |= step_slot(core, s);
     return worked;
@@ -283,7 +266,7 @@ int fc_tele_step(struct fc_core *core) {
 
 uint64_t fc_tele_due(const struct fc_core *core) {
     uint64_t due = UINT64_MAX, now = fc_clock(core);
-    for (uint8_t s = 0; s < FC_SLOTS; s++) {
+    for (uint32_t s = 0; s < FC_SLOTS; s++) {
         const struct fc_app *a = core->app[s];
         if (!a)
             continue;
@@ -297,59 +280,53 @@ uint64_t fc_tele_due(const struct fc_core *core) {
     return due;
 }
 
+/* Entries in one of the states of a mask, with this token (0 = any) and a counter in from..to, go
+ * into a state. Returns how many. */
+static uint32_t sweep(struct fc_ring *r, uint32_t states, uint8_t state, uint32_t token,
+                      uint32_t from, uint32_t to) {
+    uint32_t n = 0, at = r->first;
+    for (uint32_t i = 0; i < r->n; i++, at = behind(r, at)) {
+        uint8_t *e = r->bytes + at;
+        uint32_t first = fc_get32(e + 4);
+        if (!(states >> e[2] & 1) || (token && fc_get32(e + 8) != token) || first > to ||
+            first + e[3] - 1u < from)
+            continue;
+        e[2] = state;
+        n++;
+    }
+    return n;
+}
+
 /* Oldest first, a few at a time. 1 = handed one over, 0 = nothing to do. */
 int fc_tele_send(struct fc_core *core) {
     struct fc_ring *r = &core->ring;
-    uint32_t inflight = 0, at = r->first;
-    char topic[FC_TOPIC_MAX];
-    for (uint32_t i = 0; i < r->n; i++, at = behind(r, at))
-        inflight += entry_get(r, at).state == SENT;
-    at = r->first;
-    for (uint32_t i = 0; i < r->n && inflight < FC_RING_INFLIGHT; i++, at = behind(r, at)) {
-        struct entry e = entry_get(r, at);
-        if (e.state != NEW)
+    uint32_t at = r->first;
+    if (sweep(r, 1u << SENT, SENT, 0, 0, UINT32_MAX) >= FC_RING_INFLIGHT)
+        return 0;
+    for (uint32_t i = 0; i < r->n; i++, at = behind(r, at)) {
+        uint8_t *e = r->bytes + at;
+        if (e[2] != NEW)
             continue;
-        fc_topic_own(core, topic, "telemetry");
-        int token = core->hal->send(core->hal->ctx, topic, r->bytes + at + HEAD, e.len, 1, 0);
+        int token = fc_uplink_hand(core, fc_kind_name(FC_K_TELEMETRY), e + HEAD, fc_get16(e), 0);
         if (token < 0)
             return token;
-        e.token = token;
-        e.state = SENT;
-        entry_put(r, at, &e);
+        fc_put32(e + 8, (uint32_t)token);
+        e[2] = SENT;
         return 1;
     }
     return 0;
 }
 
 void fc_tele_sent(struct fc_core *core, int32_t token) {
-    struct fc_ring *r = &core->ring;
-    uint32_t at = r->first;
-    for (uint32_t i = 0; i < r->n; i++, at = behind(r, at)) {
-        struct entry e = entry_get(r, at);
-        if (e.state == SENT && e.token == token)
-            r->bytes[at + 2] = ACKED;
-    }
+    sweep(&core->ring, 1u << SENT, ACKED, (uint32_t)token, 0, UINT32_MAX);
 }
 
 void fc_tele_link(struct fc_core *core, int up, int fresh) {
-    struct fc_ring *r = &core->ring;
-    uint32_t at = r->first;
-    for (uint32_t i = 0; i < r->n; i++, at = behind(r, at))
-        if (r->bytes[at + 2] == SENT || (up && fresh))
-            r->bytes[at + 2] = NEW;
+    sweep(&core->ring, up && fresh ? ~0u : 1u << SENT, NEW, 0, 0, UINT32_MAX);
 }
 
 uint32_t fc_tele_resend(struct fc_core *core, uint32_t from, uint32_t to) {
-    struct fc_ring *r = &core->ring;
-    uint32_t n = 0, at = r->first;
-    for (uint32_t i = 0; i < r->n; i++, at = behind(r, at)) {
-        struct entry e = entry_get(r, at);
-        if (e.state == ACKED && e.first <= to && e.first + e.count - 1 >= from) {
-            r->bytes[at + 2] = NEW;
-            n++;
-        }
-    }
-    return n;
+    return sweep(&core->ring, 1u << ACKED, NEW, 0, from, to);
 }
 
 uint32_t fc_tele_ring_used(const struct fc_core *core) {
@@ -358,3 +335,5 @@ uint32_t fc_tele_ring_used(const struct fc_core *core) {
         used += fc_get16(core->ring.bytes + at);
     return used;
 }
+
+#endif

@@ -11,7 +11,7 @@
 
 /* Loops over the members of the trial. */
 #define EACH(s, core)                                                                              \
-    for (uint8_t s = 0; s < FC_SLOTS; s++)                                                         \
+    for (uint32_t s = 0; s < FC_SLOTS; s++)                                                        \
         if ((core)->job.group >> s & 1)
 
 /* Progress of a probation, for resets we asked for: 64 B that a power loss clears. */
@@ -47,7 +47,6 @@ static void keep_read(struct fc_core *core) {
 /* The next member: its signatures, floor and least seq are checked at every start of a model. */
 static FC_NOINLINE int member(struct fc_core *core) {
     struct fc_job *j = &core->job;
-    uint8_t digest[32];
     int rc = FC_ERR_DIGEST;
     j->slot = 0;
     while (!(j->todo >> j->slot & 1))
@@ -55,8 +54,8 @@ static FC_NOINLINE int member(struct fc_core *core) {
     j->bank = fc_bank_idle(core, j->slot);
     j->part = 0;
     core->detail = 0;
-    uint32_t n = fc_message_read(core, fc_job_area(core), 0, digest);
-    if (n && memcmp(digest, core->rec.slots[j->slot].other_id, 16) == 0)
+    uint32_t n = fc_message_read(core, fc_job_area(core), 0, core->rec.slots[j->slot].other_id, 16);
+    if (n)
         rc = fc_manifest_check(core, j->slot, NULL, n, FC_CHECK_OTHER, &j->m);
     if (rc) {
         fc_trial_fail(core, rc, core->detail);
@@ -89,7 +88,7 @@ static void start(struct fc_core *core, uint8_t group, uint8_t again) {
 /* Row 8: TRIAL in the log before the engine sees a byte. */
 void fc_trial_begin(struct fc_core *core, uint8_t group) {
     struct fc_record *r = fc_log_edit(core);
-    for (uint8_t s = 0; s < FC_SLOTS; s++) {
+    for (uint32_t s = 0; s < FC_SLOTS; s++) {
         struct fc_rec_slot *rs = &r->slots[s];
         if (!(group >> s & 1))
             continue;
@@ -140,8 +139,6 @@ static int record_fail(struct fc_core *core) {
 
 static FC_NOINLINE int fail_step(struct fc_core *core) {
     struct fc_job *j = &core->job;
-    EACH(s, core)
-    fc_slot_unload(core, s);
     if (record_fail(core)) {
         fc_job_wait(core, FC_RETRY_MS);
         return 0;
@@ -171,11 +168,11 @@ void fc_trial_fail(struct fc_core *core, int code, uint32_t detail) {
 
 void fc_golden_event(struct fc_core *core) {
     const struct fc_job *j = &core->job;
-    int64_t ints[] = {j->golden.n, j->golden.ok, j->golden.max_diff};
     fc_log(core, 1, FC_LOG_SELFTEST, j->golden.ok << 16 | (j->golden.n & 0xFFFFu),
            j->golden.max_diff);
     if (j->golden.ok != j->golden.n)
-        fc_event_put(core, FC_EV_GOLDEN_MISMATCH, j->slot, ints, 3);
+        fc_event_put(core, FC_EV_GOLDEN_MISMATCH, j->slot, j->golden.n, j->golden.ok,
+                     j->golden.max_diff, 0);
 }
 
 /* Row 10: PROBATION. Its clock starts over, but for resets we asked for. */
@@ -218,7 +215,7 @@ static int selftest(struct fc_core *core) {
         fc_trial_fail(core, FC_ERR_SELFTEST_MISMATCH, g->max_diff);
         return 1;
     }
-    if (j->m.latency_us && g->median_us > j->m.latency_us) {
+    if (j->m.hints.latency_us && g->median_us > j->m.hints.latency_us) {
         fc_trial_fail(core, FC_ERR_LATENCY_BUDGET, g->median_us);
         return 1;
     }
@@ -306,8 +303,7 @@ static int probation(struct fc_core *core) {
     uint64_t passed_ms = fc_clock(core) - j->since_ms;
     uint32_t heap = core->hal->heap_free(core->hal->ctx);
     if (heap < core->id->heap_floor) {
-        int64_t ints[] = {heap, core->id->heap_floor};
-        fc_event_put(core, FC_EV_LOW_HEAP, j->slot, ints, 2);
+        fc_event_put(core, FC_EV_LOW_HEAP, j->slot, heap, core->id->heap_floor, 0, 0);
         fc_trial_fail(core, FC_ERR_LOW_HEAP, heap);
         return 1;
     }
@@ -325,12 +321,12 @@ static int probation(struct fc_core *core) {
     return 0;
 }
 
-void fc_trial_sample(struct fc_core *core, uint8_t slot, int failed) {
+void fc_trial_sample(struct fc_core *core, uint32_t slot, int failed) {
     struct fc_job *j = &core->job;
     if (j->stage != FC_JOB_PROBATION || !(j->group >> slot & 1))
         return;
     if (failed) {
-        j->slot = slot;
+        j->slot = (uint8_t)slot;
         fc_trial_fail(core, FC_ERR_LOAD_FAILED, 0);
         return;
     }
@@ -357,7 +353,9 @@ int fc_trial_step(struct fc_core *core) {
         return selftest(core);
     case FC_JOB_PROBATION:
         return probation(core);
-    default:
+    default: /* the engine lets go of them first, here where the stack is not so deep */
+        EACH(s, core)
+        fc_slot_unload(core, s);
         return fail_step(core);
     }
 }

@@ -37,8 +37,8 @@ static void take_names(struct fc_in *in, const struct fc_hal *hal, struct fc_tru
         fc_sha256(hal, name, size, digest);
         memcpy(rule.hash, digest, 8);
         uint32_t parts = fc_in_array(in, 1, 2);
-        rule.least_seq = (uint32_t)fc_in_uint(in, UINT32_MAX);
-        rule.resets = parts == 2 && fc_in_int(in, 1, 1) == 1;
+        rule.least_seq = fc_in_u32(in, 0, UINT32_MAX);
+        rule.resets = parts == 2 && fc_in_u32(in, 1, 1) == 1;
         if (i < FC_NAMES)
             out->names[i] = rule;
     }
@@ -88,7 +88,7 @@ int fc_trust_parse(const struct fc_hal *hal, const uint8_t *p, size_t n, struct 
             take_names(&in, hal, out, &insane);
             break;
         default:
-            v = fc_in_uint(&in, UINT64_MAX);
+            v = fc_in_u64(&in);
             if (key == 0 ? v != 1 : key == 1 && (v < 1 || v >= 1u << 23))
                 fc_in_fail(&in);
             if (key == 1)

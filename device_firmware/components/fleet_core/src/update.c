@@ -7,7 +7,7 @@
  */
 #include "internal.h"
 
-static struct fc_rec_slot *rec_slot(struct fc_core *core, uint8_t slot) {
+static struct fc_rec_slot *rec_slot(struct fc_core *core, uint32_t slot) {
     return &core->rec.slots[slot];
 }
 
@@ -15,7 +15,7 @@ uint8_t fc_rest_phase(const struct fc_rec_slot *rs) {
     return rs->run_bank == FC_NO_BANK ? FC_PH_EMPTY : FC_PH_CONFIRMED;
 }
 
-void fc_slot_set(struct fc_core *core, uint8_t slot, enum fc_state state, int code,
+void fc_slot_set(struct fc_core *core, uint32_t slot, enum fc_state state, int code,
                  uint32_t detail) {
     struct fc_slot *s = &core->slot[slot];
     uint8_t number = code < 0 && code >= -FC_CODE_MAX ? (uint8_t)-code : 0;
@@ -38,7 +38,7 @@ void fc_job_wait(struct fc_core *core, uint32_t ms) {
     core->job.wait_ms = fc_clock(core) + ms;
 }
 
-static void look_again(struct fc_core *core, uint8_t slot, uint32_t ms) {
+static void look_again(struct fc_core *core, uint32_t slot, uint32_t ms) {
     core->slot[slot].look_at_ms = fc_clock(core) + ms;
 }
 
@@ -52,7 +52,7 @@ void fc_job_end(struct fc_core *core) {
 }
 
 /* Back to CONFIRMED or EMPTY; the candidate's chunks stay for later. */
-static int leave_fetch(struct fc_core *core, uint8_t slot) {
+static int leave_fetch(struct fc_core *core, uint32_t slot) {
     if (rec_slot(core, slot)->phase != FC_PH_FETCH)
         return FC_OK;
     struct fc_record *r = fc_log_edit(core);
@@ -61,8 +61,8 @@ static int leave_fetch(struct fc_core *core, uint8_t slot) {
 }
 
 /* Refused before a trial: nothing ran, nothing is recorded as failed; a new entry tries again. */
-void fc_slot_refuse(struct fc_core *core, uint8_t slot, int code, uint32_t detail) {
-    fc_event_refusal(core, slot, code, detail);
+void fc_slot_refuse(struct fc_core *core, uint32_t slot, int code, uint32_t detail) {
+    fc_event_refusal(core, (int)slot, code, detail);
     leave_fetch(core, slot);
     core->slot[slot].given_up = 1;
     core->slot[slot].ready = 0;
@@ -75,7 +75,7 @@ void fc_job_refuse(struct fc_core *core, int code, uint32_t detail) {
     fc_slot_refuse(core, core->job.slot, code, detail);
 }
 
-int fc_is_overdue(const struct fc_core *core, uint8_t slot) {
+int fc_is_overdue(const struct fc_core *core, uint32_t slot) {
     uint64_t deadline = core->slot[slot].target.deadline;
     return deadline && fc_now(core) > deadline;
 }
@@ -118,7 +118,7 @@ static void begin_fetch(struct fc_core *core) {
 
 /* A candidate in the idle bank, judged as an offer. n = its length in fc_msg(). Deferred, refused,
  * or FC_OK. */
-static int judge(struct fc_core *core, uint8_t slot, uint32_t n, struct fc_manifest *m) {
+static int judge(struct fc_core *core, uint32_t slot, uint32_t n, struct fc_manifest *m) {
     const struct fc_target *t = &core->slot[slot].target;
     enum fc_check how = t->action == FC_ACT_RUN_OTHER ? FC_CHECK_OTHER : FC_CHECK_NEW;
     int rc = fc_manifest_check(core, slot, NULL, n, how, m);
@@ -132,18 +132,17 @@ static int judge(struct fc_core *core, uint8_t slot, uint32_t n, struct fc_manif
     return rc;
 }
 
-static uint32_t read_candidate(struct fc_core *core, uint8_t slot) {
-    uint8_t digest[32];
-    uint32_t n = fc_message_read(core, fc_bank_area(slot, fc_bank_idle(core, slot)), 0, digest);
-    return n && memcmp(digest, core->slot[slot].target.id, 32) == 0 ? n : 0;
+static uint32_t read_candidate(struct fc_core *core, uint32_t slot) {
+    return fc_message_read(core, fc_bank_area(slot, fc_bank_idle(core, slot)), 0,
+                           core->slot[slot].target.id, 32);
 }
 
-static void begin(struct fc_core *core, uint8_t slot) {
+static void begin(struct fc_core *core, uint32_t slot) {
     struct fc_job *j = &core->job;
     struct fc_slot *s = &core->slot[slot];
     const struct fc_rec_slot *rs = rec_slot(core, slot);
     memset(j, 0, sizeof *j);
-    j->slot = slot;
+    j->slot = (uint8_t)slot;
     j->bank = fc_bank_idle(core, slot);
     j->stage = FC_JOB_MANIFEST;
     if (fc_is_overdue(core, slot)) {
@@ -177,7 +176,9 @@ static void begin(struct fc_core *core, uint8_t slot) {
 
 /* --- what a slot should do ----------------------------------------------------------- */
 
-static void stop(struct fc_core *core, uint8_t slot) {
+static FC_NOINLINE void stop(struct fc_core *core, uint32_t slot) {
+    core->slot[slot].look = 0;
+    core->slot[slot].look_at_ms = 0;
     struct fc_rec_slot *rs = rec_slot(core, slot);
     if (!(rs->flags & FC_FLAG_STOPPED)) {
         struct fc_record *r = fc_log_edit(core);
@@ -193,7 +194,7 @@ static void stop(struct fc_core *core, uint8_t slot) {
     fc_slot_set(core, slot, FC_ST_CONFIRMED, 0, 0);
 }
 
-static int is_running(const struct fc_core *core, uint8_t slot) {
+static int is_running(const struct fc_core *core, uint32_t slot) {
     const struct fc_rec_slot *rs = &core->rec.slots[slot];
     const struct fc_slot *s = &core->slot[slot];
     return rs->run_bank != FC_NO_BANK && !s->run_broken &&
@@ -202,7 +203,7 @@ static int is_running(const struct fc_core *core, uint8_t slot) {
 
 /* The state of an entry that asks for what is there already, or for what has failed. Nothing is
  * begun or written, so a start can tell it before anything is loaded. 1 = that is all there is. */
-int fc_update_derive(struct fc_core *core, uint8_t slot) {
+int fc_update_derive(struct fc_core *core, uint32_t slot) {
     const struct fc_slot *s = &core->slot[slot];
     const struct fc_rec_slot *rs = rec_slot(core, slot);
     const struct fc_target *t = &s->target;
@@ -229,7 +230,7 @@ int fc_update_derive(struct fc_core *core, uint8_t slot) {
 }
 
 /* The confirmed model is what is desired: a fetch was withdrawn, or a stop is over. */
-static void settle(struct fc_core *core, uint8_t slot) {
+static void settle(struct fc_core *core, uint32_t slot) {
     struct fc_slot *s = &core->slot[slot];
     struct fc_record *r = fc_log_edit(core);
     struct fc_rec_slot *rs = &r->slots[slot];
@@ -245,10 +246,10 @@ static void settle(struct fc_core *core, uint8_t slot) {
 
 /* The slots that switch together with this one, as a bit mask: entries with the same not_before,
  * if there is one. 0 = one of them is not ready, and so none may switch. */
-static uint8_t group_of(const struct fc_core *core, uint8_t slot) {
+static uint8_t group_of(const struct fc_core *core, uint32_t slot) {
     uint64_t not_before = core->slot[slot].target.not_before;
     uint32_t group = 1u << slot;
-    for (uint8_t i = 0; i < FC_SLOTS; i++) {
+    for (uint32_t i = 0; i < FC_SLOTS; i++) {
         const struct fc_target *t = &core->slot[i].target;
         if (i == slot || !not_before || !t->set || t->action == FC_ACT_STOP || !core->app[i] ||
             t->not_before != not_before || is_running(core, i))
@@ -262,7 +263,7 @@ static uint8_t group_of(const struct fc_core *core, uint8_t slot) {
 
 /* A verified candidate: may it be tried now, with all that belong to it? Each is judged again,
  * because trust and time went on while it waited. */
-static void switch_over(struct fc_core *core, uint8_t slot) {
+static void switch_over(struct fc_core *core, uint32_t slot) {
     const struct fc_target *t = &core->slot[slot].target;
     uint8_t group = group_of(core, slot);
     look_again(core, slot, FC_RETRY_MS);
@@ -280,7 +281,7 @@ static void switch_over(struct fc_core *core, uint8_t slot) {
         fc_slot_set(core, slot, FC_ST_DEFERRED, rc, 0);
         return;
     }
-    for (uint8_t i = 0; i < FC_SLOTS; i++) {
+    for (uint32_t i = 0; i < FC_SLOTS; i++) {
         if (!(group >> i & 1))
             continue;
         uint32_t n = read_candidate(core, i);
@@ -296,7 +297,7 @@ static void switch_over(struct fc_core *core, uint8_t slot) {
 }
 
 /* Compares a slot with its target, and begins what follows from that. */
-static void look(struct fc_core *core, uint8_t slot) {
+static FC_NOINLINE void look(struct fc_core *core, uint32_t slot) {
     struct fc_slot *s = &core->slot[slot];
     const struct fc_target *t = &s->target;
     s->look = 0;
@@ -304,10 +305,6 @@ static void look(struct fc_core *core, uint8_t slot) {
     if (!t->set) { /* a slot that is not named stays as it is */
         if (leave_fetch(core, slot) == FC_OK)
             fc_slot_set(core, slot, FC_ST_IDLE, 0, 0);
-        return;
-    }
-    if (t->action == FC_ACT_STOP) {
-        stop(core, slot);
         return;
     }
     if (fc_update_derive(core, slot))
@@ -400,15 +397,18 @@ static FC_NOINLINE int next_slot(struct fc_core *core) {
         fc_trial_resume(core);
         return 1;
     }
-    for (uint8_t s = 0; s < FC_SLOTS; s++)
+    for (uint32_t s = 0; s < FC_SLOTS; s++)
         if (core->slot[s].want_load && fc_run_begin(core, s))
             return 1;
-    for (uint8_t s = 0; s < FC_SLOTS; s++) {
+    for (uint32_t s = 0; s < FC_SLOTS; s++) {
         struct fc_slot *slot = &core->slot[s];
         if (slot->look_at_ms && now >= slot->look_at_ms)
             slot->look = 1;
         if (slot->look && core->has_desired && core->app[s]) {
-            look(core, s);
+            if (slot->target.set && slot->target.action == FC_ACT_STOP)
+                stop(core, s);
+            else
+                look(core, s);
             return 1;
         }
     }
@@ -445,14 +445,14 @@ uint64_t fc_update_due(const struct fc_core *core) {
         j->stage == FC_JOB_MANIFEST || j->stage == FC_JOB_LEAVES || j->stage == FC_JOB_CHUNKS;
     if (j->stage != FC_JOB_IDLE)
         return asks && !core->link ? due : j->wait_ms;
-    for (uint8_t s = 0; s < FC_SLOTS; s++)
+    for (uint32_t s = 0; s < FC_SLOTS; s++)
         if (core->slot[s].look_at_ms && core->slot[s].look_at_ms < due)
             due = core->slot[s].look_at_ms;
     return due;
 }
 
 /* A new desired document: a fetch that no longer serves it ends, unless its trial has begun. */
-void fc_update_retarget(struct fc_core *core, uint8_t slot) {
+void fc_update_retarget(struct fc_core *core, uint32_t slot) {
     const struct fc_job *j = &core->job;
     if (j->slot == slot && j->stage >= FC_JOB_MANIFEST && j->stage <= FC_JOB_DIGEST && !j->group)
         fc_job_end(core);
@@ -465,13 +465,13 @@ void fc_update_link(struct fc_core *core) {
         j->misses = 0;
         j->wait_ms = 0;
     }
-    for (uint8_t s = 0; s < FC_SLOTS && core->link; s++)
+    for (uint32_t s = 0; s < FC_SLOTS && core->link; s++)
         core->slot[s].look |= core->rec.no_links[s] != 0;
     if (core->link && j->stage == FC_JOB_PROBATION)
         j->linked = 1;
 }
 
-const uint8_t *fc_slot_mid(const struct fc_core *core, uint8_t slot) {
+const uint8_t *fc_slot_mid(const struct fc_core *core, uint32_t slot) {
     const struct fc_job *j = &core->job;
     if (j->group >> slot & 1)
         return core->rec.slots[slot].other_id;

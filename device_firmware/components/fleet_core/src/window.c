@@ -2,6 +2,8 @@
 #include "internal.h"
 #include "window.h"
 
+#if FC_TELEMETRY
+
 #define MAX_US 60000000u
 #define LOW_MARGIN 1000u /* 1e-4 */
 enum { WHY_ONE_IN_N, WHY_MARGIN, WHY_ANOMALY };
@@ -29,7 +31,7 @@ static uint32_t threshold(const struct fc_core *core, const struct fc_app *a) {
 
 /* Both edges are told; which one it is shows in the score: over the threshold it began. At most one
  * beginning a minute, and the end of what was told. */
-static void alarm(struct fc_core *core, uint8_t slot, const struct fc_seen *seen) {
+static void alarm(struct fc_core *core, uint32_t slot, const struct fc_seen *seen) {
     struct fc_app *a = core->app[slot];
     const struct fc_config *c = fc_cfg(core);
     uint64_t now = fc_clock(core);
@@ -45,8 +47,8 @@ static void alarm(struct fc_core *core, uint8_t slot, const struct fc_seen *seen
     uint32_t score = seen->score;
     if (edge == FC_EDGE_ENDED && score > seen->limit)
         score = seen->limit;
-    int64_t ints[] = {score, seen->limit, seen->n_scores ? (int64_t)seen->top : -1, a->suppressed};
-    fc_event_put(core, FC_EV_ANOMALY, slot, ints, 4);
+    fc_event_put(core, FC_EV_ANOMALY, (int)slot, score, seen->limit,
+                 seen->n_scores ? (int64_t)seen->top : -1, a->suppressed);
     if (edge == FC_EDGE_BEGAN) {
         a->alarm_seen = 1;
         a->alarm_at_ms = now;
@@ -95,7 +97,7 @@ static void pick(struct fc_core *core, struct fc_app *a, const struct fc_seen *s
     };
 }
 
-static void count(struct fc_core *core, uint8_t slot, struct fc_seen *seen) {
+static void count(struct fc_core *core, uint32_t slot, struct fc_seen *seen) {
     struct fc_app *a = core->app[slot];
     const struct fc_hal *hal = core->hal;
     uint32_t kind = a->model.hints.anomaly_kind;
@@ -128,8 +130,19 @@ static void count(struct fc_core *core, uint8_t slot, struct fc_seen *seen) {
     core->inference_n++;
 }
 
+#else
+
+/* Without telemetry an inference counts for probation and for the commands that need a model. */
+static void count(struct fc_core *core, uint32_t slot, struct fc_seen *seen) {
+    (void)slot;
+    (void)seen;
+    core->inference_n++;
+}
+
+#endif
+
 /* FC_OK = count it, 1 = it failed and that is dealt with. */
-static int admit(struct fc_core *core, uint8_t slot, uint32_t n_scores, uint8_t failed) {
+static int admit(struct fc_core *core, uint32_t slot, uint32_t n_scores, int failed) {
     if (slot >= FC_SLOTS || n_scores > FC_CLASSES_MAX || !fc_running(core, slot))
         return FC_ERR_DROP;
     fc_trial_sample(core, slot, failed);
@@ -152,15 +165,19 @@ int fc_result_put(struct fc_core *core, const struct fc_result *r) {
     int rc = admit(core, r->slot, r->n_scores, r->failed);
     if (rc)
         return rc > 0 ? FC_OK : rc;
-    struct fc_sketch *s = &core->app[r->slot]->sketch;
     fc_seen_scores(&seen, r->scores, r->n_scores);
     count(core, r->slot, &seen);
+#if FC_TELEMETRY
+    struct fc_sketch *s = &core->app[r->slot]->sketch;
     fc_inputs_merge(&s->inputs, &r->inputs);
     s->gaps += r->gaps;
     s->dropped += r->dropped;
     s->resets += r->resets;
+#endif
     return FC_OK;
 }
+
+#if FC_TELEMETRY
 
 /* --- windows ------------------------------------------------------------------------- */
 
@@ -233,3 +250,5 @@ void fc_window_close(struct fc_core *core, struct fc_app *a, uint32_t flags) {
     a->flags = 0;
     a->open = 0;
 }
+
+#endif

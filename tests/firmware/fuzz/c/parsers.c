@@ -26,8 +26,7 @@ void fuzz_cbor(const uint8_t *p, size_t n) {
 void fuzz_cose(const uint8_t *p, size_t n) {
     static uint8_t work[FC_WORK]; /* the core's: room before the message for a Sig_structure */
     struct fc_cose cose;
-    uint8_t inst[16] = {0};
-    const struct fc_place place = {inst, fuzz_bench.ident.device_id};
+    const struct fc_ident owner = {.device_id = fuzz_bench.ident.device_id};
     int kinds = 0;
     if (n > FC_MSG_MAX)
         return;
@@ -44,7 +43,7 @@ void fuzz_cose(const uint8_t *p, size_t n) {
         uint8_t kid[32];
         fc_sha256(hal(), role.key[0], 32, kid);
         memcpy(cose.own_kid, kid, 8); /* of a COSE_Sign1, so that its signature is looked at */
-        if (fc_cose_signers(hal(), kind, &cose, &role, NULL, kind < FC_K_DESIRED ? NULL : &place))
+        if (fc_cose_signers(hal(), kind, &cose, &role, NULL, kind < FC_K_DESIRED ? NULL : &owner))
             fail("somebody signed for keys that nobody has", (long)kind, 0);
     }
     if (kinds > 1)
@@ -96,12 +95,12 @@ void fuzz_command(const uint8_t *p, size_t n) {
 }
 
 void fuzz_manifest(const uint8_t *p, size_t n) {
-    struct fc_manifest m;
+    struct fc_manifest m = {.id = {0}};
     struct fc_model model;
     const struct fc_core *core = &fuzz_bench.h->core;
     uint32_t detail = 0;
     fc_ops_valid(p, n);
-    if (fc_manifest_parse(hal(), p, n, 0, &m, &model))
+    if (fc_manifest_parse(p, n, 0, &m, &model))
         return;
     fc_class_check(p, n, core->id->class_id);
     fc_ops_check(p, n, core->id->ops, core->id->ops_len, &detail);

@@ -35,6 +35,7 @@ struct fc_pick {
 struct fc_app {
     struct fc_model model; /* what is loaded; filled before engine->load() */
     struct fc_pipe pipe;   /* model NULL = nobody feeds samples */
+#if FC_TELEMETRY
     uint64_t start_ms;
     uint64_t us_sum, score_sum;
     uint32_t n, us_max, anom_max, anom_n, lab_n, lab_ok, heap_min, flags;
@@ -50,6 +51,7 @@ struct fc_app {
     uint64_t alarm_at_ms;
     uint64_t sketch_ms; /* when its first inference came */
     struct fc_sketch sketch;
+#endif
 };
 
 /* Opens the pipeline of the model that runs in a slot. Again after every change of the model, or of
@@ -58,12 +60,12 @@ struct fc_app {
  *   FC_ERR_BUSY         no model runs here, or not the one that the front-end needs
  *   FC_ERR_IO_CONTRACT  the model takes something else than one window of samples
  *   FC_ERR_LOW_HEAP     memory too small */
-int fc_app_open(struct fc_core *core, uint8_t slot, const struct fc_pipe_memory *memory);
+int fc_app_open(struct fc_core *core, uint32_t slot, const struct fc_pipe_memory *memory);
 /* The pipeline is open and fits what is loaded. */
-int fc_app_ready(const struct fc_core *core, uint8_t slot);
+int fc_app_ready(const struct fc_core *core, uint32_t slot);
 /* Runs the next window, if one is there, and counts it. label: a proxy label or -1. *r is the
  * caller's scratch. 1 = ran, 0 = no window yet, FC_ERR_BUSY = open it again. */
-int fc_app_step(struct fc_core *core, uint8_t slot, int32_t label, struct fc_result *r);
+int fc_app_step(struct fc_core *core, uint32_t slot, int32_t label, struct fc_result *r);
 /* Counts a result of fc_pipe_run(). FC_ERR_DROP: its model does not run any more. */
 int fc_result_put(struct fc_core *core, const struct fc_result *r);
 

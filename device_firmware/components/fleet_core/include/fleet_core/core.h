@@ -98,6 +98,7 @@ struct fc_slot {
     const uint8_t *mapped; /* the loaded model's bytes, while loaded */
     uint64_t look_at_ms;   /* a deferral: look again then, 0 = no */
     struct fc_golden golden;
+    uint32_t spare[2]; /* 128 bytes on a 32-bit chip: an index is a shift (180 B of code) */
 };
 
 enum fc_stage {
@@ -162,12 +163,23 @@ struct fc_ring {
 
 struct fc_event {
     uint32_t n; /* its number, 0 = not numbered yet */
-    uint8_t kind, nints, has_model, slot, state;
+    uint8_t kind, has_model, slot, state;
     uint8_t clock; /* of t_ms */
     uint8_t mid[8];
     int32_t token;
-    uint64_t t_ms; /* uptime, and unix once numbered */
-    int64_t ints[FC_EVENT_INTS];
+    uint64_t t_ms;             /* uptime, and unix once numbered */
+    uint32_t v[FC_EVENT_INTS]; /* its numbers; wide stands in the place of v[2] */
+    int64_t wide;
+};
+
+/* An envelope: pointers into the message; what lies before the payload is gone after
+ * fc_cose_signers() */
+struct fc_cose {
+    uint8_t *payload;
+    uint32_t n;
+    uint32_t n_sigs;
+    const uint8_t *sig; /* of the first signer; the others follow at equal distances */
+    uint8_t own_kid[8]; /* of a COSE_Sign1 */
 };
 
 /* Small and often used things come first: their offsets make short instructions. */
@@ -198,6 +210,7 @@ struct fc_core {
     uint64_t minute_ms;       /* chunk cap: the minute being counted */
     uint64_t desired_expires; /* 0 = never */
     struct fc_ring ring;
+    struct fc_cose cose; /* of the document being judged */
     struct fc_job job;
     struct fc_slot slot[FC_SLOTS];
     struct fc_record rec;
@@ -248,6 +261,6 @@ struct fc_sample {
 int fc_sample_put(struct fc_core *core, const struct fc_sample *s);
 
 /* The model that may run inferences in a slot now, NULL when there is none. */
-const struct fc_model *fc_running(const struct fc_core *core, uint8_t slot);
+const struct fc_model *fc_running(const struct fc_core *core, uint32_t slot);
 
 #endif

@@ -79,8 +79,9 @@ struct fc_model {
 /* What an update needs to know of a manifest. */
 struct fc_manifest {
     uint8_t id[32]; /* SHA-256 of the signed message */
-    uint8_t name_hash[8];
     uint32_t seq, floor, size, arena;
+    uint16_t name_off; /* the name: msg[name_off .. + name_n) */
+    uint8_t name_n;
     uint8_t sha256[32];
     uint8_t leaves_sha256[32];
     uint16_t firmware[3];
@@ -89,7 +90,7 @@ struct fc_manifest {
     uint8_t nin, nout;
     uint8_t dtype[2 * FC_TENSORS_MAX];  /* inputs, then outputs */
     uint32_t bytes[2 * FC_TENSORS_MAX]; /* <= FC_TENSOR_BYTES_MAX each */
-    uint32_t latency_us;                /* hint 6 */
+    struct fc_hints hints;
     /* Golden vectors: inline at msg[golden_off .. + golden_len), or a blob behind the model. */
     uint32_t golden_off, golden_len;
     uint32_t blob_size;
