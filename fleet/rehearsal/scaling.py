@@ -106,17 +106,18 @@ def _cohorts(small: dict[str, Any], plan: Plan, total: int, devices: int, notes:
         control = min(devices - pairs, max(pairs, round(plan.control.of(total) * devices / total)))
         small["control"] = {"count": control}
         notes.append(f"control: {plan.control.of(total)} -> {control}")
+    room = devices - small["control"]["count"] if plan.is_gated else devices - 1
     waves: list[dict[str, Any]] = []
     before = 0
     for n, wave in enumerate(plan.waves[:-1], start=1):
         real = wave.of(total)
-        size = max(round(real * devices / total), before + max(1, pairs))
-        if size >= devices - (small["control"].get("count") or 0) + (0 if plan.is_gated else 1) and waves:
+        size = min(room, max(round(real * devices / total), before + max(1, pairs)))
+        if size - before < max(1, pairs):
             notes.append(f"wave {n}: left out, too few devices for another step")
             continue
-        waves.append({"count": min(size, devices)})
-        notes.append(f"wave {n}: up to {real:,} devices -> {waves[-1]['count']}")
-        before = waves[-1]["count"]
+        waves.append({"count": size})
+        notes.append(f"wave {n}: up to {real:,} devices -> {size}")
+        before = size
     small["waves"] = [*waves, {"percent": 100}]
 
 

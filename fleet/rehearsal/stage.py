@@ -153,6 +153,7 @@ class Stage:
             return (True if staging.get("state") == "staged" else None), str(staging)
 
         wait_for(f"{version.version} staged", staged, deadline_s=60)
+        self._say(f"{model} {version.version} is signed and staged")
 
     def start(self, subject: Subject, name: str, version: str, plan: dict[str, Any]) -> str:
         """Make a rollout, preflight it, start it; its id. Raises RehearsalError `refused`."""
@@ -180,11 +181,16 @@ class Stage:
         plan = plans.everyone() | {"max_soak_s": 120}
         rollout = self.start(subject, f"{subject.model} {baseline.version}, baseline", baseline.version, plan)
 
+        said = [""]
+
         def done() -> tuple[dict[str, Any] | None, str]:
             seen = self.seen(rollout)
+            if seen["sentence"].partition(":")[2] != said[0]:
+                said[0] = seen["sentence"].partition(":")[2]
+                self._say(f"baseline: {seen['sentence']}")
             return (seen if is_over(seen) else None), seen["sentence"]
 
-        seen = wait_for("the baseline on every device", done, deadline_s=180)
+        seen = wait_for("the baseline on every device", done, deadline_s=300, every_s=1.0)
         if seen["state"] != "completed":
             raise RehearsalError("went_otherwise", f"baseline: {seen['sentence']}", is_usage=False)
 
