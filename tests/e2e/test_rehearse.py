@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.django_db,
     pytest.mark.xdist_group("stack"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
 ]
 NOW = datetime(2026, 5, 2, 12, 0, tzinfo=UTC)
 MADE = {"created_at": NOW, "created_by": "test"}
