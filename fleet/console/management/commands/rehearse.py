@@ -162,7 +162,8 @@ class _Follow:
 
     def is_over(self) -> bool:
         """Look once. Raises the StackError of a child that failed for good."""
-        self._stand.stack.supervisor.wait(until=lambda: True)
+        looks = iter((False, True))  # once around: that is when a failure is raised
+        self._stand.stack.supervisor.wait(until=lambda: next(looks))
         self.seen = self._stand.seen(self._rollout)
         news = re.sub(r"(open|soaking) \d[^:]*:", r"\1:", self.seen["sentence"])
         if news != self._said:
