@@ -176,11 +176,13 @@ class Stage:
         found: dict[str, Any] = self.api.get(f"/rollouts/{rollout}")
         return found
 
-    def install_first(self, subject: Subject, baseline: Version) -> None:
-        """Put the baseline onto every device. Raises RehearsalError `went_otherwise`."""
+    def start_baseline(self, subject: Subject, baseline: Version) -> str:
+        """Begin to put the baseline onto every device; the rollout's id. Raises RehearsalError `refused`."""
         plan = plans.everyone() | {"max_soak_s": 120}
-        rollout = self.start(subject, f"{subject.model} {baseline.version}, baseline", baseline.version, plan)
+        return self.start(subject, f"{subject.model} {baseline.version}, baseline", baseline.version, plan)
 
+    def await_baseline(self, rollout: str) -> None:
+        """Wait until every device runs the baseline. Raises RehearsalError `went_otherwise`."""
         said = [""]
 
         def done() -> tuple[dict[str, Any] | None, str]:

@@ -111,12 +111,14 @@ class Command(BaseCommand):
                 stand = Stage(stack, stack.start(), data=data, say=say)
                 ids = stand.enrol(what, small.devices)
                 say(f"{len(ids)} virtual devices are online")
+                baseline = ""
                 if what.baseline is not None:
                     stand.release(what.model, what.baseline, what.slot)
-                    stand.install_first(what, what.baseline)
-                    say(f"all run {what.model} {what.baseline.version}")
-                stand.release(what.model, what.candidate, what.slot)
+                    baseline = stand.start_baseline(what, what.baseline)
+                stand.release(what.model, what.candidate, what.slot)  # while the devices install
                 if what.baseline is not None:
+                    stand.await_baseline(baseline)
+                    say(f"all run {what.model} {what.baseline.version}")
                     window_s = small.plan["settle_s"] + small.plan["window_s"]
                     stand.collect_history(min(small.plan["history_s"], window_s))
                 rollout = stand.start(what, what.name, what.candidate.version, small.plan)
