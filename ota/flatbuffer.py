@@ -48,6 +48,7 @@ class Buffer:
 
     data: bytes
     steps_left: int = field(default=STEPS_MAX)
+    _sound: set[int] = field(default_factory=set)  # vtables whose fields were compared; tables share them
 
     def charge(self, path: str, steps: int = 1) -> None:
         """Take `steps` from the budget; FlatBufferError once it is used up."""
@@ -65,7 +66,7 @@ class Buffer:
         """The root table."""
         if len(self.data) < 8:
             raise FlatBufferError(path, f"{len(self.data)} bytes are too few for a root table")
-        return self.table(self.u32(0, path), path)
+        return self.table(self.follow(0, path), path)
 
     def table(self, at: int, path: str) -> Table:
         """The table at byte `at`, its vtable and inline part checked to lie inside the file."""
@@ -82,7 +83,27 @@ class Buffer:
             raise FlatBufferError(path, f"vtable of {vtable_bytes} bytes does not fit the file")
         if inline_bytes < 4 or at + inline_bytes > end:
             raise FlatBufferError(path, f"table of {inline_bytes} bytes does not fit the file")
+        if vtable not in self._sound:
+            self._check_fields(vtable, vtable_bytes, inline_bytes, path)
+            self._sound.add(vtable)
         return Table(self, at, vtable, vtable_bytes, inline_bytes, path)
+
+    def _check_fields(self, vtable: int, vtable_bytes: int, inline_bytes: int, path: str) -> None:
+        """Also a field that nobody reads here must lie inside its table: a device refuses it."""
+        fields = struct.unpack_from(f"<{(vtable_bytes - 4) // 2}H", self.data, vtable + 4)
+        self.charge(path, len(fields) // 8)
+        for offset in fields:
+            if offset and not 4 <= offset < inline_bytes:
+                raise FlatBufferError(
+                    path, f"field offset {offset} is outside its table of {inline_bytes} bytes"
+                )
+
+    def follow(self, at: int, path: str) -> int:
+        """Where the offset stored at `at` leads; FlatBufferError when it points at itself or outside."""
+        distance = self.u32(at, path)
+        if distance < 4 or at + distance + 4 > len(self.data):
+            raise FlatBufferError(path, f"offset {distance} points at itself or outside the file")
+        return at + distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +125,10 @@ class Vector:
         stop = self.at + self.count * self.item_bytes
         return tuple(int(value) for (value,) in packer.iter_unpack(self.buffer.data[self.at : stop]))
 
+    def raw(self) -> bytes:
+        """The elements' bytes."""
+        return self.buffer.data[self.at : self.at + self.count * self.item_bytes]
+
     def first(self, kind: str) -> int | float | None:
         """The first element, None when there is none."""
         if self.count == 0:
@@ -119,7 +144,7 @@ class Vector:
         for index in range(self.count):
             here = self.at + 4 * index
             path = f"{self.path}[{index}]"
-            found.append(self.buffer.table(here + self.buffer.u32(here, path), path))
+            found.append(self.buffer.table(self.buffer.follow(here, path), path))
         return found
 
 
@@ -163,10 +188,7 @@ class Table:
         at = self._slot(number, 4, path)
         if at is None:
             return None
-        distance = self.buffer.u32(at, path)
-        if distance == 0:
-            raise FlatBufferError(path, "offset 0 points at itself")
-        return at + distance
+        return self.buffer.follow(at, path)
 
     def table(self, number: int, name: str) -> Table | None:
         """A sub-table, None when absent."""
@@ -195,10 +217,23 @@ class Table:
         found = self.vector(number, 4, name)
         return [] if found is None else found.tables(at_most=at_most)
 
-    def string(self, number: int, name: str) -> str:
-        """A text field, cut to STRING_MAX bytes, undecodable bytes replaced; empty when absent."""
+    def text(self, number: int, name: str) -> bytes | None:
+        """A text field as C reads it: up to its first zero byte; None when absent.
+
+        FlatBufferError when the zero byte behind it, which its length does not count, is not there.
+        """
         found = self.vector(number, 1, name)
         if found is None:
-            return ""
-        stop = found.at + min(found.count, STRING_MAX)
-        return self.buffer.data[found.at : stop].decode("utf-8", "replace")
+            return None
+        stop = found.at + found.count
+        if self.buffer.data[stop : stop + 1] != b"\0":
+            raise FlatBufferError(found.path, "the text does not end in a zero byte")
+        self.buffer.charge(found.path, found.count // 64)
+        return self.buffer.data[found.at : stop].partition(b"\0")[0]
+
+    def string(self, number: int, name: str) -> str:
+        """A text field, cut to STRING_MAX bytes, undecodable bytes replaced; empty when absent.
+
+        FlatBufferError as `text`.
+        """
+        return (self.text(number, name) or b"")[:STRING_MAX].decode("utf-8", "replace")

@@ -3,7 +3,7 @@
 `read_model` follows the TFLite schema (version 3) with the bounded reader of `ota.flatbuffer` and then walks
 every index: operator -> operator code, operator -> tensor, tensor -> buffer, control flow -> subgraph. What
 it returns has no index out of range and no constant that is smaller than its shape says, so TFLM reads inside
-the file.
+the file; a device's own walk (`ota.index_walk` has its other rules) refuses nothing that passes here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from ota.flatbuffer import Buffer, FlatBufferError, Table
+from ota import index_walk
+from ota.flatbuffer import Buffer, FlatBufferError, Table, Vector
+from ota.index_walk import Options
 from ota.operators import CUSTOM
 
 DTYPE_NAMES: Final[dict[int, str]] = dict(
@@ -41,14 +43,9 @@ _DTYPE_BITS: Final = {
     12: 64, 15: 32, 16: 16, 17: 4, 18: 16, 19: 2, 20: 4, 21: 8, 22: 8,
 }  # fmt: skip
 IDENTIFIER: Final = b"TFL3"
-SUBGRAPHS_MAX: Final = 64
-TENSORS_MAX: Final = 16_384
-OPERATORS_MAX: Final = 8_192
-BUFFERS_MAX: Final = 32_768
-DIMENSIONS_MAX: Final = 8
-ELEMENTS_MAX: Final = 2**31 - 1
+LEAST_BYTES: Final = 16
 
-_IF, _WHILE, _CALL_ONCE, _VAR_HANDLE = 118, 119, 129, 142
+_VAR_HANDLE: Final = 142
 _CONV, _DEPTHWISE, _AVERAGE_POOL, _MAX_POOL, _L2_POOL, _TRANSPOSE_CONV = 3, 4, 1, 17, 12, 67
 
 
@@ -68,7 +65,6 @@ class Tensor:
     scale: float
     zero_point: int
     is_variable: bool
-    is_sparse: bool
 
     @property
     def is_constant(self) -> bool:
@@ -141,24 +137,38 @@ def read_model(data: bytes) -> Model:
 
     Raises FlatBufferError with the path of the first field that is wrong; any bytes end in one of the two.
     """
+    if len(data) < LEAST_BYTES:
+        raise FlatBufferError("model", f"{len(data)} bytes are too few for a model")
     root = Buffer(data).root()
     version = root.scalar(0, "u32", "version")
     if version != 3:
         raise FlatBufferError("model.version", f"schema version {version}, TFLM reads version 3")
-    codes = [_operator_code(table) for table in root.tables(1, "operator_codes", at_most=1024)]
-    buffers = [_buffer_bytes(table) for table in root.tables(4, "buffers", at_most=BUFFERS_MAX)]
-    metadata = root.tables(6, "metadata", at_most=256)
-    for entry in metadata:
-        _index(entry.scalar(1, "u32", "buffer"), len(buffers), f"{entry.path}.buffer")
-    names = tuple(entry.string(0, "name") for entry in metadata)
-    is_compressed = "COMPRESSION_METADATA" in names
-    tables = root.tables(2, "subgraphs", at_most=SUBGRAPHS_MAX)
+    codes = [
+        _operator_code(table) for table in root.tables(1, "operator_codes", at_most=index_walk.OPCODES_MAX)
+    ]
+    buffers = [_buffer(table) for table in root.tables(4, "buffers", at_most=index_walk.BUFFERS_MAX)]
+    if not buffers:
+        raise FlatBufferError("model.buffers", "the file has no buffer")
+    tables = root.tables(2, "subgraphs", at_most=index_walk.SUBGRAPHS_MAX)
     if not tables:
         raise FlatBufferError("model.subgraphs", "the file has no subgraph")
-    subgraphs = tuple(_subgraph(table, codes, buffers, len(tables), is_compressed) for table in tables)
+    sizes = [0 if data is None else data.count for data in buffers]
+    options = Options(len(tables))
+    subgraphs = tuple(_subgraph(table, codes, sizes, options, number) for number, table in enumerate(tables))
+    options.close()
+    names = _metadata(root, buffers, len(subgraphs[0].tensors))
     _signatures(root, subgraphs)
     used = {tensor.buffer for subgraph in subgraphs for tensor in subgraph.tensors}
-    return Model(root.string(3, "description"), subgraphs, names, sum(buffers[index] for index in used))
+    return Model(root.string(3, "description"), subgraphs, names, sum(sizes[index] for index in used))
+
+
+def _metadata(root: Table, buffers: list[Vector | None], tensors: int) -> tuple[str, ...]:
+    """Names of the entries; tensors: of the first subgraph, which a memory plan must fit."""
+    entries = root.tables(6, "metadata", at_most=256)
+    for entry in entries:
+        index = _index(entry.scalar(1, "u32", "buffer"), len(buffers), f"{entry.path}.buffer")
+        index_walk.offline_plan(entry, buffers[index], tensors)
+    return tuple(entry.string(0, "name") for entry in entries)
 
 
 def _index(value: int, count: int, path: str, *, least: int = 0) -> int:
@@ -169,22 +179,22 @@ def _index(value: int, count: int, path: str, *, least: int = 0) -> int:
 
 def _operator_code(table: Table) -> tuple[int, str | None]:
     # Old writers set only the 8-bit field, new ones both; the schema says the larger one counts.
-    builtin = max(table.scalar(3, "i32", "builtin_code"), table.scalar(0, "i8", "deprecated_builtin_code"))
-    if builtin < 0:
-        raise FlatBufferError(f"{table.path}.builtin_code", f"negative operator code {builtin}")
+    new, old = table.scalar(3, "i32", "builtin_code"), table.scalar(0, "i8", "deprecated_builtin_code")
+    if min(new, old) < 0:
+        raise FlatBufferError(f"{table.path}.builtin_code", f"negative operator code {min(new, old)}")
+    builtin = max(new, old)
     custom = table.string(1, "custom_code") if table.has(1) else None
     if builtin == CUSTOM and not custom:
         raise FlatBufferError(f"{table.path}.custom_code", "a custom operator without a name")
     return builtin, custom if builtin == CUSTOM else None
 
 
-def _buffer_bytes(table: Table) -> int:
+def _buffer(table: Table) -> Vector | None:
     if table.scalar(1, "u64", "offset") > 1:
         raise FlatBufferError(
             f"{table.path}.offset", "data stored outside the FlatBuffer, which TFLM cannot read"
         )
-    data = table.vector(0, 1, "data")
-    return 0 if data is None else data.count
+    return table.vector(0, 1, "data")
 
 
 def _signatures(root: Table, subgraphs: tuple[Subgraph, ...]) -> None:
@@ -198,17 +208,16 @@ def _signatures(root: Table, subgraphs: tuple[Subgraph, ...]) -> None:
 
 
 def _subgraph(
-    table: Table, codes: list[tuple[int, str | None]], buffers: list[int], subgraphs: int, is_compressed: bool
+    table: Table, codes: list[tuple[int, str | None]], buffers: list[int], options: Options, number: int
 ) -> Subgraph:
-    tensors = tuple(
-        _tensor(entry, buffers, is_compressed) for entry in table.tables(0, "tensors", at_most=TENSORS_MAX)
-    )
-    inputs = _indices(table, 1, "inputs", len(tensors), at_most=256)
-    outputs = _indices(table, 2, "outputs", len(tensors), at_most=256)
-    nodes = tuple(
-        _node(entry, codes, len(tensors), subgraphs)
-        for entry in table.tables(3, "operators", at_most=OPERATORS_MAX)
-    )
+    entries = index_walk.required(table, 0, "tensors").tables(at_most=index_walk.TENSORS_MAX)
+    tensors = tuple(_tensor(entry, buffers) for entry in entries)
+    for field, name in ((1, "inputs"), (2, "outputs")):
+        index_walk.required(table, field, name)
+    inputs = _indices(table, 1, "inputs", len(tensors))
+    outputs = _indices(table, 2, "outputs", len(tensors))
+    operators = index_walk.required(table, 3, "operators").tables(at_most=index_walk.OPERATORS_MAX)
+    nodes = tuple(_node(entry, codes, len(tensors), options, number) for entry in operators)
     for name, indices in (("inputs", inputs), ("outputs", outputs)):
         for position, index in enumerate(indices):
             if 0 in tensors[index].shape:
@@ -218,33 +227,29 @@ def _subgraph(
     return Subgraph(tensors, nodes, inputs, outputs)
 
 
-def _indices(
-    table: Table, number: int, name: str, count: int, *, at_most: int, least: int = 0
-) -> tuple[int, ...]:
+def _indices(table: Table, number: int, name: str, count: int, *, least: int = 0) -> tuple[int, ...]:
     found = table.vector(number, 4, name)
     if found is None:
         return ()
-    values = found.scalars("i32", at_most=at_most)
+    values = found.scalars("i32", at_most=index_walk.OPERANDS_MAX)
     for position, value in enumerate(values):
         _index(value, count, f"{found.path}[{position}]", least=least)
     return values
 
 
-def _tensor(table: Table, buffers: list[int], is_compressed: bool) -> Tensor:
+def _tensor(table: Table, buffers: list[int]) -> Tensor:
     shape_at = table.vector(0, 4, "shape")
-    shape = () if shape_at is None else shape_at.scalars("i32", at_most=DIMENSIONS_MAX)
+    shape = () if shape_at is None else shape_at.scalars("i32", at_most=index_walk.DIMENSIONS_MAX)
     dtype = table.scalar(1, "i8", "type")
     if dtype not in DTYPE_NAMES:
         raise FlatBufferError(f"{table.path}.type", f"unknown tensor type {dtype}")
-    if any(size < 0 for size in shape) or math.prod(shape) > ELEMENTS_MAX:
-        raise FlatBufferError(
-            f"{table.path}.shape", f"{list(shape)} is negative or above {ELEMENTS_MAX:,} elements"
-        )
+    elements = index_walk.elements(shape, f"{table.path}.shape")
     buffer = _index(table.scalar(2, "u32", "buffer"), len(buffers), f"{table.path}.buffer")
-    is_sparse = table.table(6, "sparsity") is not None
-    scale_count, scale, zero_point = _quantisation(table)
-    needed = dtype_bytes(dtype, math.prod(shape))
-    if needed is not None and 0 < buffers[buffer] < needed and not is_sparse and not is_compressed:
+    scale_count, scale, zero_point = _quantisation(table, shape)
+    index_walk.constant_type(dtype, dtype_name(dtype), buffers[buffer], f"{table.path}.buffer")
+    needed = dtype_bytes(dtype, elements)
+    # Sparse and compressed constants, shorter than their shape, are not read by the TFLM on a device either.
+    if needed is not None and 0 < buffers[buffer] < needed:
         raise FlatBufferError(
             f"{table.path}.buffer",
             f"{dtype_name(dtype)} {list(shape)} needs {needed:,} bytes, its buffer holds {buffers[buffer]:,}",
@@ -259,16 +264,18 @@ def _tensor(table: Table, buffers: list[int], is_compressed: bool) -> Tensor:
         scale=scale,
         zero_point=zero_point,
         is_variable=bool(table.scalar(5, "u8", "is_variable")),
-        is_sparse=is_sparse,
     )
 
 
-def _quantisation(table: Table) -> tuple[int, float, int]:
+def _quantisation(table: Table, shape: tuple[int, ...]) -> tuple[int, float, int]:
     quantisation = table.table(4, "quantization")
     if quantisation is None:
         return 0, 0.0, 0
     scales = quantisation.vector(2, 4, "scale")
     zero_points = quantisation.vector(3, 8, "zero_point")
+    index_walk.channels(
+        quantisation, shape, scales.count if scales else 0, zero_points.count if zero_points else 0
+    )
     if scales is None or scales.count == 0:
         return 0, 0.0, 0
     scale = float(scales.first("f32") or 0.0)
@@ -281,20 +288,20 @@ def _quantisation(table: Table) -> tuple[int, float, int]:
     return scales.count, scale, zero_point
 
 
-def _node(table: Table, codes: list[tuple[int, str | None]], tensors: int, subgraphs: int) -> Node:
+def _node(
+    table: Table, codes: list[tuple[int, str | None]], tensors: int, options: Options, subgraph: int
+) -> Node:
     opcode = table.scalar(0, "u32", "opcode_index")
     builtin, custom = codes[_index(opcode, len(codes), f"{table.path}.opcode_index")]
-    inputs = _indices(table, 1, "inputs", tensors, at_most=1024, least=-1)
-    outputs = _indices(table, 2, "outputs", tensors, at_most=1024)
-    _indices(table, 8, "intermediates", tensors, at_most=1024)
+    inputs = _indices(table, 1, "inputs", tensors, least=-1)
+    outputs = _indices(table, 2, "outputs", tensors)
+    _indices(table, 8, "intermediates", tensors)
     table.vector(5, 1, "custom_options")
-    options = table.table(4, "builtin_options")
+    found, calls = options.read(table, builtin, subgraph)
     window, variable = None, None
-    calls: tuple[int, ...] = ()
-    if options is not None:
-        window = _window(builtin, options)
-        variable = options.string(1, "shared_name") if builtin == _VAR_HANDLE else None
-        calls = _calls(builtin, options, subgraphs)
+    if found is not None:
+        window = _window(builtin, found)
+        variable = found.string(1, "shared_name") if builtin == _VAR_HANDLE else None
     return Node(builtin, custom, inputs, outputs, window, variable, calls)
 
 
@@ -314,16 +321,3 @@ def _window(builtin: int, options: Table) -> Window | None:
         dilation_w = options.scalar(first, "i32", "dilation_w_factor", 1)
         dilation_h = options.scalar(first + 1, "i32", "dilation_h_factor", 1)
     return Window(padding, stride_w, stride_h, dilation_w, dilation_h)
-
-
-def _calls(builtin: int, options: Table, subgraphs: int) -> tuple[int, ...]:
-    names = {
-        _IF: ("then_subgraph_index", "else_subgraph_index"),
-        _WHILE: ("cond_subgraph_index", "body_subgraph_index"),
-        _CALL_ONCE: ("init_subgraph_index",),
-    }.get(builtin, ())
-    found = []
-    for number, name in enumerate(names):
-        index = options.scalar(number, "i32", name)
-        found.append(_index(index, subgraphs, f"{options.path}.{name}"))
-    return tuple(found)

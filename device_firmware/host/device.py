@@ -21,7 +21,7 @@ from device_firmware.host.identity import Identity
 from device_firmware.host.link import Link
 from device_firmware.host.pooled_engine import PooledEngine
 from device_firmware.host.sensor import Sensor, Windows
-from device_firmware.host.suffering import Suffering
+from device_firmware.host.suffering import Burdened, Suffering
 
 EXIT_REBOOT = 80  # the core asked for a restart: reset reason EXPECTED
 EXIT_STOP = 0
@@ -57,9 +57,12 @@ class Device:
         self._is_stale = True
         self._failed_id = b""
         self._link = Link(self.identity, self, jitter=self._jitter)
-        self.core = Core(home.flash_file, self._ident(home.next_boot()), engine=self._engine, port=self)
+        engine = Burdened(self._engine, lambda: self._suffering.slower_us())
+        self.core = Core(home.flash_file, self._ident(home.next_boot()), engine=engine, port=self)
         self._suffering = Suffering(self.core, self._link, seed=self._jitter.getrandbits(32))
-        self._sensor = Sensor(windows, self._engine, distort=self._suffering.sensed)
+        self._sensor = Sensor(
+            windows, engine, distort=self._suffering.sensed, relabel=self._suffering.labelled
+        )
         self._engine.before_load = self._suffering.loading
         self._seen: list[str] = []  # states since the last heartbeat
 

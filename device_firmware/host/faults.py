@@ -107,6 +107,18 @@ KINDS: Mapping[str, Kind] = {
         {"offset": Number(-1000, 1000), "gain": Number(-100, 100, 1), "axis": _whole(-1, 63, -1)},
         is_lasting=True,
     ),
+    "effect": Kind(
+        "while a model newer than above_seq runs: this share `wrong` of its windows gets another label, what "
+        "is sensed is shifted by offset, an inference takes slow_us longer, it dies panics_per_hour times",
+        {
+            "above_seq": _whole(0, _BIG, 1),
+            "wrong": Number(0, 1),
+            "offset": Number(-1000, 1000),
+            "slow_us": _whole(0, 10_000_000),
+            "panics_per_hour": Number(0, 3600),
+        },
+        is_lasting=True,
+    ),
     "model": Kind(
         "a candidate that crashes (hangs 0) or hangs (1) when it is loaded",
         {"hangs": _whole(0, 1)},

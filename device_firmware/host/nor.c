@@ -176,14 +176,17 @@ const uint8_t *nor_map(struct nor *n, uint8_t area, uint32_t off, uint32_t len) 
     return n->base + n->at[area] + off;
 }
 
-/* A random prefix arrives, and of the byte after it some of the bits. */
+/* A random prefix arrives, and of the byte after it some of the bits. None may have, when the cut
+ * came with the first byte: then the unit is as erased as it reads, and may be programmed.
+ */
 static void tear_program(struct nor *n, uint8_t *to, const uint8_t *from, uint64_t unit,
                          uint32_t len) {
     uint32_t whole = noise(n) % len;
     for (uint32_t i = 0; i < whole; i++)
         to[i] &= from[i];
     to[whole] &= (uint8_t)(from[whole] | noise(n));
-    for (uint32_t u = 0; u <= whole / FC_PROGRAM_UNIT; u++)
+    uint32_t last = whole / FC_PROGRAM_UNIT, begun = whole % FC_PROGRAM_UNIT != 0;
+    for (uint32_t u = 0; u < last + (begun || to[whole] != 0xFF); u++)
         mark(n, unit + u, 1);
     power_off(n);
 }

@@ -206,9 +206,12 @@ int pages_program(struct pages *f, uint8_t area, uint32_t off, const void *src, 
     uint8_t *to = own(f, s)->bytes + at;
     for (uint32_t i = 0; i < whole; i++)
         to[i] &= from[i]; /* programming only clears bits */
-    if (is_torn)
+    uint32_t units = whole / FC_PROGRAM_UNIT;
+    if (is_torn) { /* a unit that no bit of has arrived is still erased, as in nor.c */
         to[whole] &= (uint8_t)(from[whole] | noise(f));
-    for (uint32_t u = 0; u < (is_torn ? whole / FC_PROGRAM_UNIT + 1 : n / FC_PROGRAM_UNIT); u++)
+        units += whole % FC_PROGRAM_UNIT != 0 || to[whole] != 0xFF;
+    }
+    for (uint32_t u = 0; u < units; u++)
         mark(s, at / FC_PROGRAM_UNIT + u);
     settle(f, area, s);
     if (cut)

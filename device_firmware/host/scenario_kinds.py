@@ -163,6 +163,11 @@ FACES: Mapping[str, Face] = {
         },
         _rotten,
     ),
+    "worse_model": Face(
+        KINDS["effect"].text,
+        {key: _of_fault("effect", key) for key in KINDS["effect"].numbers},
+        _lasting("effect"),
+    ),
     "slow_flash": Face(
         KINDS["slow_flash"].text, {"ms": _of_fault("slow_flash", "ms")}, _lasting("slow_flash")
     ),

@@ -51,8 +51,11 @@ class ScenarioRun:
         self._ended = 0.0
         self._status: Status = {}
 
-    def drive(self) -> None:
-        """Send each fault when it is due and watch. Raises OSError when the supervisor is gone."""
+    def drive(self, *, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Send each fault when it is due and watch, until the run's time or `is_over`, asked every second.
+
+        Raises OSError when the supervisor is gone, and what `is_over` raises.
+        """
         self._began = now = time.monotonic()
         left, next_look, next_word = list(self._steps), now, now
         try:
@@ -60,6 +63,8 @@ class ScenarioRun:
                 while left and left[0].at_s <= now - self._began:
                     self._send(left.pop(0))
                 if now >= next_look:
+                    if is_over():
+                        break
                     self._status, next_look = self._ask_status(), now + LOOK_S
                 if now >= next_word:
                     self._say(self._line(now - self._began, len(left)))

@@ -16,6 +16,7 @@ _HEAD_SCORES = 1
 Window = np.ndarray[Any, Any]
 Windows = Iterator[tuple[Window, int]]
 Distort = Callable[[Window], Window]
+Relabel = Callable[[int, int], int]
 
 
 class Runtime(Protocol):
@@ -41,6 +42,10 @@ def _as_it_is(window: Window) -> Window:
     return window
 
 
+def _label_as_it_is(label: int, classes: int) -> int:
+    return label
+
+
 class Sensor:
     """Feeds the model in slot 0 with one window after another.
 
@@ -50,11 +55,19 @@ class Sensor:
     answers mean nothing.
     """
 
-    def __init__(self, windows: Windows, engine: Runtime, *, distort: Distort = _as_it_is) -> None:
-        """distort: what the board's sensor makes of a window."""
+    def __init__(
+        self,
+        windows: Windows,
+        engine: Runtime,
+        *,
+        distort: Distort = _as_it_is,
+        relabel: Relabel = _label_as_it_is,
+    ) -> None:
+        """distort: what the sensor makes of a window. relabel: (label, classes) -> the label scored by."""
         self._windows = windows
         self._engine = engine
         self._distort = distort
+        self._relabel = relabel
         self._foreign_id = b""
 
     def infer(self, core: Core, model: Model) -> None:
@@ -65,6 +78,7 @@ class Sensor:
         """
         window, label = next(self._windows)
         window = self._distort(window)
+        label = self._relabel(label, model.classes)
         try:
             has_pipeline = self._has_pipeline(core, model, window)
         except CoreError:

@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class Suffering:
         self._told: dict[str, Fault | None] = {}
         self._flash_ops = 0
         self._run_id = b""
+        self._turned_at = 0.0
 
     def take(self, fault: Fault, now: float) -> None:
         """Begin to suffer. A crash, a hang and a loss of power at once do not return."""
@@ -63,6 +65,7 @@ class Suffering:
         is_on = wifi is None or self._is_up(wifi, now)
         if self._link.radio(is_on) and not is_on:
             self.acted["wifi"] += 1
+        self._panic(now)
         if self._lasting.get("model", now):
             self._run_id = self._core.slot(0).run_id
         return self._arm_cut()
@@ -96,6 +99,10 @@ class Suffering:
 
     def sensed(self, window: Window) -> Window:
         """A window, float32 (samples, axes), as the board's sensor gives it."""
+        effect = self._effect()
+        if effect is not None and effect["offset"]:
+            self.acted["effect"] += 1
+            window = window + np.float32(effect["offset"])
         fault = self._lasting.get("sensor")
         if fault is None:
             return window
@@ -106,6 +113,36 @@ class Suffering:
         stuck = window.copy()
         stuck[..., min(axis, window.shape[-1] - 1)] = np.float32(fault["offset"])
         return stuck
+
+    def labelled(self, label: int, classes: int) -> int:
+        """The label of a window as its model is scored by: another of `classes` for some, so that an answer
+        that was right is wrong. Without a label (-1) or another class it stays.
+        """
+        effect = self._effect()
+        if effect is None or label < 0 or classes < 2 or self._luck.random() >= effect["wrong"]:
+            return label
+        self.acted["effect"] += 1
+        return (label + self._luck.randrange(1, classes)) % classes
+
+    def slower_us(self) -> int:
+        """How many microseconds longer the next inference takes."""
+        effect = self._effect()
+        if effect is None or not effect["slow_us"]:
+            return 0
+        self.acted["effect"] += 1
+        return effect.whole("slow_us")
+
+    def _effect(self) -> Fault | None:
+        """What a newer model than the named one brings with it, while such a model runs."""
+        fault = self._lasting.get("effect")
+        running = self._core.running(0) if fault is not None else None
+        return fault if fault is not None and running and running.seq > fault["above_seq"] else None
+
+    def _panic(self, now: float) -> None:
+        effect, passed_s = self._effect(), now - (self._turned_at or now)
+        self._turned_at = now
+        if effect is not None and self._luck.random() < effect["panics_per_hour"] * passed_s / 3600:
+            os.kill(os.getpid(), signal.SIGSEGV)
 
     def loading(self, model: Model) -> None:
         """A model is about to be loaded. Does not return when it is the candidate that a fault hits."""
@@ -176,3 +213,22 @@ class Suffering:
         for _ in range(fault.whole("bits") if size else 0):
             self._core.flip(area, luck.randrange(size), luck.randrange(8))
             self.acted["rot"] += 1
+
+
+class Burdened:
+    """An engine whose inferences take longer: as long as `burden` says, µs, slept and counted."""
+
+    def __init__(self, engine: Any, burden: Callable[[], int]) -> None:
+        self._engine = engine
+        self._burden = burden
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def invoke(self, slot: int, inputs: Sequence[bytes]) -> tuple[list[bytes], int]:
+        """As the engine's, later. Raises what it raises."""
+        outputs, us = self._engine.invoke(slot, inputs)
+        more_us = self._burden()
+        if more_us:
+            time.sleep(more_us / 1e6)
+        return outputs, us + more_us

@@ -4,6 +4,7 @@
  * them again against the partition.
  */
 #include <stdio.h>
+#include <string.h>
 
 #include "esp_ota_ops.h"
 #include "esp_partition.h"
@@ -23,10 +24,30 @@ static const esp_partition_t *find(uint8_t area) {
     return area < FC_AREAS ? s_area[area] : NULL;
 }
 
+/* An encrypted partition is decrypted as it is read: what is erased would read as noise, and the log
+ * would find no room for a record. Units whose raw bytes are erased are shown so. A written unit has
+ * raw bytes of 0xFF alone once in 2^256. `off` and `n` are the core's, within the partition.
+ */
+static int show_erased(const esp_partition_t *part, uint32_t off, uint8_t *dst, uint32_t n) {
+    uint8_t raw[FC_PROGRAM_UNIT], erased[FC_PROGRAM_UNIT];
+    memset(erased, 0xFF, sizeof erased);
+    for (uint32_t at = 0; at + FC_PROGRAM_UNIT <= n; at += FC_PROGRAM_UNIT) {
+        if (esp_partition_read_raw(part, off + at, raw, sizeof raw) != ESP_OK)
+            return FC_ERR_FLASH_IO;
+        if (memcmp(raw, erased, sizeof raw) == 0)
+            memset(dst + at, 0xFF, sizeof raw);
+    }
+    return FC_OK;
+}
+
 static int flash_read(void *ctx, uint8_t area, uint32_t off, void *dst, uint32_t n) {
     const esp_partition_t *part = find(area);
     (void)ctx;
-    return part && esp_partition_read(part, off, dst, n) == ESP_OK ? FC_OK : FC_ERR_FLASH_IO;
+    if (!part || esp_partition_read(part, off, dst, n) != ESP_OK)
+        return FC_ERR_FLASH_IO;
+    if (area == FC_META && part->encrypted && off % FC_PROGRAM_UNIT == 0)
+        return show_erased(part, off, dst, n);
+    return FC_OK;
 }
 
 static int flash_program(void *ctx, uint8_t area, uint32_t off, const void *src, uint32_t n) {

@@ -86,6 +86,7 @@ def artifact(
         return tuple(TensorSpec.of(DType(t.dtype), t.shape, t.scale, t.zero_point) for t in tensors)
 
     values: dict[str, Any] = {
+        "name": "activity",
         "arena_bytes": 60_000,
         "operators": tuple(sorted(found.builtin_operators)),
         "inputs": specs(found.inputs),
@@ -94,7 +95,6 @@ def artifact(
     }
     return rig.artifact(
         seq,
-        name="activity",
         data=data,
         golden=golden(data) if vectors is None else vectors,
         **values | changes,

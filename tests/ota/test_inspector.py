@@ -271,13 +271,13 @@ def test_one_table_named_a_million_times_costs_little() -> None:
 
 
 def test_the_step_budget_ends_nested_repetition() -> None:
-    # 64 subgraphs of 4,000 tensors: legal counts, a quarter of a million tables to visit.
+    # 16 subgraphs of 8,000 tensors with shapes: legal counts, a quarter of a million parts to visit.
     builder = files.Builder()
     graph = builder.graph()
-    for _ in range(4000):
+    for _ in range(8000):
         builder.tensor(graph, files.FLOAT32, [1])
     plain = builder.plain()
-    plain[2] = plain[2] * 64
+    plain[2] = plain[2] * 16
     small = files.pack(plain | {2: plain[2][:1]})
     assert isinstance(outcome(small), Inspection)
     found = outcome(files.pack(plain))

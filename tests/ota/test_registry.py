@@ -196,7 +196,8 @@ def test_an_accuracy_far_below_the_declared_one_is_refused(model: bytes, evaluat
 @pytest.mark.parametrize(
     ("name", "code"),
     [
-        ("crash-no-options", "probe_crash"),
+        ("crash-slice", "probe_crash"),
+        ("crash-no-options", "schema"),
         ("hybrid", "hybrid"),
         ("truncated", "schema"),
         ("not-a-model", "not_tflite"),

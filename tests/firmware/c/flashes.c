@@ -3,6 +3,8 @@
  *
  *   flashes FILE SEED ROUNDS -> "rounds N cuts N shared N private N"; ends with 1 at a difference
  *   flashes FILE misuse WHAT -> must abort
+ *   flashes FILE blank TEARS -> "tears N blank N": programs torn before a bit has arrived may be tried
+ *                               again without an erase, as what reads the flash cannot tell
  */
 #include <setjmp.h>
 #include <stdio.h>
@@ -156,6 +158,32 @@ static void misuse(const char *what) {
         pages_unmap(&pages[0], zeros);
 }
 
+static int blank(uint32_t tears) {
+    static uint8_t bytes[64], back[64];
+    uint32_t found = 0;
+    memset(bytes, 0x46, sizeof bytes);
+    for (uint32_t seed = 1; seed <= tears; seed++) {
+        operate(0, FC_BANK0, 0, 1, NULL, 0);
+        nor[0].seed = pages[0].seed = seed;
+        nor[0].cut_mode = NOR_TORN;
+        pages[0].cut_mode = PAGES_TORN;
+        nor[0].cut_at = nor[0].ops + 1;
+        pages[0].cut_at = pages[0].ops + 1;
+        operate(0, FC_BANK0, 0, 0, bytes, sizeof bytes);
+        compare(0, seed);
+        nor_read(&nor[0], FC_BANK0, 0, back, sizeof back);
+        uint32_t i = 0;
+        while (i < sizeof back && back[i] == 0xFF)
+            i++;
+        if (i == sizeof back) {
+            found++;
+            operate(0, FC_BANK0, 0, 0, bytes, sizeof bytes); /* aborts when one calls it programmed */
+        }
+    }
+    printf("tears %u blank %u\n", tears, found);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     if (argc != 4)
         return 2;
@@ -164,5 +192,7 @@ int main(int argc, char **argv) {
         misuse(argv[3]);
         return 0;
     }
+    if (strcmp(argv[2], "blank") == 0)
+        return blank((uint32_t)atoi(argv[3]));
     return random_rounds((uint32_t)atoi(argv[2]), (uint32_t)atoi(argv[3]));
 }
