@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Count, Exists, Max, OuterRef, QuerySet, Subquery, TextField
+from django.db.models import Exists, Max, OuterRef, QuerySet, Subquery, TextField
 from django.db.models.fields.json import KT
 from django.db.models.functions import Cast
 
@@ -44,16 +44,24 @@ def install_jobs(rollout: Rollout) -> QuerySet[Job]:
 
 
 def newest_jobs(wave: Wave) -> QuerySet[Job]:
-    """The newest attempt of each device of a wave: what counts."""
-    newest = (
-        Job.objects.filter(wave=wave, kind="install").order_by("device_id", "-attempt").distinct("device_id")
+    """The newest attempt of each device of a wave: what counts.
+
+    Asked as "no newer attempt exists", which a further filter can be pushed below: with 100,000 jobs that is
+    a tenth of the time of sorting every attempt for each question.
+    """
+    newer = Job.objects.filter(
+        wave_id=OuterRef("wave_id"),
+        device_id=OuterRef("device_id"),
+        kind="install",
+        attempt__gt=OuterRef("attempt"),
     )
-    return Job.objects.filter(pk__in=newest.values("pk"))
+    return Job.objects.filter(~Exists(newer), wave=wave, kind="install")
 
 
 def missing_count(wave: Wave) -> int:
     """How many members of an open wave have no job yet; cheap enough to ask at every tick."""
-    have = Job.objects.filter(wave=wave, kind="install").aggregate(n=Count("device_id", distinct=True))["n"]
+    # counting distinct values in an aggregate sorts them, counting a distinct query hashes them
+    have = Job.objects.filter(wave=wave, kind="install").order_by().values("device_id").distinct().count()
     return missing_jobs(wave).count() if have < wave.size else 0
 
 
@@ -277,11 +285,13 @@ def _told(
     One whose trial began before its withdrawal was written is marked, not moved: its document names the old
     model.
     """
-    moved = 0
+    told = [job for job in jobs if job.pk in counters]
+    able = [job for job in told if to in JOB_EDGES[job.state]]
+    done = move_jobs(able, to, actor=actor, now=now, reason=reason, counters=counters, **fields)
+    moved, won = len(done), {job.pk for job in done}
     # in key order, as gateways do: two transactions then never wait for each other in a circle
-    for job in sorted(jobs, key=lambda job: job.device_id):
-        if job.pk not in counters:
-            continue
+    for job in sorted((job for job in told if job.pk not in won), key=lambda job: job.device_id):
+        job.refresh_from_db()
         for _ in range(_TRIES):
             if to not in JOB_EDGES[job.state]:
                 break
