@@ -21,8 +21,9 @@ from ota import rollback as taking_back
 from ota.choices import JOB_WITHDRAWABLE, JobState, RolloutState, WaveState
 from ota.errors import OtaError
 from ota.explain import explain
-from ota.frozen import difference, freeze
+from ota.frozen import difference, forget, freeze, make_waves
 from ota.live import state
+from ota.locks import lock
 from ota.models import Manifest, Rollout, Wave
 from ota.offers import install_jobs, withdraw
 from ota.plan import Plan, PlanError
@@ -140,20 +141,30 @@ def run_preflight(rollout: Rollout, *, actor: Actor, now: datetime) -> Rollout:
 def start(rollout: Rollout, *, actor: Actor, now: datetime) -> Rollout:
     """Freeze who is in which wave and let the rollout run.
 
+    The memberships come first, in transactions of their own that nobody looks at yet, then one short
+    transaction makes the waves and lets the rollout run: killed anywhere before it, the rollout has not
+    started and is started anew. Of two callers one waits for the other, and then finds it running.
+
     Raises RolloutError `target_changed` when the eligible set differs from the previewed one by more than 5 %
     or by a class; the rollout is a draft again then. Raises PlanError when nobody is eligible any more, or a
     query is none any more; then nothing changes.
     """
     _permitted(rollout, "start")
-    with transaction.atomic():
+    with lock(f"ota.freeze {rollout.pk}"):
         fresh = _permitted(rollout, "start")
         everyone = list(members(fresh, now=now))
         changed = difference(fresh, everyone)
         if not changed:
-            # the move comes first: it locks the row, so that two starts cannot both freeze a set
-            _move(fresh, "start", RolloutState.RUNNING, actor=actor, now=now, started_at=now)
-            summary = freeze(fresh, everyone, now=now)
-            Rollout.objects.filter(pk=fresh.pk).update(summary=fresh.summary | summary)
+            frozen = freeze(fresh, everyone, now=now)
+            summary = fresh.summary | frozen.summary
+            try:
+                with transaction.atomic():
+                    to = RolloutState.RUNNING
+                    _move(fresh, "start", to, actor=actor, now=now, started_at=now, summary=summary)
+                    make_waves(fresh, frozen)
+            except IllegalTransition:  # edited or cancelled meanwhile
+                forget(fresh)
+                raise
     if changed:
         _move(fresh, "start", RolloutState.DRAFT, actor=actor, now=now, reason=f"target_changed: {changed}")
         _refreshed(rollout)

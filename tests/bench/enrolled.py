@@ -7,6 +7,7 @@ They have no credentials: nothing here connects as a device.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -20,6 +21,7 @@ from fleet.devices.installation import ensure_installation
 from fleet.devices.models import Device, DeviceClass, DeviceSlot
 from ota import chunking, keys
 from ota.choices import VersionState
+from ota.copying import copy_rows
 from ota.manifest import Manifest as Document
 from ota.models import Artifact, ClassVerdict, Manifest, MLModel, ModelVersion
 from ota.signing import manifest_id, sign_manifest
@@ -43,7 +45,7 @@ def device_id(number: int) -> str:
 
 
 def manifest(seq: int, *, kib: int, now: datetime, seed: int = 1) -> Manifest:
-    """A signed version of the model `scale` that fits the devices' class; its bytes follow from seed and seq."""
+    """A signed version of the model `scale` for the devices' class; its bytes follow from seed and seq."""
     data = random.Random(f"{seed} {seq}").randbytes(kib * 1024)
     digest = hashlib.sha256(data).hexdigest()
     model, _ = MLModel.objects.get_or_create(
@@ -133,23 +135,16 @@ def _slot(name: str, baseline: Manifest, now: datetime) -> dict[str, Any]:
 
 def _copy(model: Any, rows: Iterable[dict[str, Any]]) -> None:
     """COPY rows into a model's table; what a row does not name gets the field's default."""
-    fields = [
-        field
-        for field in model._meta.concrete_fields
-        if not (field.primary_key and field.name == "id" and field.get_internal_type() == "BigAutoField")
-    ]
-    columns = ", ".join(f'"{field.column}"' for field in fields)
-    with (
-        connection.cursor() as cursor,
-        cursor.copy(
-            f'COPY "{model._meta.db_table}" ({columns}) FROM STDIN'  # noqa: S608 - names from the model only
-        ) as copy,
-    ):
-        for row in rows:
-            values = [row.get(field.attname, field.get_default()) for field in fields]
-            copy.write_row(
-                [
-                    field.get_db_prep_save(value, connection)
-                    for field, value in zip(fields, values, strict=True)
-                ]
-            )
+    fields = [field for field in model._meta.concrete_fields if field.get_internal_type() != "BigAutoField"]
+    prepared = (
+        [
+            _prepared(field, row[field.attname] if field.attname in row else field.get_default())
+            for field in fields
+        ]
+        for row in rows
+    )
+    copy_rows(model, [field.name for field in fields], prepared)
+
+
+def _prepared(field: Any, value: Any) -> Any:
+    return json.dumps(value) if field.get_internal_type() == "JSONField" else value

@@ -2,9 +2,9 @@
 
     python -m tests.bench.rollout_scale [--devices 1000,10000,100000] [--offers 10000] [--json FILE] [--quiet]
 
-A private PostgreSQL (with fsync, as the stack runs it), Redis and Mosquitto; one fresh database and one worker
-process a size, whose wall time, CPU time and peak resident memory are measured step by step. The steps are in
-`tests.bench.scale_steps`. Printed: a table with the goals of the design beside what was measured.
+A private PostgreSQL (with fsync, as the stack runs it), Redis and Mosquitto; one fresh database and one
+worker process a size, whose wall time, CPU time and peak resident memory are measured step by step. The steps
+are in `tests.bench.scale_steps`. Printed: a table with the goals of the design beside what was measured.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from fleet.stack import mosquitto
 from fleet.stack.paths import RunDir
 
 SAVINGS: Final[Mapping[str, tuple[str, ...] | None]] = {

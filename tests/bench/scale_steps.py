@@ -1,7 +1,7 @@
 """The steps of `tests.bench.rollout_scale`, in the process whose time and memory are measured.
 
 Each step is the product's own verb against real servers: preflight, start, ticks, signing and publishing.
-What devices would answer is written as rows, because reports have costs of their own which are not asked here.
+What devices would answer is written as rows, because reports have costs of their own, not asked for here.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def most_rows_a_transaction(model: Any) -> int:
     """Rows of a table that one transaction left behind, at most; savepoints count as transactions."""
     table = model._meta.db_table
     with connection.cursor() as cursor:
-        cursor.execute(f'SELECT max(n) FROM (SELECT count(*) n FROM "{table}" GROUP BY xmin::text) t')  # noqa: S608
+        cursor.execute(f'SELECT max(n) FROM (SELECT count(*) n FROM "{table}" GROUP BY xmin::text) t')
         (most,) = cursor.fetchone() or (0,)
     return int(most or 0)
 
