@@ -17,7 +17,7 @@ from django.db.models.functions import Cast
 
 from fleet.accounts import audit
 from fleet.accounts.audit import TICK, Actor
-from fleet.devices.models import DeviceSlot, Presence
+from fleet.devices.models import Presence
 from ota import delivery
 from ota.choices import (
     JOB_EDGES,
@@ -28,6 +28,7 @@ from ota.choices import (
     JobState,
     StagingState,
 )
+from ota.job_rows import make_jobs
 from ota.models import DesiredState, Job, Membership, Rollout, Staging, Wave
 from ota.plan import Plan
 from ota.reports import WITHDRAWN
@@ -73,43 +74,17 @@ def missing_jobs(wave: Wave) -> QuerySet[Membership]:
 
 
 def ensure_jobs(wave: Wave, rollout: Rollout, *, now: datetime) -> int:
-    """Make jobs for up to BATCH members of an open wave that have none; returns how many.
+    """Make jobs for up to BATCH members of an open wave that have none (`ota.job_rows`); returns how many.
 
-    A device that runs the candidate already, or is quarantined or retired by now, gets a job that says so and
-    counts as neither success nor failure.
+    BATCH also when devices are left out because an older job of theirs is still live: more may wait. Raises
+    ValueError when a device used up its 65,535 attempts.
     """
-    if not missing_count(wave):
+    missing = missing_count(wave)
+    if not missing:
         return 0
-    members = list(missing_jobs(wave).order_by("arm", "stratum", "rank").select_related("device")[:BATCH])
-    if not members:
-        return 0
-    ids = [member.device_id for member in members]
-    attempts = next_attempts(ids, rollout.slot)
-    runs = dict(
-        DeviceSlot.objects.filter(device_id__in=ids, slot=rollout.slot).values_list("device_id", "run")
-    )
-    jobs = []
-    for member in members:
-        job = Job(
-            rollout=rollout,
-            wave=wave,
-            device_id=member.device_id,
-            slot=rollout.slot,
-            attempt=attempts[member.device_id],
-            target=rollout.manifest_id,
-            created_at=now,
-            state_at=now,
-        )
-        if member.device.retired_at is not None:
-            job.state, job.finished_at = JobState.REMOVED, now
-        elif runs.get(member.device_id) == rollout.manifest.id16:
-            job.state, job.code, job.finished_at = JobState.SKIPPED, "already_installed", now
-        elif member.device.quarantined_at is not None:
-            job.state, job.code, job.finished_at = JobState.SKIPPED, "quarantined", now
-        jobs.append(job)
-    # a device whose older job is still live keeps it (one live job per slot) and is looked at again next time
-    Job.objects.bulk_create(jobs, ignore_conflicts=True)
-    return len(jobs)
+    attempts = make_jobs(wave, rollout, now=now, limit=BATCH)
+    _check_attempts(attempts)
+    return min(missing, BATCH)
 
 
 def next_attempts(device_ids: Sequence[str], slot: int) -> dict[str, int]:
@@ -121,9 +96,13 @@ def next_attempts(device_ids: Sequence[str], slot: int) -> dict[str, int]:
     )
     last = {row["device_id"]: row["last"] for row in used}
     attempts = {name: last.get(name, 0) + 1 for name in device_ids}
-    if max(attempts.values(), default=0) > MAX_ATTEMPT:
-        raise ValueError("a device has no attempt number left for this slot")
+    _check_attempts(list(attempts.values()))
     return attempts
+
+
+def _check_attempts(attempts: Sequence[int]) -> None:
+    if max(attempts, default=0) > MAX_ATTEMPT:
+        raise ValueError("a device has no attempt number left for this slot")
 
 
 def is_staged(rollout: Rollout) -> bool:

@@ -131,8 +131,10 @@ def main() -> int:
     options.add_argument("--quiet", action="store_true", help="no progress")
     options.add_argument("--json", type=Path, default=RESULTS / "rollout-scale.json")
     args = options.parse_args()
-    results = [measure(int(size), args) for size in args.devices.split(",")]
-    args.json.write_text(json.dumps(results, indent=1) + "\n")
+    results = []
+    for size in args.devices.split(","):
+        results.append(measure(int(size), args))
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
     return 0
 
