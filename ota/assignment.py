@@ -16,7 +16,7 @@ from ota.choices import Arm
 from ota.plan import Plan, PlanError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """An eligible device. stratum: `<class>/<history or new>`."""
 
@@ -24,7 +24,7 @@ class Candidate:
     stratum: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Assigned:
     """One frozen row. wave: the wave that offers to it, for control the last one. h: 16 hex digits."""
 

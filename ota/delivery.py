@@ -357,14 +357,31 @@ def _sign(rows: Sequence[DesiredState]) -> None:
     if not unsigned:
         return
     signer, installation = keys.online_signer(), installation_id()
+    signed: dict[str, tuple[int, bytes]] = {}
     for row in unsigned:
         try:
             message = sign_desired(document(row), signer, installation_id=installation)
         except DesiredError as problem:
             log.error("desired_not_signed", device=row.device_id, code=problem.code, reason=problem.text)
             continue
-        if DesiredState.objects.filter(pk=row.pk, counter=row.counter).update(message=message):
-            row.message = message
+        signed[row.device_id] = row.counter, message
+    # One statement for all: one by one, each waits for its own commit to reach the disk.
+    sql = (
+        f'UPDATE "{DesiredState._meta.db_table}" AS d SET message = n.message '  # noqa: S608 - own name
+        "FROM unnest(%s::text[], %s::bigint[], %s::bytea[]) AS n(device_id, counter, message) "
+        "WHERE d.device_id = n.device_id AND d.counter = n.counter RETURNING d.device_id"
+    )
+    columns = [
+        list(signed),
+        [counter for counter, _ in signed.values()],
+        [message for _, message in signed.values()],
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(sql, columns)
+        stored = {name for (name,) in cursor.fetchall()}
+    for row in unsigned:
+        if row.device_id in stored:
+            row.message = signed[row.device_id][1]
 
 
 def _publish(rows: list[DesiredState], client: BackendClient | None) -> int:

@@ -6,7 +6,7 @@ import math
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, F, Q
+from django.db.models import Count, F, OuterRef, Q, Subquery
 
 from fleet.devices.models import DeviceEvent, DeviceSlot, Presence
 from fleet.telemetry import queries
@@ -25,9 +25,10 @@ def hard_counts(wave: Wave, plan: Plan) -> dict[str, Any]:
     if wave.restarted_at is not None:
         jobs = jobs.filter(Q(state_at__gte=wave.restarted_at) | Q(exposed_at__gte=wave.restarted_at))
     failed = dict.fromkeys(CLASSES, 0)
-    unexposed_model = 0
+    exposed = unexposed_model = 0
     ended = jobs.values("state", "code").annotate(n=Count("pk"), exposed=Count("exposed_at")).order_by()
     for row in ended:
+        exposed += row["exposed"]
         if name := failure_class(row["state"], row["code"]):
             failed[name] += row["n"]
             unexposed_model += row["n"] - row["exposed"] if name == "model" else 0
@@ -38,7 +39,7 @@ def hard_counts(wave: Wave, plan: Plan) -> dict[str, Any]:
     devices = {job.device_id: job.code for job in singles.order_by("pk")[:_SINGLES_SHOWN]}
     devices |= {job.device_id: job.code for job in compat if failure_class(job.state, job.code) == "compat"}
     return {
-        "exposed": jobs.filter(exposed_at__isnull=False).count(),
+        "exposed": exposed,
         "unexposed_model": unexposed_model,
         "failed": failed,
         "limits": {"model": plan.r_max_model, "delivery": plan.r_max_delivery, "compat": plan.r_max_compat},
@@ -55,10 +56,13 @@ def _golden(wave: Wave) -> dict[str, int]:
     confirmed = newest_jobs(wave).filter(state=JobState.CONFIRMED)
     if wave.restarted_at is not None:
         confirmed = confirmed.filter(exposed_at__gte=wave.restarted_at)
+    # From the jobs to the slots, by key. The other way round the planner goes by its statistics of what slots
+    # run, which know nothing of a manifest that has just come: it then asks for all jobs again at each slot.
     slots = DeviceSlot.objects.filter(
-        device__in=confirmed.values("device"), slot=rollout.slot, run=rollout.manifest.id16
+        device_id=OuterRef("device_id"), slot=rollout.slot, run=rollout.manifest.id16
     )
-    tested = {name: test for name, test in slots.values_list("device_id", "selftest") if test and test[0]}
+    told_by = confirmed.annotate(test=Subquery(slots.values("selftest")[:1])).values_list("device_id", "test")
+    tested = {name: test for name, test in told_by if test and test[0]}
     wrong = {name for name, test in tested.items() if test[1] < test[0]}
     told = DeviceEvent.objects.filter(
         kind="golden_mismatch",

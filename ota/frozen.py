@@ -7,14 +7,21 @@ plan.
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, islice
 from typing import Any
+
+from django.db import transaction
 
 from ota import evidence
 from ota.assignment import Assigned, assign, device_hash, is_gated
 from ota.choices import Arm
+from ota.copying import copy_rows
 from ota.models import Membership, Rollout, TargetSnapshot, Wave
 from ota.plan import Plan
 from ota.targeting import BATCH, Member
@@ -66,8 +73,24 @@ def _moved(rollout: Rollout, everyone: Sequence[Member]) -> tuple[int, int]:
     return len(before - after), len(after - before)
 
 
-def freeze(rollout: Rollout, everyone: Sequence[Member], *, now: datetime) -> dict[str, Any]:
-    """Write waves and memberships; returns what the summary gains."""
+@dataclass(frozen=True)
+class Frozen:
+    """What a start froze besides the memberships.
+
+    summary: what the rollout's gains. sizes: wave -> devices.
+    """
+
+    summary: dict[str, Any]
+    sizes: dict[int, int]
+
+
+def freeze(rollout: Rollout, everyone: Sequence[Member], *, now: datetime) -> Frozen:
+    """Write who is in which wave or in control, BATCH rows a transaction.
+
+    Until the rollout runs nothing looks at these rows, so a call that was killed in between is repeated from
+    the start: what it left is forgotten first. One caller at a time (`rollouts.start` holds a lock). Raises
+    PlanError as `assign`, before anything is written.
+    """
     plan, salt = Plan.parse(rollout.plan), bytes(rollout.salt)
     assigned = assign([member.candidate for member in everyone if not member.skip], plan, salt)
     runs = {member.device_id: member.run for member in everyone}
@@ -77,47 +100,62 @@ def freeze(rollout: Rollout, everyone: Sequence[Member], *, now: datetime) -> di
         if runs[row.device_id] and plan.is_gated and (row.arm == Arm.CONTROL or is_gated(plan, row.wave))
     }
     history = evidence.baselines(compared, plan, rollout, now=now) if compared else {}
-    rows = [_frozen(rollout, row, runs[row.device_id], history.get(row.device_id, {})) for row in assigned]
-    skipped = [_skipped(rollout, member, salt) for member in everyone if member.skip]
-    Membership.objects.bulk_create(rows + skipped, batch_size=BATCH)
-    counts: dict[int, int] = {}
-    for one in assigned:
-        counts[one.wave] = counts.get(one.wave, 0) + 1
-    Wave.objects.bulk_create(
-        Wave(rollout=rollout, n=n, is_gated=is_gated(plan, n), size=counts.get(n, 0))
-        for n in range(1, len(plan.waves) + 1)
+    skipped = [member for member in everyone if member.skip]
+    forget(rollout)
+    rows = chain(
+        (_frozen(rollout, row, runs[row.device_id], history.get(row.device_id, {})) for row in assigned),
+        (_skipped(rollout, member, salt) for member in skipped),
     )
-    return {
-        "strata_means": evidence.strata_means(rows),
-        "frozen": len(rows),
+    while batch := list(islice(rows, BATCH)):
+        with transaction.atomic():
+            copy_rows(Membership, _FIELDS, batch)
+    with_history = (
+        Membership(stratum=row.stratum, baseline=history[row.device_id])
+        for row in assigned
+        if row.device_id in history
+    )
+    summary = {
+        "strata_means": evidence.strata_means(list(with_history)),
+        "frozen": len(assigned),
         "frozen_skipped": len(skipped),
         "control": sum(row.arm == Arm.CONTROL for row in assigned),
     }
+    return Frozen(summary, Counter(row.wave for row in assigned))
 
 
-def _frozen(rollout: Rollout, row: Assigned, run: str, history: dict[str, list[float]]) -> Membership:
-    return Membership(
-        rollout=rollout,
-        device_id=row.device_id,
-        arm=row.arm,
-        wave=row.wave,
-        stratum=row.stratum,
-        h=row.h,
-        rank=row.rank,
-        baseline_run=run,
-        baseline=history,
+def make_waves(rollout: Rollout, frozen: Frozen) -> None:
+    """Write the waves of a rollout that begins to run."""
+    plan = Plan.parse(rollout.plan)
+    Wave.objects.bulk_create(
+        Wave(rollout=rollout, n=n, is_gated=is_gated(plan, n), size=frozen.sizes.get(n, 0))
+        for n in range(1, len(plan.waves) + 1)
     )
 
 
-def _skipped(rollout: Rollout, member: Member, salt: bytes) -> Membership:
-    return Membership(
-        rollout=rollout,
-        device_id=member.device_id,
-        arm=Arm.SKIPPED,
-        wave=0,
-        stratum=member.candidate.stratum,
-        h=device_hash(salt, member.device_id),
-        rank=0,
-        skip_reason=member.skip,
-        baseline_run=member.run,
+def forget(rollout: Rollout) -> None:
+    """Delete the memberships that a start left which did not come to its end, BATCH rows a transaction."""
+    rows = Membership.objects.filter(rollout=rollout).order_by("pk")
+    while ids := list(rows.values_list("pk", flat=True)[:BATCH]):
+        Membership.objects.filter(pk__in=ids).delete()
+
+
+_FIELDS = (
+    *("rollout", "device", "arm", "wave", "stratum", "h", "rank"),
+    *("skip_reason", "baseline_run", "baseline"),
+)
+
+
+def _frozen(rollout: Rollout, row: Assigned, run: str, history: dict[str, list[float]]) -> tuple[Any, ...]:
+    baseline = json.dumps(history) if history else "{}"
+    return (
+        *(rollout.pk, row.device_id, str(row.arm), row.wave, row.stratum, row.h, row.rank),
+        *("", run, baseline),
+    )
+
+
+def _skipped(rollout: Rollout, member: Member, salt: bytes) -> tuple[Any, ...]:
+    h = device_hash(salt, member.device_id)
+    return (
+        *(rollout.pk, member.device_id, str(Arm.SKIPPED), 0, member.candidate.stratum, h, 0),
+        *(member.skip, member.run, "{}"),
     )

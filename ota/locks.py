@@ -19,14 +19,38 @@ def try_lock(name: str) -> Iterator[bool]:
     """Hold the lock called `name` for the block. False when another session holds it: the block must then do
     nothing.
     """
-    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+    key = _key(name)
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(%s)", [key])
         (is_held,) = cursor.fetchone() or (False,)
     try:
         yield bool(is_held)
     finally:
-        # A dead connection has given the lock back already, and a new one must not complain about it.
-        if is_held and connection.connection is not None and not connection.needs_rollback:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(%s)", [key])
+        if is_held:
+            _release(key)
+
+
+@contextmanager
+def lock(name: str) -> Iterator[None]:
+    """Hold the lock called `name` for the block, after waiting for whoever holds it.
+
+    Do not wait with rows locked: the holder may want them.
+    """
+    key = _key(name)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", [key])
+    try:
+        yield
+    finally:
+        _release(key)
+
+
+def _key(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+
+
+def _release(key: int) -> None:
+    # A dead connection has given the lock back already, and a new one must not complain about it.
+    if connection.connection is not None and not connection.needs_rollback:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [key])

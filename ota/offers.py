@@ -11,13 +11,13 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Count, Exists, Max, OuterRef, QuerySet, Subquery, TextField
+from django.db.models import Exists, Max, OuterRef, QuerySet, Subquery, TextField
 from django.db.models.fields.json import KT
 from django.db.models.functions import Cast
 
 from fleet.accounts import audit
 from fleet.accounts.audit import TICK, Actor
-from fleet.devices.models import DeviceSlot, Presence
+from fleet.devices.models import Presence
 from ota import delivery
 from ota.choices import (
     JOB_EDGES,
@@ -28,6 +28,7 @@ from ota.choices import (
     JobState,
     StagingState,
 )
+from ota.job_rows import make_jobs
 from ota.models import DesiredState, Job, Membership, Rollout, Staging, Wave
 from ota.plan import Plan
 from ota.reports import WITHDRAWN
@@ -44,16 +45,24 @@ def install_jobs(rollout: Rollout) -> QuerySet[Job]:
 
 
 def newest_jobs(wave: Wave) -> QuerySet[Job]:
-    """The newest attempt of each device of a wave: what counts."""
-    newest = (
-        Job.objects.filter(wave=wave, kind="install").order_by("device_id", "-attempt").distinct("device_id")
+    """The newest attempt of each device of a wave: what counts.
+
+    Asked as "no newer attempt exists", which a further filter can be pushed below: with 100,000 jobs that is
+    a tenth of the time of sorting every attempt for each question.
+    """
+    newer = Job.objects.filter(
+        wave_id=OuterRef("wave_id"),
+        device_id=OuterRef("device_id"),
+        kind="install",
+        attempt__gt=OuterRef("attempt"),
     )
-    return Job.objects.filter(pk__in=newest.values("pk"))
+    return Job.objects.filter(~Exists(newer), wave=wave, kind="install")
 
 
 def missing_count(wave: Wave) -> int:
     """How many members of an open wave have no job yet; cheap enough to ask at every tick."""
-    have = Job.objects.filter(wave=wave, kind="install").aggregate(n=Count("device_id", distinct=True))["n"]
+    # counting distinct values in an aggregate sorts them, counting a distinct query hashes them
+    have = Job.objects.filter(wave=wave, kind="install").order_by().values("device_id").distinct().count()
     return missing_jobs(wave).count() if have < wave.size else 0
 
 
@@ -65,43 +74,17 @@ def missing_jobs(wave: Wave) -> QuerySet[Membership]:
 
 
 def ensure_jobs(wave: Wave, rollout: Rollout, *, now: datetime) -> int:
-    """Make jobs for up to BATCH members of an open wave that have none; returns how many.
+    """Make jobs for up to BATCH members of an open wave that have none (`ota.job_rows`); returns how many.
 
-    A device that runs the candidate already, or is quarantined or retired by now, gets a job that says so and
-    counts as neither success nor failure.
+    BATCH also when devices are left out because an older job of theirs is still live: more may wait. Raises
+    ValueError when a device used up its 65,535 attempts.
     """
-    if not missing_count(wave):
+    missing = missing_count(wave)
+    if not missing:
         return 0
-    members = list(missing_jobs(wave).order_by("arm", "stratum", "rank").select_related("device")[:BATCH])
-    if not members:
-        return 0
-    ids = [member.device_id for member in members]
-    attempts = next_attempts(ids, rollout.slot)
-    runs = dict(
-        DeviceSlot.objects.filter(device_id__in=ids, slot=rollout.slot).values_list("device_id", "run")
-    )
-    jobs = []
-    for member in members:
-        job = Job(
-            rollout=rollout,
-            wave=wave,
-            device_id=member.device_id,
-            slot=rollout.slot,
-            attempt=attempts[member.device_id],
-            target=rollout.manifest_id,
-            created_at=now,
-            state_at=now,
-        )
-        if member.device.retired_at is not None:
-            job.state, job.finished_at = JobState.REMOVED, now
-        elif runs.get(member.device_id) == rollout.manifest.id16:
-            job.state, job.code, job.finished_at = JobState.SKIPPED, "already_installed", now
-        elif member.device.quarantined_at is not None:
-            job.state, job.code, job.finished_at = JobState.SKIPPED, "quarantined", now
-        jobs.append(job)
-    # a device whose older job is still live keeps it (one live job per slot) and is looked at again next time
-    Job.objects.bulk_create(jobs, ignore_conflicts=True)
-    return len(jobs)
+    attempts = make_jobs(wave, rollout, now=now, limit=BATCH)
+    _check_attempts(attempts)
+    return min(missing, BATCH)
 
 
 def next_attempts(device_ids: Sequence[str], slot: int) -> dict[str, int]:
@@ -113,9 +96,13 @@ def next_attempts(device_ids: Sequence[str], slot: int) -> dict[str, int]:
     )
     last = {row["device_id"]: row["last"] for row in used}
     attempts = {name: last.get(name, 0) + 1 for name in device_ids}
-    if max(attempts.values(), default=0) > MAX_ATTEMPT:
-        raise ValueError("a device has no attempt number left for this slot")
+    _check_attempts(list(attempts.values()))
     return attempts
+
+
+def _check_attempts(attempts: Sequence[int]) -> None:
+    if max(attempts, default=0) > MAX_ATTEMPT:
+        raise ValueError("a device has no attempt number left for this slot")
 
 
 def is_staged(rollout: Rollout) -> bool:
@@ -255,11 +242,13 @@ def _told(
     One whose trial began before its withdrawal was written is marked, not moved: its document names the old
     model.
     """
-    moved = 0
+    told = [job for job in jobs if job.pk in counters]
+    able = [job for job in told if to in JOB_EDGES[job.state]]
+    done = move_jobs(able, to, actor=actor, now=now, reason=reason, counters=counters, **fields)
+    moved, won = len(done), {job.pk for job in done}
     # in key order, as gateways do: two transactions then never wait for each other in a circle
-    for job in sorted(jobs, key=lambda job: job.device_id):
-        if job.pk not in counters:
-            continue
+    for job in sorted((job for job in told if job.pk not in won), key=lambda job: job.device_id):
+        job.refresh_from_db()
         for _ in range(_TRIES):
             if to not in JOB_EDGES[job.state]:
                 break

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -35,7 +36,7 @@ class KeyPair:
 
     private: Ed25519PrivateKey
 
-    @property
+    @cached_property
     def public_key(self) -> bytes:
         """The 32 raw bytes of the public key."""
         return self.private.public_key().public_bytes_raw()

@@ -124,15 +124,15 @@ def ensure_staged(*, now: datetime) -> dict[str, int]:
     """Compare the broker with the database and have everything missing published again.
 
     Looks at the trust document and, for each manifest that a desired document or an unfinished rollout names,
-    at manifest, leaf list and a few random chunks. A broker that was restarted may have lost any message:
-    then every chunk is looked at and all desired documents are published again. Returns counts: trust,
+    at manifest, leaf list and a few random chunks. A broker that was restarted, or that an emptied cache knows
+    nothing of, may have lost any message: then every chunk is looked at and all desired documents are published again. Returns counts: trust,
     manifests, desired. Raises MqttError.
     """
     found = {"trust": 0, "manifests": 0, "desired": 0}
     with BackendClient("stage") as client:
         client.connect(timeout_s=CONNECT_S)
         started_s = _told_start(client, now)
-        is_thorough = _is_later_start(started_s)
+        is_thorough = _may_be_new(started_s)
         newest = Trust.objects.first()
         if newest is not None:
             held = client.read_retained(f"{topics.TRUST}/#", expect=None, timeout_s=BROKER_DEADLINE_S)
@@ -315,9 +315,14 @@ def _told_start(client: BackendClient, now: datetime) -> float | None:
     return now.timestamp() - int(text) if text.isdigit() else None
 
 
-def _is_later_start(started_s: float | None) -> bool:
+def _may_be_new(started_s: float | None) -> bool:
+    """True when the broker has started since the last look, or nobody knows when that was.
+
+    A cache that was lost remembers no start: a power cut takes Redis and the broker's store together, and
+    what the broker then lacks nobody would look for.
+    """
     known_s = cache.get(_STARTED_KEY)
-    return started_s is not None and known_s is not None and started_s > known_s + UPTIME_SLACK_S
+    return started_s is not None and (known_s is None or started_s > known_s + UPTIME_SLACK_S)
 
 
 def _remember_start(started_s: float | None) -> None:

@@ -15,7 +15,8 @@ from fleet.accounts.audit import Actor
 from ota import approval, dry_runs
 from ota.choices import RolloutState
 from ota.errors import RolloutError
-from ota.frozen import difference, freeze
+from ota.frozen import Frozen, difference, forget, freeze, make_waves
+from ota.locks import lock
 from ota.models import Rollout
 from ota.plan import Plan
 from ota.supersede import check_overlap, take_over
@@ -26,27 +27,38 @@ from ota.transitions import move_rollout
 def begin(rollout: Rollout, *, actor: Actor, now: datetime) -> str | None:
     """Freeze who is in which wave and let a ready rollout run; "" when it runs now.
 
+    The memberships come first, in transactions of their own that nobody looks at yet, then one short
+    transaction makes the waves and lets the rollout run: killed anywhere before it, the rollout has not
+    started and is started anew. Of two callers one waits for the other, and then finds it running.
+
     A text says why it does not: the eligible set differs from the previewed one by more than 5 % or by a
     class, or it needs an approval that it does not have. It is a draft again then, and what was approved is
     void. None: the rollout was not as `rollout` shows it. Raises OverlapError when other rollouts hold every
     device, PlanError when nobody is eligible any more or a query is none any more; then nothing changes.
     """
-    with transaction.atomic():
+    with lock(f"ota.freeze {rollout.pk}"):
+        if not Rollout.objects.filter(pk=rollout.pk, state=rollout.state, rev=rollout.rev).exists():
+            return None
         everyone = list(members(rollout, now=now))
         changed = _changed(rollout, everyone)
         if changed:
-            return (
-                changed
-                if back_to_draft(rollout, f"target_changed: {changed}", actor=actor, now=now)
-                else None
-            )
-        # the move comes first: it locks the row, so that two starts cannot both freeze a set
-        if not move_rollout(rollout, RolloutState.RUNNING, actor=actor, now=now, started_at=now):
-            return None
-        summary = freeze(rollout, everyone, now=now)
-        Rollout.objects.filter(pk=rollout.pk).update(summary=rollout.summary | summary)
-        take_over(rollout, actor=actor, now=now)
-    return ""
+            is_draft = back_to_draft(rollout, f"target_changed: {changed}", actor=actor, now=now)
+            return changed if is_draft else None
+        return "" if _run(rollout, freeze(rollout, everyone, now=now), actor=actor, now=now) else None
+
+
+def _run(rollout: Rollout, frozen: Frozen, *, actor: Actor, now: datetime) -> bool:
+    """Make the waves and let the rollout run, in one short transaction; False when it changed meanwhile."""
+    summary = rollout.summary | frozen.summary
+    with transaction.atomic():
+        to = RolloutState.RUNNING
+        is_running = move_rollout(rollout, to, actor=actor, now=now, started_at=now, summary=summary)
+        if is_running:
+            make_waves(rollout, frozen)
+            take_over(rollout, actor=actor, now=now)
+    if not is_running:  # edited or cancelled meanwhile
+        forget(rollout)
+    return is_running
 
 
 def dry_run(rollout: Rollout, *, now: datetime) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import reduce
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery, Value
 
 from fleet.devices.errors import GroupError, QueryError
 from fleet.devices.models import Device, DeviceClass, DeviceGroup, DeviceSlot
@@ -154,7 +154,7 @@ def _refusing_as_target(name: str) -> Iterator[None]:
         ) from error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """A targeted device as it is now. run: id16 in the rollout's slot or "". skip: why not eligible."""
 
@@ -219,27 +219,26 @@ class Census:
 def members(rollout: Rollout, *, now: datetime) -> Iterator[Member]:
     """Every enrolled device that the target means now, in the order of its id, read in batches.
 
-    Raises TargetError when the target is no longer one: a group was deleted, or its query is none any more.
+    One query a batch, for the columns that decide only: whole rows of 100,000 devices take twelve times as
+    long. Raises TargetError when the target is no longer one: a group was deleted, or its query is none any
+    more.
     """
     devices = Target.parse(rollout.target).select(now=now)
+    devices = devices.annotate(now_runs=_run(rollout.slot), is_held=_is_held(rollout)).order_by("pk")
+    columns = ("pk", "device_class_id", "quarantined_at", "now_runs", "is_held")
     classes = _class_reasons(rollout)
-    holding = TAKING_BACK if rollout.plan.get("supersede") else ROLLOUT_LIVE
     last = ""
-    while batch := list(devices.filter(pk__gt=last).order_by("pk")[:BATCH]):
-        last = batch[-1].pk
-        ids = [device.pk for device in batch]
-        runs = _runs(ids, rollout.slot)
-        busy = _busy(ids, rollout, holding)
-        for device in batch:
-            run = runs.get(device.pk, "")
-            skip = classes.get(device.device_class_id, "incompatible")
-            if not skip and device.quarantined_at is not None:
+    while batch := list(devices.filter(pk__gt=last).values_list(*columns)[:BATCH]):
+        last = batch[-1][0]
+        for device_id, class_name, quarantined_at, run, is_held in batch:
+            skip = classes.get(class_name, "incompatible")
+            if not skip and quarantined_at is not None:
                 skip = "quarantined"
             if not skip and run == rollout.manifest.id16:
                 skip = "already_installed"
-            if not skip and device.pk in busy:
+            if not skip and is_held:
                 skip = "other_rollout"
-            yield Member(device.pk, device.device_class_id, run, skip)
+            yield Member(device_id, class_name, run or "", skip)
 
 
 def census(rollout: Rollout, waves: Mapping[str, int], *, now: datetime) -> Census:
@@ -285,15 +284,19 @@ def _class_reasons(rollout: Rollout) -> dict[str, str]:
     return reasons
 
 
-def _runs(ids: list[str], slot: int) -> dict[str, str]:
-    rows = DeviceSlot.objects.filter(device_id__in=ids, slot=slot).values_list(
-        "device_id", "run", "run_flags"
-    )
-    return {device_id: run for device_id, run, flags in rows if not flags & STOPPED}
+def _run(slot: int) -> Subquery:
+    """What a device's slot runs, id16; NULL when it is stopped or unknown."""
+    rows = DeviceSlot.objects.filter(device_id=OuterRef("pk"), slot=slot)
+    return Subquery(rows.annotate(stopped=F("run_flags").bitand(STOPPED)).filter(stopped=0).values("run")[:1])
 
 
-def _busy(ids: list[str], rollout: Rollout, holding: Collection[str]) -> set[str]:
-    """Devices that another rollout of this slot holds, in one of the states `holding`."""
-    held = Membership.objects.filter(device_id__in=ids, wave__gt=0, rollout__slot=rollout.slot)
-    held = held.filter(rollout__state__in=holding).exclude(rollout_id=rollout.pk)
-    return set(held.values_list("device_id", flat=True))
+def _is_held(rollout: Rollout) -> Exists | Value:
+    """Whether another rollout of this slot holds a device: a live one, or when this one supersedes one that is
+    taking a model back.
+    """
+    holding = TAKING_BACK if rollout.plan.get("supersede") else ROLLOUT_LIVE
+    others = Rollout.objects.filter(slot=rollout.slot, state__in=holding).exclude(pk=rollout.pk)
+    rivals = list(others.values_list("pk", flat=True))
+    if not rivals:
+        return Value(False)
+    return Exists(Membership.objects.filter(device_id=OuterRef("pk"), rollout_id__in=rivals, wave__gt=0))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from django.db import connection, transaction
 from django.db.models import F
@@ -106,11 +107,19 @@ def move_job(job: Job, to: str, *, actor: Actor, now: datetime, reason: str = ""
 
 
 def move_jobs(
-    jobs: Sequence[Job], to: str, *, actor: Actor, now: datetime, reason: str = "", **fields: Any
+    jobs: Sequence[Job],
+    to: str,
+    *,
+    actor: Actor,
+    now: datetime,
+    reason: str = "",
+    counters: Mapping[UUID, int] | None = None,
+    **fields: Any,
 ) -> list[Job]:
     """Move many jobs (at most BATCH) in one transaction; returned are those that were still as shown.
 
-    Each is one conditional UPDATE of its own state and counter, and each leaves its audit row.
+    Each is judged by its own state and counter as `move_job` does, and each leaves its audit row; all of it
+    is three statements, however many jobs there are. counters: each job's new counter, None leaves them.
     """
     if len(jobs) > BATCH:
         raise ValueError(f"{len(jobs)} jobs in one transaction, at most {BATCH}")
@@ -120,7 +129,7 @@ def move_jobs(
         return []
     values = _job_values(to, now, fields)
     with transaction.atomic():
-        won = _update_returning(jobs, values)
+        won = _update_returning(jobs, values, counters)
         moved = [job for job in jobs if job.pk in won]
         AuditEvent.objects.bulk_create(
             [
@@ -141,7 +150,7 @@ def move_jobs(
             ]
         )
     for job in moved:
-        _apply(job, values)
+        _apply(job, values if counters is None else values | {"counter": counters[job.pk]})
     return moved
 
 
@@ -160,22 +169,32 @@ def _about(job: Job, values: Mapping[str, Any]) -> dict[str, Any]:
     return {"device": job.device_id, "attempt": job.attempt, "code": values.get("code", job.code)}
 
 
-def _update_returning(jobs: Sequence[Job], values: Mapping[str, Any]) -> set[Any]:
+def _update_returning(
+    jobs: Sequence[Job], values: Mapping[str, Any], counters: Mapping[UUID, int] | None
+) -> set[Any]:
     """Ids of the jobs whose state and counter were still as shown, after setting `values` on them."""
     columns = [field for field in Job._meta.concrete_fields if field.name in values]
     assignments = ", ".join(f'"{field.column}" = %s' for field in columns)
     prepared = [field.get_db_prep_save(values[field.name], connection) for field in columns]
+    if counters is not None:
+        assignments += ', "counter" = seen.next'
+    table, ids = Job._meta.db_table, [job.pk for job in jobs]
+    # In key order, as gateways do: two transactions then never wait for each other in a circle. An UPDATE of
+    # many rows takes them in any order, so the rows are taken before it.
+    lock = f'SELECT 1 FROM "{table}" WHERE id = ANY(%s::uuid[]) ORDER BY device_id FOR NO KEY UPDATE'  # noqa: S608
     sql = (
-        f'UPDATE "{Job._meta.db_table}" AS j SET {assignments} '  # noqa: S608 - names from the model only
-        "FROM unnest(%s::uuid[], %s::text[], %s::bigint[]) AS seen(id, state, counter) "
+        f'UPDATE "{table}" AS j SET {assignments} '  # noqa: S608 - names from the model only
+        "FROM unnest(%s::uuid[], %s::text[], %s::bigint[], %s::bigint[]) AS seen(id, state, counter, next) "
         "WHERE j.id = seen.id AND j.state = seen.state AND j.counter = seen.counter RETURNING j.id"
     )
     seen: list[Any] = [
-        [job.pk for job in jobs],
+        ids,
         [str(job.state) for job in jobs],
         [job.counter for job in jobs],
+        [counters[job.pk] if counters is not None else 0 for job in jobs],
     ]
     with connection.cursor() as cursor:
+        cursor.execute(lock, [ids])
         cursor.execute(sql, [*prepared, *seen])
         return {row[0] for row in cursor.fetchall()}
 

@@ -45,6 +45,7 @@ from fleet.stack.processes import Supervisor
 from fleet.stack.tls import ensure_tls
 from ota.desired import Desired, DesiredEntry, sign_desired
 from ota.tensors import GoldenVector
+from tests.bench.saving import SAVINGS, configure
 from tests.firmware import rig
 from tests.stack.services import Broker
 
@@ -100,21 +101,17 @@ def echoing(count: int) -> list[GoldenVector]:
 
 
 @contextmanager
-def broker_of(folder: Path, devices: list[Person], *, is_durable: bool) -> Iterator[tuple[Broker, int]]:
+def broker_of(folder: Path, devices: list[Person], *, saving: str) -> Iterator[tuple[Broker, int]]:
     """The stack's Mosquitto with a plain loopback listener beside the TLS one; yields it and that port.
 
-    is_durable: with the stack's own settings, which write the store to disk after every change; else it is
-    kept in memory.
+    saving: when it writes its store to disk, a key of SAVINGS.
     """
     run = RunDir(folder).ensure()
     port, plain, tls = free_port(), free_port(), ensure_tls(run)
     hashes = {one.device_id: broker_files.hash_secret(one.secret) for one in devices}
     spec = mosquitto.spec(run, port, tls)
     broker_files.change(mosquitto.password_file(run), add=hashes)
-    config = run.mosquitto / "mosquitto.conf"
-    saving = () if is_durable else ("autosave", "persistence ", "persistence_location")
-    kept = [line for line in config.read_text().splitlines() if not line.startswith(saving)]
-    config.write_text("\n".join([*kept, f"listener {plain} {LOOPBACK}", ""]))
+    configure(run, saving, more=(f"listener {plain} {LOOPBACK}",))
     with Supervisor(run.logs, say=lambda _line: None) as supervisor:
         supervisor.start(spec)
         yield Broker(run, port, tls, supervisor), plain
@@ -147,10 +144,10 @@ class Backend:
         """Publish trust document 1."""
         self._publish("trust", [(topics.TRUST, rig.signed_trust(rig.trust()))])
 
-    def stage(self, item: rig.Artifact) -> None:
+    def stage(self, item: rig.Artifact, kind: str = "model") -> None:
         """Publish a model's retained messages and read them back, as `ota.staging.stage` does."""
         messages = item.publications()
-        self._publish("model", list(messages.items()))
+        self._publish(kind, list(messages.items()))
         found = self._client.read_retained(
             topics.model_filter(item.mid), expect=len(messages), timeout_s=PUBLISH_S
         )
@@ -207,7 +204,7 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     luck = random.Random(args.seed)  # no two chunks alike
     first = rig.artifact(1, data=luck.randbytes(20_000), golden=echoing(2))
     second = rig.artifact(2, data=luck.randbytes(args.kib * 1024), golden=echoing(4))
-    with broker_of(folder, devices, is_durable=args.durable) as (broker, plain):
+    with broker_of(folder, devices, saving=args.saving) as (broker, plain):
         os.environ.update(broker.env(), DJANGO_SETTINGS_MODULE="fleet.settings")
         broker_pid = int(mosquitto.pid_file(broker.run).read_text())
         backend = Backend(devices)
@@ -261,7 +258,10 @@ def _follow(
                 line["wall_s"] = round(time.monotonic() - began, 2)
                 seen["goals"].append(line)
                 if len(seen["goals"]) == 1:
-                    backend.stage(second)
+                    staging, staging_broker = _own_cpu(), cpu_s(broker_pid)
+                    backend.stage(second, "second model")
+                    seen["staging_cpu_s"] = round(_own_cpu() - staging, 2)
+                    seen["staging_broker_cpu_s"] = round(cpu_s(broker_pid) - staging_broker, 2)
                     began, ours = time.monotonic(), _own_cpu()
                     broker_before.append(cpu_s(broker_pid))
                     backend.desire(second, 2)
@@ -346,7 +346,7 @@ def table(result: dict[str, Any]) -> str:
             "flash pages: in memory, referred to",
             f"{end['pages_shared'] + end['pages_private']:,}, {end['pages_referred_to']:,}",
         ),
-        ("store of the broker", "on disk after every change" if options["durable"] else "in memory"),
+        ("broker saves its store", options["saving"]),
         ("verdict", result["verdict"]),
     ]
     width = max(len(name) for name, _ in rows)
@@ -365,7 +365,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--crash", type=float, default=0.01)
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--deadline", type=int, default=900, help="seconds")
-    options.add_argument("--durable", action="store_true", help="let the broker save as the stack does")
+    options.add_argument("--saving", choices=SAVINGS, default="never", help="when the broker saves its store")
+    as_stack: dict[str, Any] = {"action": "store_const", "const": "stack", "dest": "saving"}
+    options.add_argument("--durable", **as_stack, help="let the broker save as the stack does")
     options.add_argument("--sanitize", action="store_true", help="build the swarm with ASan and UBSan")
     options.add_argument("--progress", action="store_true", help="states over time on stderr")
     options.add_argument("--json", type=Path, help="write everything that was measured here")

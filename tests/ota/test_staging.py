@@ -17,7 +17,13 @@ from ota.models import DesiredState, Manifest, ModelVersion, Staging
 from ota.staging import StagingError
 from tests.stack.services import Broker, wait_until
 
-pytestmark = pytest.mark.usefixtures("broker")
+pytestmark = pytest.mark.usefixtures("known_broker")
+
+
+@pytest.fixture
+def known_broker(broker: Broker) -> None:
+    """The broker, and a cache that remembers it has not started again."""
+    staging.cache.set(staging._STARTED_KEY, timezone.now().timestamp(), timeout=None)
 
 
 def held(manifest: Manifest) -> dict[str, bytes]:
@@ -262,6 +268,30 @@ def test_a_restarted_broker_is_noticed_by_its_uptime(
     assert DesiredState.objects.get(pk=device.pk).published_counter == 0
     again = staging.ensure_staged(now=timezone.now())
     assert again["desired"] == 0, "the same restart is noticed once"
+
+
+def test_an_emptied_cache_and_a_store_that_lost_a_part_are_mended_from_the_database(
+    make_manifest: Any, make_device: Any, now: Any
+) -> None:
+    manifest = make_manifest(size=40 * 4096)
+    delivery.publish_trust()
+    staged(manifest)
+    told, lost = make_device("cache-lost-1"), make_device("cache-lost-2")
+    delivery.set_config([told.pk, lost.pk], {1: 60}, now=now)
+    DesiredState.objects.update(entries={"0": [0, manifest.pk, 0, 0, 1]})
+    delivery.publish_pending()
+    gone = {topics.chunk(manifest.mid, index) for index in range(7, 9)}
+    lose(topics.desired(lost.pk), *gone)  # the trust document is still there and raises no suspicion
+    staging.cache.delete(staging._STARTED_KEY)
+    wait_until(lambda: _uptime() != b"", what="the broker's uptime", deadline_s=30)
+    assert staging.ensure_staged(now=timezone.now()) == {"trust": 0, "manifests": 1, "desired": 2}
+    assert staging.stage(manifest.pk, now=timezone.now())
+    assert delivery.publish_pending().count == 2
+    assert gone <= held(manifest).keys()
+    with BackendClient("test").connect() as client:
+        assert client.read_retained(topics.desired(lost.pk), expect=1, timeout_s=10)
+    again = staging.ensure_staged(now=timezone.now())
+    assert again == {"trust": 0, "manifests": 0, "desired": 0}, "and then the broker is known"
 
 
 def _uptime() -> bytes:

@@ -7,6 +7,7 @@ bytes; nothing is re-encoded. The key id is a hint that selects keys to try, nev
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Sequence
@@ -87,6 +88,12 @@ def sign1_header(kind: str, kid: bytes) -> bytes:
     return encode({1: -8, 3: content_type(kind), 4: kid})
 
 
+@functools.lru_cache(maxsize=64)
+def _sign1_header_of(kind: str, public_key: bytes) -> bytes:
+    """The header under which one key signs one kind: the same for each of a fleet's documents."""
+    return sign1_header(kind, signing_kid(public_key))
+
+
 def mac_header(kind: str, kid: bytes) -> bytes:
     """Protected header of COSE_Mac0 (algorithm 5, HMAC 256/256)."""
     return encode({1: 5, 3: content_type(kind), 4: kid})
@@ -118,7 +125,7 @@ def sign(kind: str, payload: bytes, signers: Sequence[Signer], *, aad: bytes = b
 
 def sign1(kind: str, payload: bytes, signer: Signer, *, aad: bytes) -> bytes:
     """A COSE_Sign1 message (desired, cmd). Raises CodecError `too_large` beyond 2048 bytes."""
-    header = sign1_header(kind, signing_kid(signer.public_key))
+    header = _sign1_header_of(kind, signer.public_key)
     signature = signer.sign(_sign1_structure(header, aad, payload))
     return _sized(encode(Tag(TAG_SIGN1, [header, {}, payload, signature])), MAX_SIGNED_BYTES)
 

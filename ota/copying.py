@@ -1,0 +1,30 @@
+"""Many rows into a table at once, by COPY: no object and no parameter a value.
+
+Measured with memberships, 5,000 a statement: a fifth of the process time of `bulk_create`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from django.db import connection
+from django.db.models import Model
+from psycopg import sql
+
+
+def copy_rows(model: type[Model], names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Insert rows into a model's table in the caller's transaction.
+
+    names: the model's fields, in the order of each row's values; the database has no defaults, so only fields
+    it fills itself (an `id` it numbers) may be left out. Values are as the database takes them: a foreign key
+    its key, JSON its text. Raises django.db.IntegrityError for a row that breaks a constraint; none is stored
+    then.
+    """
+    columns = [sql.Identifier(str(model._meta.get_field(name).column)) for name in names]
+    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
+        sql.Identifier(model._meta.db_table), sql.SQL(", ").join(columns)
+    )
+    with connection.wrap_database_errors, connection.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in rows:
+            copy.write_row(row)
