@@ -26,7 +26,7 @@ from typing import Any
 
 from fleet.demo.client import Client, NotReached, wait_for
 from fleet.stack.paths import RunDir
-from fleet.stack.run import Stack
+from fleet.stack.run import Stack, ended_by_signals
 from tests.e2e import swarm_fleet
 from tests.e2e.conftest import issue_token
 
@@ -215,10 +215,10 @@ def main() -> int:
     options.add_argument("--runs", type=int, default=10)
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--kib", type=int, default=64, help="size of each version")
-    options.add_argument("--deadline", type=float, default=400.0, help="seconds a run may take")
+    options.add_argument("--deadline", type=float, default=600.0, help="seconds a run may take")
     options.add_argument("--json", type=Path, help="write every run here")
     args = options.parse_args()
-    with tempfile.TemporaryDirectory(prefix="killing-") as folder:
+    with tempfile.TemporaryDirectory(prefix="killing-") as folder, ended_by_signals():
         runs = perform(args, Path(folder) / "run")
     print(table(runs, args.devices))
     if args.json:
