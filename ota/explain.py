@@ -8,7 +8,7 @@ from typing import Any
 from django.utils import timezone
 
 from fleet.devices.models import Device, Presence
-from ota.choices import JOB_TERMINAL, Arm, JobState, RolloutState, WaveState
+from ota.choices import JOB_TERMINAL, ROLLOUT_TERMINAL, Arm, JobState, RolloutState, WaveState
 from ota.models import Job, Membership, Rollout, Wave
 from ota.offers import in_flight
 from ota.plan import Plan
@@ -18,6 +18,7 @@ from ota.waves import is_proven
 SENTENCES = {
     "not_targeted": "The rollout does not target this device.",
     "not_started": "The rollout has not started.",
+    "ended": "The rollout has ended, or is ending: it offers nothing any more.",
     "already_installed": "The device ran this model already when the rollout started.",
     "incompatible": "The model does not fit this device.",
     "quarantined": "The device is quarantined.",
@@ -34,6 +35,11 @@ SENTENCES = {
     "job": "An attempt is under way or has ended.",
 }
 """Every code `explain` answers with, and its sentence."""
+_OVER = ROLLOUT_TERMINAL | {
+    RolloutState.ABORTING,
+    RolloutState.ROLLING_BACK,
+    RolloutState.ROLLBACK_INCOMPLETE,
+}
 
 
 def explain(rollout: Rollout, device_id: str, *, now: datetime | None = None) -> dict[str, Any] | None:
@@ -67,21 +73,24 @@ def explain(rollout: Rollout, device_id: str, *, now: datetime | None = None) ->
         "job": _job(job) if job else None,
         "history": [_job(row) for row in jobs],
         "blockers": blockers,
-        "next": _next(job, blockers),
+        "next": _next(job, blockers, is_over=rollout.state in _OVER),
     }
 
 
 def _blockers(
     rollout: Rollout, device: Device, member: Membership | None, job: Job | None, now: datetime
 ) -> list[dict[str, Any]]:
+    is_over = rollout.state in _OVER
     if rollout.started_at is None:
-        return [_blocker("not_started")]
+        return [_blocker("ended" if is_over else "not_started")]
     if member is None:
         return [_blocker("not_targeted", reason=_why_outside(rollout, device, now))]
     if member.arm == Arm.SKIPPED:
         known = member.skip_reason in SENTENCES
         code = member.skip_reason if known else "incompatible"
         return [_blocker(code, reason=member.skip_reason)]
+    if is_over and (job is None or (job.kind == "install" and job.state == JobState.QUEUED)):
+        return [_blocker("ended", reason=rollout.reason)]
     if job is None:
         wave = Wave.objects.filter(rollout=rollout, n=member.wave).first()
         found = [_blocker("control")] if member.arm == Arm.CONTROL else []
@@ -97,7 +106,7 @@ def _blockers(
     if job.state == JobState.DEFERRED:
         return [_blocker("deferred", reason=job.code)]
     if job.state in (JobState.REJECTED, JobState.FAILED, JobState.TIMED_OUT) and job.kind == "install":
-        code = "retries_exhausted" if job.retry_at is None else "retry"
+        code = "retries_exhausted" if is_over or job.retry_at is None else "retry"
         return [_blocker(code, reason=job.code)]
     return []
 
@@ -163,10 +172,15 @@ def _job_text(job: Job) -> str:
     return f"{text}."
 
 
-def _next(job: Job | None, blockers: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _next(job: Job | None, blockers: list[dict[str, Any]], *, is_over: bool) -> dict[str, Any] | None:
+    """What happens next to the device, by itself; a rollout that is over only waits for what is under way."""
+    if is_over and (job is None or job.state in JOB_TERMINAL):
+        return None
     if job is not None and job.retry_at is not None:
         return {"action": "retry", "not_before": job.retry_at.isoformat()}
     if job is None or job.state == JobState.QUEUED:
+        if is_over and (job is None or job.kind == "install"):
+            return None
         is_out = any(
             item["code"] in ("not_targeted", "already_installed", "incompatible") for item in blockers
         )
