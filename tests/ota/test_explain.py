@@ -59,5 +59,3 @@ def test_an_aborted_rollout_promises_no_retry(world: World) -> None:
     over = rollouts.explain(rollout, device.id, now=world.now)
     assert over is not None
     assert (over["code"], over["next"]) == ("retries_exhausted", None)
-
-
