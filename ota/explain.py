@@ -9,6 +9,8 @@ from django.utils import timezone
 
 from fleet.devices.models import Device, Presence
 from ota.choices import JOB_TERMINAL, ROLLOUT_TERMINAL, Arm, JobState, RolloutState, WaveState
+from ota.desired import last_counter
+from ota.keys import current_trust
 from ota.models import Job, Membership, Rollout, Wave
 from ota.offers import in_flight
 from ota.plan import Plan
@@ -28,6 +30,7 @@ SENTENCES = {
     "paused": "The rollout is paused.",
     "halted": "The rollout is halted.",
     "offline": "The device is offline; it is offered the model when it connects.",
+    "counter_burned": "The device reports a counter that only the next trust document can pass.",
     "concurrency_cap": "Enough other devices are under way; this one is next when one of them ends.",
     "deferred": "The device put the update off and goes on by itself.",
     "retry": "The last attempt failed; another one follows.",
@@ -128,6 +131,8 @@ def _held(rollout: Rollout, device: Device) -> list[dict[str, Any]]:
         found.append(_blocker("paused", reason=rollout.reason))
     if device.quarantined_at is not None:
         found.append(_blocker("quarantined", reason=device.quarantine_reason))
+    if device.desired_counter >= last_counter(current_trust()[0].version):
+        found.append(_blocker("counter_burned"))
     if device.presence != Presence.ONLINE:
         since = device.last_seen_at.isoformat() if device.last_seen_at else None
         found.append(_blocker("offline", since=since))
