@@ -96,6 +96,7 @@ def _check_control(rollout: Rollout, found: Facts) -> None:
     """Control was offered nothing before the last wave opened."""
     last = rollout.waves.order_by("-n")[0]
     control = Membership.objects.filter(rollout=rollout, arm=Arm.CONTROL).values("device_id")
-    early = Job.objects.filter(rollout=rollout, device_id__in=control, created_at__lt=last.opened_at)
-    if last.opened_at is None or early.exists():
+    jobs = Job.objects.filter(rollout=rollout, device_id__in=control)
+    early = jobs if last.opened_at is None else jobs.filter(created_at__lt=last.opened_at)
+    if early.exists():
         found.wrong.append(f"{early.count()} control devices had a job before the last wave")

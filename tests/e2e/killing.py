@@ -75,10 +75,10 @@ class Killer:
         self.seed = seed
         self.random = random.Random(seed)
 
-    def install_first(self) -> None:
+    def install_first(self, deadline_s: float) -> None:
         """Version 1 everywhere, with nobody killed: every later run moves the fleet by one version."""
         run = Run(0)
-        self._roll_out(run, kills=[])
+        self._roll_out(run, [], deadline_s)
         if run.state != "completed" or run.wrong:
             raise SystemExit(f"the first version did not arrive: {run.state}, {run.wrong}")
 
@@ -89,7 +89,7 @@ class Killer:
         self._roll_out(run, moments, deadline_s)
         return run
 
-    def _roll_out(self, run: Run, kills: list[tuple[float, str]], deadline_s: float = 240.0) -> None:
+    def _roll_out(self, run: Run, kills: list[tuple[float, str]], deadline_s: float) -> None:
         from ota.models import Job, Rollout
         from tests.e2e import conservation
 
@@ -172,7 +172,7 @@ def perform(args: argparse.Namespace, folder: Path) -> list[Run]:
         api.post("/devices:config", {"config": swarm_fleet.DEVICE_CONFIG})
         _wait_online(args.devices)
         killer = Killer(stack, api, devices=args.devices, kib=args.kib, seed=args.seed)
-        killer.install_first()
+        killer.install_first(args.deadline)
         for number in range(1, args.runs + 1):
             run = killer.run(number, args.deadline)
             runs.append(run)
