@@ -169,6 +169,13 @@ def next_counter(trust_version: int, now_s: int, stored: int = 0, reported: int 
     return counter
 
 
+def last_counter(trust_version: int) -> int:
+    """Highest counter of a trust version. A device that reported it, or more, can be told nothing before the
+    next version.
+    """
+    return (trust_version + 1 << _TIME_BITS + _N_BITS) - 1
+
+
 def counter_trust_version(counter: int) -> int:
     """The trust version in a counter's top bits."""
     return counter >> (_TIME_BITS + _N_BITS)

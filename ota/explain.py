@@ -8,7 +8,9 @@ from typing import Any
 from django.utils import timezone
 
 from fleet.devices.models import Device, Presence
-from ota.choices import JOB_TERMINAL, Arm, JobState, RolloutState, WaveState
+from ota.choices import JOB_TERMINAL, ROLLOUT_TERMINAL, Arm, JobState, RolloutState, WaveState
+from ota.desired import last_counter
+from ota.keys import current_trust
 from ota.models import Job, Membership, Rollout, Wave
 from ota.offers import in_flight
 from ota.plan import Plan
@@ -18,6 +20,7 @@ from ota.waves import is_proven
 SENTENCES = {
     "not_targeted": "The rollout does not target this device.",
     "not_started": "The rollout has not started.",
+    "ended": "The rollout has ended, or is ending: it offers nothing any more.",
     "already_installed": "The device ran this model already when the rollout started.",
     "incompatible": "The model does not fit this device.",
     "quarantined": "The device is quarantined.",
@@ -28,6 +31,7 @@ SENTENCES = {
     "paused": "The rollout is paused.",
     "halted": "The rollout is halted.",
     "offline": "The device is offline; it is offered the model when it connects.",
+    "counter_burned": "The device reports a counter that only the next trust document can pass.",
     "concurrency_cap": "Enough other devices are under way; this one is next when one of them ends.",
     "deferred": "The device put the update off and goes on by itself.",
     "retry": "The last attempt failed; another one follows.",
@@ -37,6 +41,11 @@ SENTENCES = {
 """Every code `explain` answers with, and its sentence."""
 _OUT = ("not_targeted", "already_installed", "incompatible", "superseded")
 _LEFT = (JobState.QUEUED, JobState.CANCELLING, JobState.CANCELLED, JobState.SUPERSEDED)
+_OVER = ROLLOUT_TERMINAL | {
+    RolloutState.ABORTING,
+    RolloutState.ROLLING_BACK,
+    RolloutState.ROLLBACK_INCOMPLETE,
+}
 
 
 def explain(rollout: Rollout, device_id: str, *, now: datetime | None = None) -> dict[str, Any] | None:
@@ -70,7 +79,7 @@ def explain(rollout: Rollout, device_id: str, *, now: datetime | None = None) ->
         "job": _job(job) if job else None,
         "history": [_job(row) for row in jobs],
         "blockers": blockers,
-        "next": _next(job, blockers),
+        "next": _next(job, blockers, is_over=rollout.state in _OVER),
     }
 
 
@@ -79,14 +88,17 @@ def _blockers(
 ) -> list[dict[str, Any]]:
     if rollout.superseded_by_id is not None and (job is None or job.state in _LEFT):
         return [_blocker("superseded", rollout=str(rollout.superseded_by_id))]
+    is_over = rollout.state in _OVER
     if rollout.started_at is None:
-        return [_blocker("not_started")]
+        return [_blocker("ended" if is_over else "not_started")]
     if member is None:
         return [_blocker("not_targeted", reason=_why_outside(rollout, device, now))]
     if member.arm == Arm.SKIPPED:
         known = member.skip_reason in SENTENCES
         code = member.skip_reason if known else "incompatible"
         return [_blocker(code, reason=member.skip_reason)]
+    if is_over and (job is None or (job.kind == "install" and job.state == JobState.QUEUED)):
+        return [_blocker("ended", reason=rollout.reason)]
     if job is None:
         wave = Wave.objects.filter(rollout=rollout, n=member.wave).first()
         found = [_blocker("control")] if member.arm == Arm.CONTROL else []
@@ -102,7 +114,7 @@ def _blockers(
     if job.state == JobState.DEFERRED:
         return [_blocker("deferred", reason=job.code)]
     if job.state in (JobState.REJECTED, JobState.FAILED, JobState.TIMED_OUT) and job.kind == "install":
-        if job.retry_at is None:
+        if is_over or job.retry_at is None:
             return [_blocker("retries_exhausted", reason=job.code)]
         return [_blocker("retry", reason=job.code, until=job.retry_at.isoformat()), *_held(rollout, device)]
     if job.state == JobState.SKIPPED and job.code in SENTENCES:
@@ -127,6 +139,8 @@ def _held(rollout: Rollout, device: Device) -> list[dict[str, Any]]:
         found.append(_blocker("paused", reason=rollout.reason))
     if device.quarantined_at is not None:
         found.append(_blocker("quarantined", reason=device.quarantine_reason))
+    if device.desired_counter >= last_counter(current_trust()[0].version):
+        found.append(_blocker("counter_burned"))
     if device.presence != Presence.ONLINE:
         since = device.last_seen_at.isoformat() if device.last_seen_at else None
         found.append(_blocker("offline", since=since))
@@ -171,10 +185,15 @@ def _job_text(job: Job) -> str:
     return f"{text}."
 
 
-def _next(job: Job | None, blockers: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _next(job: Job | None, blockers: list[dict[str, Any]], *, is_over: bool) -> dict[str, Any] | None:
+    """What happens next to the device, by itself; a rollout that is over only waits for what is under way."""
+    if is_over and (job is None or job.state in JOB_TERMINAL):
+        return None
     if job is not None and job.retry_at is not None:
         return {"action": "retry", "not_before": job.retry_at.isoformat()}
     if job is None or job.state == JobState.QUEUED:
+        if is_over and (job is None or job.kind == "install"):
+            return None
         is_out = any(item["code"] in _OUT for item in blockers)
         return None if is_out else {"action": "offer", "not_before": None}
     return None if job.state in JOB_TERMINAL else {"action": "report", "not_before": None}

@@ -18,7 +18,7 @@ from django.db.models.functions import Cast
 from fleet.accounts import audit
 from fleet.accounts.audit import TICK, Actor
 from fleet.devices.models import Presence
-from ota import delivery
+from ota import delivery, keys
 from ota.choices import (
     JOB_EDGES,
     JOB_IN_FLIGHT,
@@ -28,6 +28,7 @@ from ota.choices import (
     JobState,
     StagingState,
 )
+from ota.desired import last_counter
 from ota.job_rows import make_jobs
 from ota.models import DesiredState, Job, Membership, Rollout, Staging, Wave
 from ota.plan import Plan
@@ -115,6 +116,22 @@ def in_flight(rollout: Rollout) -> int:
     return install_jobs(rollout).filter(state__in=JOB_IN_FLIGHT).count()
 
 
+def tellable_jobs(rollout: Rollout) -> QuerySet[Job]:
+    """Queued install jobs whose device can be told now: connected, in service, its counters not used up.
+
+    A device that reports a counter beyond this trust version (it lies, or a restored database forgot) would
+    else take its place under the cap at every tick, and others would wait behind it for ever.
+    """
+    trust, _ = keys.current_trust()
+    return install_jobs(rollout).filter(
+        state=JobState.QUEUED,
+        device__presence=Presence.ONLINE,
+        device__quarantined_at=None,
+        device__retired_at=None,
+        device__desired_counter__lt=last_counter(trust.version),
+    )
+
+
 def make_offers(rollout: Rollout, plan: Plan, cap: int, *, now: datetime) -> int:
     """Offer the manifest to queued devices that are online, up to the cap; returns how many.
 
@@ -124,12 +141,7 @@ def make_offers(rollout: Rollout, plan: Plan, cap: int, *, now: datetime) -> int
     free = min(OFFERS_PER_STEP, cap - in_flight(rollout))
     if free <= 0 or not is_staged(rollout):
         return 0
-    queued = install_jobs(rollout).filter(
-        state=JobState.QUEUED,
-        device__presence=Presence.ONLINE,
-        device__quarantined_at=None,
-        device__retired_at=None,
-    )
+    queued = tellable_jobs(rollout)
     # in the order of the draw, so that who goes first says nothing about the device
     drawn = Membership.objects.filter(rollout=rollout, device_id=OuterRef("device_id")).values("h")
     queued = queued.annotate(h=Subquery(drawn)).order_by("wave__n", "h", "device_id")

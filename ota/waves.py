@@ -8,14 +8,13 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from fleet.accounts.audit import TICK, Actor
-from fleet.devices.models import Presence
 from ota import evidence
 from ota.choices import JOB_TERMINAL, WAVE_ACTIVE, Arm, JobState, RolloutState, Verdict, WaveState
 from ota.evidence import Inputs
 from ota.gates.evaluate import Evaluation, evaluate
 from ota.gates.reasons import words
 from ota.models import Evidence, Membership, Rollout, Wave
-from ota.offers import cancel_queued, ensure_jobs, install_jobs
+from ota.offers import cancel_queued, ensure_jobs, install_jobs, tellable_jobs
 from ota.plan import Plan
 from ota.transitions import BATCH, move_jobs, move_rollout, move_wave
 
@@ -145,12 +144,10 @@ def _is_quiet(wave: Wave) -> bool:
     """True when no device of the rollout is under way or about to be tried again; offline ones may wait."""
     jobs = install_jobs(wave.rollout)
     waiting = (*JOB_TERMINAL, JobState.QUEUED, JobState.DEFERRED)
-    online = {"device__presence": Presence.ONLINE, "device__quarantined_at": None}
-    reachable = jobs.filter(state=JobState.QUEUED, **online)
     return not (
         jobs.exclude(state__in=waiting).exists()
         or jobs.filter(retry_at__isnull=False).exists()
-        or reachable.exists()
+        or tellable_jobs(wave.rollout).exists()
     )
 
 

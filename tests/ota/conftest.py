@@ -59,6 +59,11 @@ def make_device(installation: bytes, now: datetime) -> Callable[..., Any]:
 @pytest.fixture
 def make_manifest(installation: bytes, now: datetime) -> Callable[..., Any]:
     """Factory of signed manifests with their version: `make_manifest(size=10_000)`; never twice the same."""
+    return signed_manifest(now)
+
+
+def signed_manifest(now: datetime) -> Callable[..., Any]:
+    """The factory behind `make_manifest`, for fixtures of a wider scope; the installation is there already."""
     from ota import chunking, keys
     from ota.manifest import Manifest as Document
     from ota.models import Artifact, Manifest, MLModel, ModelVersion

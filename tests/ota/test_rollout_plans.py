@@ -233,3 +233,19 @@ def test_a_refused_signature_halts_for_a_person_in_any_wave(world: World) -> Non
     assert "signature" in rollout.reason
     world.pass_time(30)
     assert world.tick(rollout).state == "halted"
+
+
+def test_devices_that_burned_their_counters_do_not_take_the_place_of_others(world: World) -> None:
+    burned = world.add(3, prefix="a")
+    (well,) = world.add(1, prefix="z")
+    world.running(world.manifest())
+    rollout = world.started(world.manifest(), FIRST_PLAN | {"max_in_flight": 1, "max_in_flight_later": 1})
+    for device in burned:
+        device.counter = 2**62  # no counter of this trust version is above it
+        world.send(device)
+    for _ in range(4):
+        world.tick(rollout)
+    assert Job.objects.get(rollout=rollout, device=well.id).state == "offered"
+    answer = rollouts.explain(rollout, burned[0].id, now=world.now)
+    assert answer is not None
+    assert answer["code"] == "counter_burned"

@@ -1,0 +1,60 @@
+"""How the machine calls each verb of a rollout: one line a verb, so a new verb of `ota.verbs` is a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from fleet.accounts.audit import Actor
+from ota import evidence, rollouts
+from ota.choices import JOB_WITHDRAWABLE, WAVE_TERMINAL
+from ota.models import Job, Rollout
+from ota.verbs import VERBS
+from tests.ota.machines import plans
+
+PERSON = Actor("user", "olga")
+Call = Callable[[Rollout, datetime, int], Any]
+"""(rollout, now, choice): choice is a small number that picks between ways of asking."""
+
+
+def _evidence(rollout: Rollout) -> Any:
+    """The evidence a person would acknowledge: what halted the rollout, else the open wave's newest."""
+    rollout.refresh_from_db()
+    if rollout.halted_on_id:
+        return rollout.halted_on_id
+    wave = rollout.waves.exclude(state__in=WAVE_TERMINAL).order_by("n").first()
+    row = evidence.newest(wave) if wave is not None else None
+    return row.pk if row else None
+
+
+def _with(verb: Callable[..., Any], **more: Any) -> Call:
+    return lambda rollout, now, _choice: verb(rollout, actor=PERSON, now=now, **more)
+
+
+CALLS: dict[str, Call] = {
+    "preflight": _with(rollouts.run_preflight),
+    "start": _with(rollouts.start),
+    "edit": lambda r, now, n: rollouts.edit(r, actor=PERSON, now=now, plan=plans.PLANS[n % len(plans.PLANS)]),
+    "cancel": _with(rollouts.cancel, reason="because"),
+    "pause": lambda r, now, n: rollouts.pause(
+        r, actor=PERSON, now=now, reason="because", finish_in_flight=n % 3 == 2
+    ),
+    "resume": lambda r, now, _: rollouts.resume(
+        r, actor=PERSON, now=now, reason="because", ack_evidence=_evidence(r)
+    ),
+    "override": lambda r, now, _: rollouts.override(
+        r, actor=PERSON, now=now, reason="because", ack_evidence=_evidence(r)
+    ),
+    "abort": _with(rollouts.abort, reason="because"),
+    "rollback": _with(rollouts.rollback, reason="because"),
+}
+KNOWN = frozenset(name for names in VERBS.values() for name in names) | {"override"}
+"""Every verb there is; `test_machines` compares it with CALLS."""
+
+
+def check_after(verb: str, rollout: Rollout, choice: int) -> None:
+    """What must hold the moment a verb has returned: stopping takes back every offer whose trial is not begun."""
+    if verb in ("pause", "abort", "rollback") and not (verb == "pause" and choice % 3 == 2):
+        left = Job.objects.filter(rollout=rollout, kind="install", state__in=JOB_WITHDRAWABLE)
+        assert not left.exists(), f"{verb} left offers out: {list(left)}"
