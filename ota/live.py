@@ -10,7 +10,7 @@ from django.db.models import Count
 from django.utils import timezone
 
 from fleet.accounts.models import AuditEvent, Role
-from ota import evidence, rollback
+from ota import evidence, rollback, rollback_target
 from ota.choices import (
     TONES,
     WAVE_ACTIVE,
@@ -26,7 +26,7 @@ from ota.gates.evaluate import Row, hard_rows
 from ota.gates.failures import failure_class
 from ota.models import Evidence, Job, Membership, Rollout, Wave
 from ota.offers import install_jobs, is_staged
-from ota.plan import Plan
+from ota.plan import NOWHERE, Plan
 from ota.sentence import sentence
 from ota.verbs import allowed
 from ota.waves import current
@@ -65,7 +65,8 @@ def state(rollout: Rollout, *, now: datetime | None = None, role: str = Role.ADM
               with evidence or under way; a row: see `ota.gates.evaluate.evaluate`, with "tone" added,
      "failures": [{"state", "code", "class", "n", "devices": [up to 20 ids]}], most devices first,
      "skipped": {reason: n} of devices that are not part of it,
-     "rollback": None | {"size", "counts", "done", "rest": [{"device_id", "state", "code", "is_online"}]},
+     "rollback": None | {"size", "counts", "done", "fetched": of size, by download,
+                  "rest": [{"device_id", "state", "code", "is_online"}]},
      "undo": None | `ota.rollback.dry_run` (only while halted),
      "halted_on": evidence id | None, "halted_at": its time | None,
      "superseded_by": None | {"id", "name"}, "supersedes": [{"id", "name"}, ...],
@@ -115,7 +116,7 @@ def state(rollout: Rollout, *, now: datetime | None = None, role: str = Role.ADM
         "failures": _failures(rollout),
         "skipped": _skipped(rollout),
         "rollback": _rollback(rollout),
-        "undo": rollback.dry_run(rollout) if rollout.state == RolloutState.HALTED else None,
+        "undo": rollback.dry_run(rollout) if _may_go_back(rollout, plan) else None,
         "halted_on": str(rollout.halted_on_id) if rollout.halted_on_id else None,
         "halted_at": _iso(rollout.halted_on.at) if rollout.halted_on else None,
         "superseded_by": _named(rollout.superseded_by),
@@ -264,14 +265,19 @@ def _skipped(rollout: Rollout) -> dict[str, int]:
 def _rollback(rollout: Rollout) -> dict[str, Any] | None:
     if rollout.state not in _HELD or rollout.rollback_started_at is None:
         return None
-    jobs = rollback.revert_jobs(rollout)
+    jobs = rollback.newest_reverts(rollout)
     counts = {str(name): n for name, n in jobs.order_by().values_list("state").annotate(n=Count("pk"))}
     return {
         "size": sum(counts.values()),
         "counts": counts,
         "done": counts.get(JobState.CONFIRMED, 0),
+        "fetched": rollback_target.fetched(rollout, jobs).count(),
         "rest": rollback.rest(rollout),
     }
+
+
+def _may_go_back(rollout: Rollout, plan: Plan) -> bool:
+    return rollout.state == RolloutState.HALTED and plan.rollback_to != NOWHERE
 
 
 def _named(rollout: Rollout | None) -> dict[str, str] | None:

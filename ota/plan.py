@@ -27,6 +27,8 @@ MAX_METRICS = 6
 MAX_NAMED = 1_000
 """Most devices that a wave may name; a larger first step is a group and a count."""
 DAY_S = 86_400
+PREVIOUS, NOWHERE = "previous", "none"
+"""`rollback_to`: what each device ran at the start; no way back, for a reason. Else a manifest's digest."""
 TIMERS: dict[str, float] = {
     "offered": 900,
     "accepted": 600,
@@ -43,7 +45,7 @@ class PlanError(OtaError):
     """A plan that cannot run. field: the part of the plan that is wrong, as `waves[1].percent`.
 
     Codes: `validation`, `alpha_split` (weights do not add up to 1), `gate_unreachable` (a gate could never
-    pass), `empty_target`, `no_baseline` (quality gates where nothing runs yet).
+    pass), `empty_target`, `no_baseline` (quality gates where nothing runs yet), `rollback_unavailable`.
     """
 
     def __init__(self, code: str, field: str, text: str, fix: str = "") -> None:
@@ -105,7 +107,8 @@ class Plan:
     no proof. latency_budget_us: of one inference, None takes the manifest's. by_class: every metric is
     compared in each device class apart, with its part of the budget. pair_sd: expected spread of a pair's
     difference, for planning only: no gate uses it. supersede: the start ends live rollouts of the slot that
-    hold some of its devices, instead of leaving these out. history_s: how far back a device's own
+    hold some of its devices, instead of leaving these out. rollback_to: `previous`, the digest (hex) of a
+    manifest, or `none` with rollback_reason: why there is no way back. history_s: how far back a device's own
     baseline reaches.
     """
 
@@ -137,6 +140,8 @@ class Plan:
     on_fail: str = "rollback"
     on_inconclusive: str = "halt"
     supersede: bool = False
+    rollback_to: str = PREVIOUS
+    rollback_reason: str = ""
     pair_sd: float = 0.045
     timers: Mapping[str, float] = field(default_factory=dict)
 
@@ -166,6 +171,7 @@ class Plan:
                 if not isinstance(data[name], bool):
                     raise PlanError("validation", name, f"{name} is true or false")
                 values[name] = data[name]
+        values |= _way_back(data)
         if "timers" in data:
             values["timers"] = _timers(data["timers"])
         plan = cls(**values)
@@ -229,6 +235,9 @@ class Plan:
         if last.percent is not None and last.percent != 100:
             raise PlanError("validation", "waves", "the last wave takes in everybody: it must be 100 percent")
         self._check_rising()
+        if self.rollback_to == NOWHERE and self.on_fail == "rollback":
+            text = "there is nothing to roll back to when it fails"
+            raise PlanError("rollback_unavailable", "on_fail", text, "say on_fail: halt")
         if self.max_soak_s < self.soak_s:
             raise PlanError("validation", "max_soak_s", "max_soak_s is less than soak_s")
         if not self.metrics:
@@ -322,6 +331,18 @@ def _word(value: Any, name: str, options: tuple[str, ...]) -> str:
             "validation", name, f"{name} is one of {', '.join(filter(None, options)) or 'nothing'}"
         )
     return str(value)
+
+
+def _way_back(data: Mapping[str, Any]) -> dict[str, str]:
+    goal, why = data.get("rollback_to", PREVIOUS), data.get("rollback_reason", "")
+    is_digest = isinstance(goal, str) and len(goal) == 64 and not set(goal) - set("0123456789abcdef")
+    if goal not in (PREVIOUS, NOWHERE) and not is_digest:
+        text = f"rollback_to is {PREVIOUS}, {NOWHERE}, or the id of a manifest: 64 hexadecimal digits"
+        raise PlanError("validation", "rollback_to", text)
+    if not isinstance(why, str) or len(why) > 500 or (goal == NOWHERE) != bool(why.strip()):
+        text = f"rollback_reason says, in 1 to 500 characters, why rollback_to is {NOWHERE}, and only then"
+        raise PlanError("validation", "rollback_reason", text)
+    return {"rollback_to": goal, "rollback_reason": why.strip()}
 
 
 def _size(value: Any, name: str, *, least: int) -> Size:

@@ -8,6 +8,7 @@ from typing import Any
 from django.db import transaction
 
 from fleet.accounts.audit import Actor
+from ota import rollback_target
 from ota.assignment import Sizes, is_gated, sizes
 from ota.choices import RolloutState
 from ota.frozen import remember, target_digest
@@ -49,6 +50,7 @@ def _examined(rollout: Rollout, *, now: datetime) -> tuple[dict[str, Any], Censu
         reasons += _verdict_reasons(rollout, found)
         Target.parse(rollout.target).check(now=now)
         check_overlap(rollout, found.eligible, found.skipped)
+        rollback_target.check(rollout, found.runs, _taking_part(found))
         placed = sizes(found.strata, plan, found.named)
         _check_named(plan, found)
         _check_proof(plan, placed)
@@ -88,6 +90,10 @@ def finish_preflight(rollout: Rollout, *, actor: Actor, now: datetime) -> bool:
             return False
         remember(rollout, found.ids, now=now)
     return True
+
+
+def _taking_part(found: Census) -> list[str]:
+    return [name for name, entry in found.classes.items() if entry["eligible"]]
 
 
 def _waves(plan: Plan, placed: Sizes) -> list[dict[str, Any]]:

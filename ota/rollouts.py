@@ -16,7 +16,7 @@ from django.db import transaction
 
 from fleet.accounts import audit
 from fleet.accounts.audit import Actor
-from ota import dry_runs, evidence
+from ota import dry_runs, evidence, rollback_target
 from ota import rollback as taking_back
 from ota.choices import RolloutState, WaveState
 from ota.errors import OtaError
@@ -307,10 +307,13 @@ def abort(
 def rollback(
     rollout: Rollout, *, actor: Actor, now: datetime, reason: str = "", dry_run: bool = False
 ) -> Rollout | dict[str, Any]:
-    """Take the candidate back from every exposed device, from its other bank. dry_run as `ota.rollback`."""
+    """Take the candidate back from every exposed device. dry_run as `ota.rollback`. Raises RollbackError when
+    the plan has no way back.
+    """
     if dry_run:
         return taking_back.dry_run(_permitted(rollout, "rollback"))
     with transaction.atomic():
+        rollback_target.available(_permitted(rollout, "rollback"))
         to = RolloutState.ROLLING_BACK
         fresh = _do(rollout, "rollback", to, actor=actor, now=now, reason=reason, rollback_started_at=now)
         withdraw(fresh, actor=actor, now=now, reason="rolling back")

@@ -174,7 +174,8 @@ class Census:
     """Counts over a target: eligible devices per stratum, skipped ones per reason, both per class.
 
     waves: device id -> the wave that names it; such devices are counted in `named` by wave and in no stratum,
-    their reasons for being skipped are in `named_skipped`. ids: every eligible device, in order.
+    their reasons for being skipped are in `named_skipped`. ids: every eligible device, in order. runs:
+    id16 of what they run, each once.
     """
 
     waves: Mapping[str, int] = field(default_factory=dict)
@@ -186,6 +187,7 @@ class Census:
     strata: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     classes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    runs: set[str] = field(default_factory=set)
     _met: set[str] = field(default_factory=set)
 
     @property
@@ -210,6 +212,7 @@ class Census:
         self.eligible += 1
         self.ids.append(member.device_id)
         self.baselines += bool(member.run)
+        self.runs.add(member.run)
         if wave is not None:
             self.named[wave] += 1
         else:
