@@ -70,12 +70,12 @@ def state(rollout: Rollout, *, now: datetime | None = None, role: str = Role.ADM
      "undo": None | `ota.rollback.dry_run` (only while halted),
      "halted_on": evidence id | None, "halted_at": its time | None,
      "superseded_by": None | {"id", "name"}, "supersedes": [{"id", "name"}, ...],
+     "reverts": None | {"id", "name"}, "reverted_by": [{"id", "name"}, ...],
      "is_staged": bool, "is_simulated": bool, "allowed": [verb, ...] for `role`}
     """
     now = now or timezone.now()
-    rollout = Rollout.objects.select_related("manifest__version", "halted_on", "superseded_by").get(
-        pk=rollout.pk
-    )
+    related = ("manifest__version", "halted_on", "superseded_by", "reverts")
+    rollout = Rollout.objects.select_related(*related).get(pk=rollout.pk)
     plan = Plan.parse(rollout.plan)
     waves = list(rollout.waves.order_by("n"))
     per_wave = _wave_counts(rollout, waves)
@@ -121,7 +121,9 @@ def state(rollout: Rollout, *, now: datetime | None = None, role: str = Role.ADM
         "halted_at": _iso(rollout.halted_on.at) if rollout.halted_on else None,
         "superseded_by": _named(rollout.superseded_by),
         "supersedes": [_named(other) for other in rollout.supersedes.order_by("created_at")[:20]],
-        "is_staged": is_staged(rollout),
+        "reverts": _named(rollout.reverts),
+        "reverted_by": [_named(other) for other in rollout.reverted_by.order_by("created_at")[:20]],
+        "is_staged": rollout.kind == "revert" or is_staged(rollout),
         "is_simulated": Membership.objects.filter(
             rollout=rollout, device__device_class__chip="host"
         ).exists(),

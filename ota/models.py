@@ -227,6 +227,9 @@ class Rollout(models.Model):
     superseded_by = models.ForeignKey(
         "self", on_delete=models.SET_NULL, null=True, related_name="supersedes"
     )  # the rollout whose start ended this one
+    reverts = models.ForeignKey(
+        "self", on_delete=models.SET_NULL, null=True, related_name="reverted_by"
+    )  # of kind revert: the finished rollout that it takes back
     created_by = models.CharField(max_length=128)
     created_at = models.DateTimeField()
     started_at = models.DateTimeField(null=True)

@@ -18,6 +18,7 @@ from django.db.models.functions import Cast
 from fleet.accounts import audit
 from fleet.accounts.audit import TICK, Actor
 from fleet.devices.models import DeviceSlot, Presence
+from fleet.mqtt.codec.names import Action
 from ota import delivery
 from ota.choices import (
     JOB_EDGES,
@@ -135,13 +136,17 @@ def make_offers(rollout: Rollout, plan: Plan, cap: int, *, now: datetime) -> int
     under way because of that, nothing new is offered.
     """
     free = min(OFFERS_PER_STEP, cap - in_flight(rollout))
-    if free <= 0 or not is_staged(rollout):
+    if free <= 0 or not (rollout.kind == "revert" or is_staged(rollout)):
         return 0
-    queued = install_jobs(rollout).filter(
-        state=JobState.QUEUED,
-        device__presence=Presence.ONLINE,
-        device__quarantined_at=None,
-        device__retired_at=None,
+    queued = (
+        install_jobs(rollout)
+        .select_related("rollout")
+        .filter(
+            state=JobState.QUEUED,
+            device__presence=Presence.ONLINE,
+            device__quarantined_at=None,
+            device__retired_at=None,
+        )
     )
     # in the order of the draw, so that who goes first says nothing about the device
     drawn = Membership.objects.filter(rollout=rollout, device_id=OuterRef("device_id")).values("h")
@@ -150,8 +155,14 @@ def make_offers(rollout: Rollout, plan: Plan, cap: int, *, now: datetime) -> int
 
 
 def offer(jobs: Sequence[Job], plan: Plan, *, now: datetime) -> int:
-    """Put the jobs' targets into the desired documents and move the jobs; returns how many were told."""
-    counters = delivery.offer(jobs, now=now, deadline=now + timedelta(seconds=plan.offer_ttl_s))
+    """Put the jobs' targets into the desired documents and move the jobs; returns how many were told.
+
+    jobs: of one rollout. One of kind `revert` asks for the other bank: nothing is loaded.
+    """
+    is_revert = bool(jobs) and jobs[0].rollout.kind == "revert"
+    deadline = now + timedelta(seconds=plan.offer_ttl_s)
+    action = Action.RUN_OTHER_BANK if is_revert else Action.RUN
+    counters = delivery.offer(jobs, now=now, deadline=deadline, action=action)
     return _told(
         jobs, counters, JobState.OFFERED, actor=TICK, now=now, offered_at=now, code="", detail=0, have=0
     )

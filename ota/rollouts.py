@@ -33,6 +33,7 @@ from ota.permits import refused as _refused
 from ota.plan import Plan, PlanError
 from ota.readiness import finish_preflight, preview
 from ota.retries import retry_failed
+from ota.reverts import create_revert
 from ota.supersede import check_overlap, take_over
 from ota.targeting import Target, TargetError, members
 from ota.ticking import due, tick
@@ -48,6 +49,7 @@ __all__ = [
     "allowed",
     "cancel",
     "create",
+    "create_revert",
     "delete",
     "due",
     "edit",

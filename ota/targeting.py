@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import reduce
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import F, Q, QuerySet
 
 from fleet.devices.errors import GroupError, QueryError
 from fleet.devices.models import Device, DeviceClass, DeviceGroup, DeviceSlot
@@ -26,6 +26,8 @@ from ota.plan import PlanError
 BATCH = 5_000
 MAX_NAMED = 100_000
 SAMPLE = 8
+USABLE = 1
+"""Bank flag: what the other bank holds may be run."""
 TAKING_BACK = frozenset({RolloutState.ROLLING_BACK, RolloutState.ROLLBACK_INCOMPLETE})
 """States in which a rollout keeps its devices even from one that supersedes: they still run what is bad."""
 _LISTS = ("classes", "devices", "groups")
@@ -233,6 +235,7 @@ def members(rollout: Rollout, *, now: datetime) -> Iterator[Member]:
         ids = [device.pk for device in batch]
         runs = _runs(ids, rollout.slot)
         busy = _busy(ids, rollout, holding)
+        lacking = _lacking(ids, rollout) if rollout.kind == "revert" else set()
         for device in batch:
             run = runs.get(device.pk, "")
             skip = classes.get(device.device_class_id, "incompatible")
@@ -242,6 +245,8 @@ def members(rollout: Rollout, *, now: datetime) -> Iterator[Member]:
                 skip = "already_installed"
             if not skip and device.pk in busy:
                 skip = "other_rollout"
+            if not skip and device.pk in lacking:
+                skip = "not_in_bank"
             yield Member(device.pk, device.device_class_id, run, skip)
 
 
@@ -293,6 +298,13 @@ def _runs(ids: list[str], slot: int) -> dict[str, str]:
         "device_id", "run", "run_flags"
     )
     return {device_id: run for device_id, run, flags in rows if not flags & STOPPED}
+
+
+def _lacking(ids: list[str], rollout: Rollout) -> set[str]:
+    """Devices that do not hold the rollout's model in their other bank."""
+    slots = DeviceSlot.objects.filter(device_id__in=ids, slot=rollout.slot, other=rollout.manifest.id16)
+    held = slots.annotate(usable=F("other_flags").bitand(USABLE)).filter(usable=USABLE)
+    return set(ids) - set(held.values_list("device_id", flat=True))
 
 
 def _busy(ids: list[str], rollout: Rollout, holding: Collection[str]) -> set[str]:

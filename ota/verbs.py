@@ -21,7 +21,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     R.ROLLING_BACK: (),
     R.ROLLED_BACK: (),
     R.ROLLBACK_INCOMPLETE: (),
-    R.COMPLETED: (),
+    R.COMPLETED: ("create-revert",),
     R.SUPERSEDED: (),
     R.CANCELLED: (),
 }

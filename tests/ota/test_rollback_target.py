@@ -179,3 +179,43 @@ def test_a_rollback_may_lead_to_another_version(world: World) -> None:
     assert {device.run for device in devices} == {base.pk}
     with pytest.raises(IllegalTransition):
         rollouts.rollback(rollout, actor=ACTOR, now=world.now)
+
+
+def test_a_completed_rollout_is_taken_back_by_a_rollout_of_its_own(world: World) -> None:
+    devices = world.add(4)
+    base, new = world.manifest(), world.manifest()
+    world.running(base)
+    first = world.started(new, FIRST_PLAN)
+    world.run(first, until={"completed"})
+    finished = Rollout.objects.filter(pk=first.pk).values().get()
+    with pytest.raises(IllegalTransition) as refused:
+        rollouts.rollback(first, actor=ACTOR, now=world.now)
+    assert (refused.value.state, refused.value.allowed) == ("completed", ["create-revert"])
+    devices[3].other = ""
+    world.send(devices[3])
+    Staging.objects.filter(manifest=base).update(state="collected")  # nothing will be loaded
+    revert = rollouts.create_revert(first, actor=ACTOR, now=world.now, reason="it drifts")
+    assert (revert.state, revert.kind, revert.manifest_id) == ("draft", "revert", base.pk)
+    assert (revert.name, revert.reverts_id) == ("Revert of walk", first.pk)
+    rollouts.run_preflight(revert, actor=ACTOR, now=world.now)
+    assert (revert.state, revert.summary["skipped"]) == ("ready", {"not_in_bank": 1})
+    rollouts.start(revert, actor=ACTOR, now=world.now)
+    world.tick(revert)
+    told = DesiredState.objects.filter(pk__in=[device.id for device in devices[:3]])
+    assert {tuple(row.entries["0"][:2]) for row in told} == {(1, base.pk)}
+    world.run(revert, until={"completed"})
+    assert [device.run for device in devices] == [base.pk] * 3 + [new.pk]
+    assert Rollout.objects.filter(pk=first.pk).values().get() == finished, "never reopened"
+    facts = rollouts.state(first, now=world.now)
+    assert facts["reverted_by"] == [{"id": str(revert.pk), "name": "Revert of walk"}]
+    assert AuditEvent.objects.get(verb="rollout.create_revert").reason == "it drifts"
+
+
+def test_devices_that_ran_nothing_before_cannot_be_taken_back_later(world: World) -> None:
+    world.add(2)
+    first = world.started(world.manifest(), FIRST_PLAN)
+    world.run(first, until={"completed"})
+    with pytest.raises(RollbackError) as refused:
+        rollouts.create_revert(first, actor=ACTOR, now=world.now)
+    assert refused.value.code == "rollback_unavailable"
+    assert Rollout.objects.count() == 1
