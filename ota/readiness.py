@@ -8,7 +8,7 @@ from typing import Any
 from django.db import transaction
 
 from fleet.accounts.audit import Actor
-from ota import rollback_target
+from ota import rollback_target, security
 from ota.assignment import Sizes, is_gated, sizes
 from ota.choices import RolloutState
 from ota.frozen import remember, target_digest
@@ -105,8 +105,8 @@ def _waves(plan: Plan, placed: Sizes) -> list[dict[str, Any]]:
 
 def _verdict_reasons(rollout: Rollout, found: Census) -> list[dict[str, str]]:
     reasons = []
-    if rollout.manifest.revoked_at is not None:
-        reasons.append(_reason("key_revoked", "the manifest has been revoked", "release the version again"))
+    if why := security.untrusted(rollout.manifest):
+        reasons.append(_reason("key_revoked", why, "release the version again"))
     if rollout.slot != rollout.manifest.slot:
         text = f"the manifest is signed for slot {rollout.manifest.slot}, not {rollout.slot}"
         reasons.append(_reason("io_contract", text, field="slot"))

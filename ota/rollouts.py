@@ -16,7 +16,7 @@ from django.db import transaction
 
 from fleet.accounts import audit
 from fleet.accounts.audit import Actor
-from ota import dry_runs, evidence, rollback_target
+from ota import dry_runs, evidence, rollback_target, security
 from ota import rollback as taking_back
 from ota.choices import RolloutState, WaveState
 from ota.errors import OtaError
@@ -173,11 +173,13 @@ def start(
     dry_run: the same checks, then only count, as `ota.dry_runs.start` says. Raises RolloutError
     `target_changed` when the eligible set differs from the previewed one by more than 5 % or by a class; the
     rollout is a draft again then, unless it was a dry run. Raises OverlapError when other rollouts hold every
-    device, PlanError when nobody is eligible any more, or a query is none any more; then nothing changes.
+    device, RevokedError when its manifest is not trusted any more, PlanError when nobody is eligible any
+    more, or a query is none any more; then nothing changes.
     """
     _permitted(rollout, "start")
     with transaction.atomic():
         fresh = _permitted(rollout, "start")
+        security.check(fresh)
         everyone = list(members(fresh, now=now))
         check_overlap(fresh, sum(not member.skip for member in everyone), (m.skip for m in everyone))
         changed = difference(fresh, everyone)
@@ -233,6 +235,8 @@ def resume(
         why = f"evidence {ack_evidence} acknowledged: {reason}" if was_halted else reason
         _move(fresh, "resume", RolloutState.RUNNING, actor=actor, now=now, reason=why)
         wave = current(fresh)
+        if was_halted:
+            security.set_aside(fresh.halted_on, actor=actor, now=now)
         if was_halted and wave is not None and wave.state == WaveState.FAILED:
             move_wave(
                 wave,
@@ -284,6 +288,7 @@ def override(
             return {"dry_run": True, "wave": row.n, "opens": opens, "devices": size}
         why = f"evidence {ack_evidence} overridden: {reason}"
         if fresh.state == RolloutState.HALTED:
+            security.set_aside(fresh.halted_on, actor=actor, now=now)
             _move(fresh, "override", RolloutState.RUNNING, actor=actor, now=now, reason=why)
         about = {"evidence": str(ack_evidence), "why": reason}
         if not move_wave(row, WaveState.OVERRIDDEN, actor=actor, now=now, reason=why, about=about):

@@ -17,7 +17,7 @@ from django.db import transaction
 from django.db.models import F, Q
 
 from fleet.accounts.audit import TICK, Actor
-from ota import evidence, readiness, rollback, waves
+from ota import evidence, readiness, rollback, security, waves
 from ota.choices import JOB_TERMINAL, JobState, RolloutState
 from ota.models import Rollout
 from ota.offers import (
@@ -113,6 +113,10 @@ def _reassert(rollout: Rollout, plan: Plan, now: datetime) -> None:
     reassert(rollout, now=now)
 
 
+def _trust(rollout: Rollout, plan: Plan, now: datetime) -> None:
+    security.halt_untrusted(rollout, now=now)
+
+
 def _retry(rollout: Rollout, plan: Plan, now: datetime) -> None:
     retry_due(rollout, now=now)
 
@@ -146,6 +150,7 @@ _STEPS: tuple[tuple[frozenset[RolloutState], Step], ...] = (
     (frozenset({R.PREFLIGHT}), _preflight),
     (ACTIVE, _expire),
     (_KEEPING, _reassert),
+    (frozenset({R.RUNNING, R.PAUSED}), _trust),
     (frozenset({R.RUNNING}), _retry),
     (frozenset({R.RUNNING}), lambda rollout, plan, now: waves.advance(rollout, plan, now=now)),
     (frozenset({R.PAUSED}), lambda rollout, plan, now: waves.watch(rollout, plan, now=now)),

@@ -30,9 +30,12 @@ _EVIDENCE = frozenset({"override"})
 
 def verbs(rollout: Rollout) -> list[str]:
     """What this rollout's state allows, whoever asks. `override` needs a wave without a PASS, `retry-failed`
-    a device that another attempt may help.
+    a device that another attempt may help; a halt that names no evidence (a revoked key) allows neither
+    `resume` nor `override`.
     """
     names = list(VERBS[rollout.state])
+    if rollout.state == R.HALTED and rollout.halted_on_id is None:
+        names = [name for name in names if name not in ("resume", "override")]
     if rollout.state == R.RUNNING and rollout.waves.filter(state=WaveState.INCONCLUSIVE).exists():
         names.append("override")
     if rollout.state in (R.RUNNING, R.PAUSED) and retryable(rollout).exists():
