@@ -2,6 +2,8 @@
 evidence.
 """
 
+from datetime import timedelta
+
 from django.db import models
 from django.db.models import Q
 
@@ -331,6 +333,8 @@ class Job(models.Model):
     created_at = models.DateTimeField()
     offered_at = models.DateTimeField(null=True)
     state_at = models.DateTimeField(null=True)  # last state change or progress
+    away = models.DurationField(default=timedelta)  # time without connection since then: no timer counts it
+    away_since = models.DateTimeField(null=True)  # and still without one
     exposed_at = models.DateTimeField(null=True)  # first seen in trial or later
     confirmed_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)

@@ -171,6 +171,11 @@ def offer(jobs: Sequence[Job], plan: Plan, *, now: datetime) -> int:
 def withdraw(rollout: Rollout, *, actor: Actor, now: datetime, reason: str = "") -> int:
     """Take back up to BATCH offers whose trial has not begun; returns how many. Trials end by themselves."""
     jobs = list(install_jobs(rollout).filter(state__in=JOB_WITHDRAWABLE).order_by("device_id")[:BATCH])
+    return withdraw_jobs(jobs, actor=actor, now=now, reason=reason)
+
+
+def withdraw_jobs(jobs: Sequence[Job], *, actor: Actor, now: datetime, reason: str = "") -> int:
+    """`withdraw` for these jobs (at most BATCH)."""
     counters = delivery.withdraw(jobs, now=now) if jobs else {}
     return _told(jobs, counters, JobState.CANCELLING, actor=actor, now=now, reason=reason)
 

@@ -33,12 +33,15 @@ TIMERS: dict[str, float] = {
     "offered": 900,
     "accepted": 600,
     "downloading": 900,
+    "downloading_total": DAY_S,
     "verifying": 300,
     "staged": 3_600,
     "cancelling": 900,
     "deferred": 7 * DAY_S,
 }
-"""Longest time a job may stay in a state without news, by state; `trial` is `trial_deadline_s`."""
+"""Longest time a job may stay in a state without news, by state; `trial` is `trial_deadline_s`, and
+`downloading_total` a download in all, since its offer.
+"""
 
 
 class PlanError(OtaError):

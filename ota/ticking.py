@@ -32,7 +32,7 @@ from ota.offers import (
 )
 from ota.plan import Plan
 from ota.retries import retry_due
-from ota.timers import expire
+from ota.timers import expire, take_back_absent
 from ota.transitions import move_rollout
 
 log = structlog.get_logger(__name__)
@@ -109,6 +109,10 @@ def _expire(rollout: Rollout, plan: Plan, now: datetime) -> None:
     expire(rollout, plan, now=now)
 
 
+def _absent(rollout: Rollout, plan: Plan, now: datetime) -> None:
+    take_back_absent(rollout, plan, now=now)
+
+
 def _reassert(rollout: Rollout, plan: Plan, now: datetime) -> None:
     reassert(rollout, now=now)
 
@@ -149,6 +153,7 @@ def _abort(rollout: Rollout, plan: Plan, now: datetime) -> None:
 _STEPS: tuple[tuple[frozenset[RolloutState], Step], ...] = (
     (frozenset({R.PREFLIGHT}), _preflight),
     (ACTIVE, _expire),
+    (frozenset({R.RUNNING, R.PAUSED}), _absent),
     (_KEEPING, _reassert),
     (frozenset({R.RUNNING, R.PAUSED}), _trust),
     (frozenset({R.RUNNING}), _retry),
