@@ -43,7 +43,7 @@ def untrusted(manifest: Manifest) -> str:
     if len(good) >= trust.release_threshold:
         return ""
     bad = ", ".join(sorted(set(manifest.kids) - good))
-    return f"release key {bad} of {manifest.version} is revoked"
+    return f"release key {bad} of {manifest.version} is not trusted any more"
 
 
 def check(rollout: Rollout) -> None:
@@ -65,7 +65,8 @@ def halt_untrusted(rollout: Rollout, *, now: datetime) -> bool:
 
 def set_aside(evidence: Evidence | None, *, actor: Actor, now: datetime) -> list[str]:
     """Quarantine the devices whose `signature` report an acknowledged evidence rests on; returns them."""
-    singles = evidence.inputs["hard"]["single"] if evidence is not None else []
+    hard = evidence.inputs.get("hard", {}) if evidence is not None else {}
+    singles = hard.get("single", [])
     named = [item["device"] for item in singles if item["code"] in SECURITY]
     reason = "it reported a broken signature of what it was told to run"
     return [name for name in named if quarantine(name, reason=reason, actor=actor, now=now)]
