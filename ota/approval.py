@@ -39,7 +39,7 @@ def needed(plan: Plan, eligible: int) -> list[str]:
     if plan.requires_approval:
         reasons.append("the plan asks for it")
     if plan.rollback_to == "none":
-        reasons.append(f"there is no way back: {plan.no_rollback_reason}")
+        reasons.append(f"there is no way back: {plan.rollback_reason}")
     return reasons
 
 

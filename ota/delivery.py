@@ -73,16 +73,19 @@ class Published:
     is_more: bool
 
 
-def offer(jobs: Sequence[Job], *, now: datetime, deadline: datetime | None = None) -> dict[UUID, int]:
-    """Put each job's target into its slot of the device's desired document (action 0).
+def offer(
+    jobs: Sequence[Job], *, now: datetime, deadline: datetime | None = None, action: Action = Action.RUN
+) -> dict[UUID, int]:
+    """Put each job's target into its slot of the device's desired document.
 
-    deadline: no trial begins on the device after it; None = none. Call it in the transaction that moves the
-    jobs. Returns the counter that carries each job's entry; a job is missing from it when its device cannot
-    be told now (its counters are burned). Raises DeliveryError `contended` when other writers kept changing
-    the same documents, and KeysError `keys_missing`.
+    action: RUN_OTHER_BANK asks for what the device holds already. deadline: no trial begins on the device
+    after it; None = none. Call it in the transaction that moves the jobs. Returns the counter that carries
+    each job's entry; a job is missing from it when its device cannot be told now (its counters are burned).
+    Raises DeliveryError `contended` when other writers kept changing the same documents, and KeysError
+    `keys_missing`.
     """
     until_s = 0 if deadline is None else int(deadline.timestamp())
-    return _put(jobs, lambda job: [int(Action.RUN), job.target, 0, until_s, job.attempt], now=now)
+    return _put(jobs, lambda job: [int(action), job.target, 0, until_s, job.attempt], now=now)
 
 
 def revert(jobs: Sequence[Job], *, now: datetime, action: Action = Action.RUN_OTHER_BANK) -> dict[UUID, int]:

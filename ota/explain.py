@@ -24,6 +24,7 @@ SENTENCES = {
     "already_installed": "The device ran this model already when the rollout started.",
     "incompatible": "The model does not fit this device.",
     "quarantined": "The device is quarantined.",
+    "not_in_bank": "The device does not hold the model it would go back to.",
     "other_rollout": "Another rollout held this device's slot at the start.",
     "superseded": "A newer rollout took this device over.",
     "control": "The device is control: it keeps its model until the last wave, for comparison.",

@@ -11,7 +11,7 @@ from django.db.models import Count, F, OuterRef, Q, Subquery
 from fleet.devices.models import DeviceEvent, DeviceSlot, Presence
 from fleet.telemetry import queries
 from ota.choices import JOB_TERMINAL, JobState
-from ota.gates.failures import CLASSES, FIRST_WAVE, failure_class
+from ota.gates.failures import CLASSES, FIRST_WAVE, SECURITY, failure_class
 from ota.models import Rollout, Wave
 from ota.offers import missing_count, newest_jobs
 from ota.plan import Plan
@@ -78,10 +78,13 @@ def _golden(wave: Wave) -> dict[str, int]:
 def reach(wave: Wave, rollout: Rollout, plan: Plan) -> dict[str, int]:
     """Devices confirmed and seen with telemetry of the candidate, against how many are needed.
 
-    {"reached", "needed", "of", "confirmed"}. of: reachable devices: not skipped, not removed, and not waiting
-    offline. Before the last wave at least half of the wave must be reachable for the share to mean anything.
+    {"reached", "needed", "of", "confirmed"}. of: reachable devices: not skipped, removed or set aside for a
+    broken signature, and not waiting offline. Before the last wave at least half of the wave must be
+    reachable for the share to mean anything.
     """
     jobs = newest_jobs(wave).exclude(state__in=(JobState.SKIPPED, JobState.REMOVED))
+    # set aside by a person who acknowledged its report (ota.security): it is left out
+    jobs = jobs.exclude(state=JobState.FAILED, code__in=SECURITY, device__quarantined_at__isnull=False)
     size = jobs.count() + missing_count(wave)
     offline = jobs.filter(state=JobState.QUEUED).exclude(device__presence=Presence.ONLINE).count()
     reachable = size - offline

@@ -10,7 +10,7 @@ from django.db.models import Count
 from django.utils import timezone
 
 from fleet.accounts.models import AuditEvent, Role
-from ota import approval, evidence, rollback, zones
+from ota import approval, evidence, rollback, rollback_target, zones
 from ota.choices import (
     TONES,
     WAVE_ACTIVE,
@@ -26,7 +26,7 @@ from ota.gates.evaluate import Row, hard_rows
 from ota.gates.failures import failure_class
 from ota.models import Evidence, Job, Membership, Rollout, Wave
 from ota.offers import install_jobs, is_staged
-from ota.plan import Plan
+from ota.plan import NOWHERE, Plan
 from ota.sentence import sentence
 from ota.verbs import allowed
 from ota.waves import current
@@ -67,18 +67,19 @@ def state(
               with evidence or under way; a row: see `ota.gates.evaluate.evaluate`, with "tone" added,
      "failures": [{"state", "code", "class", "n", "devices": [up to 20 ids]}], most devices first,
      "skipped": {reason: n} of devices that are not part of it,
-     "rollback": None | {"size", "counts", "done", "rest": [{"device_id", "state", "code", "is_online"}]},
+     "rollback": None | {"size", "counts", "done", "fetched": of size, by download,
+                  "rest": [{"device_id", "state", "code", "is_online"}]},
      "undo": None | `ota.rollback.dry_run` (only while halted),
      "halted_on": evidence id | None, "halted_at": its time | None,
      "approval": `ota.approval.facts`, "start_at": None | when it starts by itself,
      "opens_at": None | when a window is open next, only while one is waited for,
      "superseded_by": None | {"id", "name"}, "supersedes": [{"id", "name"}, ...],
+     "reverts": None | {"id", "name"}, "reverted_by": [{"id", "name"}, ...],
      "is_staged": bool, "is_simulated": bool, "allowed": [verb, ...] for `role` and `person`}
     """
     now = now or timezone.now()
-    rollout = Rollout.objects.select_related("manifest__version", "halted_on", "superseded_by").get(
-        pk=rollout.pk
-    )
+    related = ("manifest__version", "halted_on", "superseded_by", "reverts")
+    rollout = Rollout.objects.select_related(*related).get(pk=rollout.pk)
     plan = Plan.parse(rollout.plan)
     waves = list(rollout.waves.order_by("n"))
     per_wave = _wave_counts(rollout, waves)
@@ -119,7 +120,7 @@ def state(
         "failures": _failures(rollout),
         "skipped": _skipped(rollout),
         "rollback": _rollback(rollout),
-        "undo": rollback.dry_run(rollout) if rollout.state == RolloutState.HALTED else None,
+        "undo": rollback.dry_run(rollout) if _may_go_back(rollout, plan) else None,
         "halted_on": str(rollout.halted_on_id) if rollout.halted_on_id else None,
         "halted_at": _iso(rollout.halted_on.at) if rollout.halted_on else None,
         "approval": approval.facts(rollout),
@@ -127,7 +128,9 @@ def state(
         "opens_at": _iso(_opens_at(rollout, plan, now)),
         "superseded_by": _named(rollout.superseded_by),
         "supersedes": [_named(other) for other in rollout.supersedes.order_by("created_at")[:20]],
-        "is_staged": is_staged(rollout),
+        "reverts": _named(rollout.reverts),
+        "reverted_by": [_named(other) for other in rollout.reverted_by.order_by("created_at")[:20]],
+        "is_staged": rollout.kind == "revert" or is_staged(rollout),
         "is_simulated": Membership.objects.filter(
             rollout=rollout, device__device_class__chip="host"
         ).exists(),
@@ -282,14 +285,19 @@ def _skipped(rollout: Rollout) -> dict[str, int]:
 def _rollback(rollout: Rollout) -> dict[str, Any] | None:
     if rollout.state not in _HELD or rollout.rollback_started_at is None:
         return None
-    jobs = rollback.revert_jobs(rollout)
+    jobs = rollback.newest_reverts(rollout)
     counts = {str(name): n for name, n in jobs.order_by().values_list("state").annotate(n=Count("pk"))}
     return {
         "size": sum(counts.values()),
         "counts": counts,
         "done": counts.get(JobState.CONFIRMED, 0),
+        "fetched": rollback_target.fetched(rollout, jobs).count(),
         "rest": rollback.rest(rollout),
     }
+
+
+def _may_go_back(rollout: Rollout, plan: Plan) -> bool:
+    return rollout.state == RolloutState.HALTED and plan.rollback_to != NOWHERE
 
 
 def _named(rollout: Rollout | None) -> dict[str, str] | None:

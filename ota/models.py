@@ -2,6 +2,8 @@
 evidence.
 """
 
+from datetime import timedelta
+
 from django.db import models
 from django.db.models import Q
 
@@ -232,6 +234,9 @@ class Rollout(models.Model):
     superseded_by = models.ForeignKey(
         "self", on_delete=models.SET_NULL, null=True, related_name="supersedes"
     )  # the rollout whose start ended this one
+    reverts = models.ForeignKey(
+        "self", on_delete=models.SET_NULL, null=True, related_name="reverted_by"
+    )  # of kind revert: the finished rollout that it takes back
     created_by = models.CharField(max_length=128)
     authors = models.JSONField(default=list)  # persons who made or changed the plan
     created_at = models.DateTimeField()
@@ -335,6 +340,8 @@ class Job(models.Model):
     created_at = models.DateTimeField()
     offered_at = models.DateTimeField(null=True)
     state_at = models.DateTimeField(null=True)  # last state change or progress
+    away = models.DurationField(default=timedelta)  # time without connection since then: no timer counts it
+    away_since = models.DateTimeField(null=True)  # and still without one
     exposed_at = models.DateTimeField(null=True)  # first seen in trial or later
     confirmed_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)

@@ -18,6 +18,7 @@ from django.db.models.functions import Cast
 from fleet.accounts import audit
 from fleet.accounts.audit import TICK, Actor
 from fleet.devices.models import Presence
+from fleet.mqtt.codec.names import Action
 from ota import delivery, keys
 from ota.choices import (
     JOB_EDGES,
@@ -139,7 +140,7 @@ def make_offers(rollout: Rollout, plan: Plan, cap: int, *, now: datetime) -> int
     under way because of that, nothing new is offered.
     """
     free = min(OFFERS_PER_STEP, cap - in_flight(rollout))
-    if free <= 0 or not is_staged(rollout):
+    if free <= 0 or not (rollout.kind == "revert" or is_staged(rollout)):
         return 0
     queued = tellable_jobs(rollout)
     # in the order of the draw, so that who goes first says nothing about the device
@@ -149,8 +150,14 @@ def make_offers(rollout: Rollout, plan: Plan, cap: int, *, now: datetime) -> int
 
 
 def offer(jobs: Sequence[Job], plan: Plan, *, now: datetime) -> int:
-    """Put the jobs' targets into the desired documents and move the jobs; returns how many were told."""
-    counters = delivery.offer(jobs, now=now, deadline=now + timedelta(seconds=plan.offer_ttl_s))
+    """Put the jobs' targets into the desired documents and move the jobs; returns how many were told.
+
+    jobs: of one rollout. One of kind `revert` asks for the other bank: nothing is loaded.
+    """
+    is_revert = bool(jobs) and jobs[0].rollout.kind == "revert"
+    deadline = now + timedelta(seconds=plan.offer_ttl_s)
+    action = Action.RUN_OTHER_BANK if is_revert else Action.RUN
+    counters = delivery.offer(jobs, now=now, deadline=deadline, action=action)
     return _told(
         jobs, counters, JobState.OFFERED, actor=TICK, now=now, offered_at=now, code="", detail=0, have=0
     )
@@ -159,6 +166,11 @@ def offer(jobs: Sequence[Job], plan: Plan, *, now: datetime) -> int:
 def withdraw(rollout: Rollout, *, actor: Actor, now: datetime, reason: str = "") -> int:
     """Take back up to BATCH offers whose trial has not begun; returns how many. Trials end by themselves."""
     jobs = list(install_jobs(rollout).filter(state__in=JOB_WITHDRAWABLE).order_by("device_id")[:BATCH])
+    return withdraw_jobs(jobs, actor=actor, now=now, reason=reason)
+
+
+def withdraw_jobs(jobs: Sequence[Job], *, actor: Actor, now: datetime, reason: str = "") -> int:
+    """`withdraw` for these jobs (at most BATCH)."""
     counters = delivery.withdraw(jobs, now=now) if jobs else {}
     return _told(jobs, counters, JobState.CANCELLING, actor=actor, now=now, reason=reason)
 

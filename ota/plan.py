@@ -16,6 +16,8 @@ from ota import windows as calendar
 from ota.gates.quality import least_pairs
 from ota.plan_parts import (
     DAY_S,
+    NOWHERE,
+    PREVIOUS,
     TIMERS,
     Metric,
     PlanError,
@@ -23,16 +25,16 @@ from ota.plan_parts import (
     read_metrics,
     read_number,
     read_size,
-    read_text,
     read_time,
     read_timers,
     read_waves,
+    read_way_back,
     read_word,
     with_reporting,
 )
 from ota.windows import Window
 
-__all__ = ["ALPHA", "Metric", "Plan", "PlanError", "Size"]
+__all__ = ["ALPHA", "NOWHERE", "PREVIOUS", "Metric", "Plan", "PlanError", "Size"]
 
 ALPHA = 0.05
 """False-halt budget of a rollout, and error of each promotion proof."""
@@ -55,14 +57,14 @@ class Plan:
     no proof. latency_budget_us: of one inference, None takes the manifest's. by_class: every metric is
     compared in each device class apart, with its part of the budget. pair_sd: expected spread of a pair's
     difference, for planning only: no gate uses it. supersede: the start ends live rollouts of the slot that
-    hold some of its devices, instead of leaving these out. history_s: how far back a device's own
+    hold some of its devices, instead of leaving these out. rollback_to: `previous`, the digest (hex) of a
+    manifest, or `none` with rollback_reason: why there is no way back. history_s: how far back a device's own
     baseline reaches.
     requires_approval: a second person must approve, whatever the installation asks for. start_at: aware UTC,
     the start happens by itself then, None = somebody starts it. zone: IANA name in which people read and
     write start_at. windows: no offer is made and no wave opens outside them, () = always. late: `tail` takes
     devices that join the target after the start into a last wave that stays open for tail_days; `skip` leaves
-    them out. offers_per_minute: most offers in any minute. rollback_to: `none` says that there is no way
-    back, with no_rollback_reason; then the rollout never rolls back.
+    them out. offers_per_minute: most offers in any minute.
     """
 
     waves: tuple[Size, ...]
@@ -93,6 +95,8 @@ class Plan:
     on_fail: str = "rollback"
     on_inconclusive: str = "halt"
     supersede: bool = False
+    rollback_to: str = PREVIOUS
+    rollback_reason: str = ""
     pair_sd: float = 0.045
     timers: Mapping[str, float] = field(default_factory=dict)
     requires_approval: bool = False
@@ -102,8 +106,6 @@ class Plan:
     late: str = "skip"
     tail_days: float = 30
     offers_per_minute: int = 1_000
-    rollback_to: str = "previous"
-    no_rollback_reason: str = ""
 
     @classmethod
     def parse(cls, data: Any) -> Plan:
@@ -131,6 +133,7 @@ class Plan:
                 if not isinstance(data[name], bool):
                     raise PlanError("validation", name, f"{name} is true or false")
                 values[name] = data[name]
+        values |= read_way_back(data)
         if "timers" in data:
             values["timers"] = read_timers(data["timers"])
         if data.get("start_at") is not None:
@@ -141,8 +144,6 @@ class Plan:
             values["zone"] = data["zone"]
         if "windows" in data:
             values["windows"] = calendar.parse(data["windows"])
-        if "no_rollback_reason" in data:
-            values["no_rollback_reason"] = read_text(data["no_rollback_reason"], "no_rollback_reason", 500)
         plan = cls(**values)
         plan._check()
         return plan
@@ -211,7 +212,9 @@ class Plan:
         if last.percent is not None and last.percent != 100:
             raise PlanError("validation", "waves", "the last wave takes in everybody: it must be 100 percent")
         self._check_rising()
-        self._check_way_back()
+        if self.rollback_to == NOWHERE and self.on_fail == "rollback":
+            text = "there is nothing to roll back to when it fails"
+            raise PlanError("rollback_unavailable", "on_fail", text, "say on_fail: halt")
         if self.max_soak_s < self.soak_s:
             raise PlanError("validation", "max_soak_s", "max_soak_s is less than soak_s")
         if not self.metrics:
@@ -239,18 +242,6 @@ class Plan:
                     f"metrics[{index}].promote_margin",
                     f"a margin of {metric.promote_margin:g} cannot be proven with 10,000 pairs",
                 )
-
-    def _check_way_back(self) -> None:
-        if self.rollback_to == "previous":
-            if self.no_rollback_reason:
-                text = "a reason why there is no way back goes with rollback_to none only"
-                raise PlanError("validation", "no_rollback_reason", text)
-            return
-        if not self.no_rollback_reason:
-            raise PlanError("validation", "no_rollback_reason", "a rollout without a way back says why")
-        if self.on_fail == "rollback":
-            text = "on_fail is rollback, and rollback_to none leaves no way back"
-            raise PlanError("rollback_unavailable", "on_fail", text, "choose on_fail halt")
 
     def _check_rising(self) -> None:
         """Sizes are cumulative, so each is larger than the one before of its unit, and than what is named."""
@@ -304,5 +295,4 @@ _WORDS = {
     "on_fail": ("rollback", "halt"),
     "on_inconclusive": ("halt", "manual"),
     "late": ("skip", "tail"),
-    "rollback_to": ("previous", "none"),
 }

@@ -21,16 +21,21 @@ MAX_METRICS = 6
 MAX_NAMED = 1_000
 """Most devices that a wave may name; a larger first step is a group and a count."""
 DAY_S = 86_400
+PREVIOUS, NOWHERE = "previous", "none"
+"""`rollback_to`: what each device ran at the start; no way back, for a reason. Else a manifest's digest."""
 TIMERS: dict[str, float] = {
     "offered": 900,
     "accepted": 600,
     "downloading": 900,
+    "downloading_total": DAY_S,
     "verifying": 300,
     "staged": 3_600,
     "cancelling": 900,
     "deferred": 7 * DAY_S,
 }
-"""Longest time a job may stay in a state without news, by state; `trial` is `trial_deadline_s`."""
+"""Longest time a job may stay in a state without news, by state; `trial` is `trial_deadline_s`, and
+`downloading_total` a download in all, since its offer.
+"""
 
 
 class PlanError(OtaError):
@@ -117,11 +122,17 @@ def read_time(value: Any, name: str) -> datetime:
     return found.astimezone(UTC).replace(microsecond=0)
 
 
-def read_text(value: Any, name: str, most: int) -> str:
-    """A text of at most `most` characters, without blanks around it. Raises PlanError `validation`."""
-    if not isinstance(value, str) or len(value) > most:
-        raise PlanError("validation", name, f"{name} is a text of at most {most} characters")
-    return value.strip()
+def read_way_back(data: Mapping[str, Any]) -> dict[str, str]:
+    """`rollback_to`, and `rollback_reason` that says why there is no way back."""
+    goal, why = data.get("rollback_to", PREVIOUS), data.get("rollback_reason", "")
+    is_digest = isinstance(goal, str) and len(goal) == 64 and not set(goal) - set("0123456789abcdef")
+    if goal not in (PREVIOUS, NOWHERE) and not is_digest:
+        text = f"rollback_to is {PREVIOUS}, {NOWHERE}, or the id of a manifest: 64 hexadecimal digits"
+        raise PlanError("validation", "rollback_to", text)
+    if not isinstance(why, str) or len(why) > 500 or (goal == NOWHERE) != bool(why.strip()):
+        text = f"rollback_reason says, in 1 to 500 characters, why rollback_to is {NOWHERE}, and only then"
+        raise PlanError("validation", "rollback_reason", text)
+    return {"rollback_to": goal, "rollback_reason": why.strip()}
 
 
 def read_size(value: Any, name: str, *, least: int) -> Size:

@@ -8,7 +8,7 @@ from typing import Any
 from django.db import transaction
 
 from fleet.accounts.audit import Actor
-from ota import approval
+from ota import approval, rollback_target, security
 from ota.assignment import Sizes, is_gated, sizes
 from ota.choices import RolloutState
 from ota.frozen import remember, target_digest
@@ -50,6 +50,7 @@ def _examined(rollout: Rollout, *, now: datetime) -> tuple[dict[str, Any], Censu
         reasons += _verdict_reasons(rollout, found)
         Target.parse(rollout.target).check(now=now)
         check_overlap(rollout, found.eligible, found.skipped)
+        rollback_target.check(rollout, found.runs, _taking_part(found))
         placed = sizes(found.strata, plan, found.named)
         _check_named(plan, found)
         _check_proof(plan, placed)
@@ -107,6 +108,10 @@ def after_approval(plan: Plan) -> RolloutState:
     return RolloutState.SCHEDULED if plan.start_at is not None else RolloutState.READY
 
 
+def _taking_part(found: Census) -> list[str]:
+    return [name for name, entry in found.classes.items() if entry["eligible"]]
+
+
 def _waves(plan: Plan, placed: Sizes) -> list[dict[str, Any]]:
     return [
         {"n": n, "size": size, "is_gated": is_gated(plan, n), "pairs": pairs}
@@ -116,8 +121,8 @@ def _waves(plan: Plan, placed: Sizes) -> list[dict[str, Any]]:
 
 def _verdict_reasons(rollout: Rollout, found: Census) -> list[dict[str, str]]:
     reasons = []
-    if rollout.manifest.revoked_at is not None:
-        reasons.append(_reason("key_revoked", "the manifest has been revoked", "release the version again"))
+    if why := security.untrusted(rollout.manifest):
+        reasons.append(_reason("key_revoked", why, "release the version again"))
     if rollout.slot != rollout.manifest.slot:
         text = f"the manifest is signed for slot {rollout.manifest.slot}, not {rollout.slot}"
         reasons.append(_reason("io_contract", text, field="slot"))

@@ -25,7 +25,7 @@ from ota.choices import JOB_EDGES, JOB_TERMINAL, JobState, RolloutState
 from ota.gates.failures import COMPAT, POLICY
 from ota.models import DesiredState, Job
 from ota.plan import Plan
-from ota.transitions import move_job
+from ota.transitions import CONNECTED, move_job
 
 log = structlog.get_logger(__name__)
 
@@ -227,7 +227,7 @@ def _make(job: Job, change: _Change, seen: _Seen, now: datetime) -> bool:
         if change.code:
             return bool(live.update(code=change.code, detail=change.detail))
         live = live.filter(have__lt=report.have)
-        return bool(live.update(have=report.have, total=report.total, state_at=now))
+        return bool(live.update(have=report.have, total=report.total, state_at=now, **CONNECTED))
     fields: dict[str, Any] = {
         "code": change.code,
         "detail": change.detail,

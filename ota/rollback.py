@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
+from fleet.accounts import audit
 from fleet.accounts.audit import TICK, Actor
-from fleet.devices.models import DeviceSlot, Presence
-from ota import delivery, waves
-from ota.choices import JOB_TERMINAL, JobState, RolloutState
-from ota.models import Job, Manifest, Membership, Rollout
+from fleet.devices.models import Presence
+from fleet.mqtt.codec.names import Action
+from ota import delivery, rollback_target, waves
+from ota.choices import JOB_IN_FLIGHT, JOB_TERMINAL, JobState, RolloutState
+from ota.models import Job, Rollout
 from ota.offers import cancel_queued, clear_offers, install_jobs, next_attempts, withdraw
 from ota.plan import Plan
 from ota.transitions import BATCH, move_job, move_rollout
 
-_USABLE = 1  # bank flag: the other bank may be run again
+_FALL_BACK = ("not_in_bank", "floor", "sequence", "load_failed", "digest")
+"""Codes of a revert that says no more than that the device's own copy cannot be run."""
 
 
 def revert_jobs(rollout: Rollout) -> QuerySet[Job]:
     """The rollout's revert jobs."""
     return Job.objects.filter(rollout=rollout, kind="revert")
+
+
+def newest_reverts(rollout: Rollout) -> QuerySet[Job]:
+    """The newest revert of each device: what counts."""
+    newest = revert_jobs(rollout).order_by("device_id", "-attempt").distinct("device_id")
+    return Job.objects.filter(pk__in=newest.values("pk"))
+
+
+def _undone(rollout: Rollout) -> QuerySet[Job]:
+    return newest_reverts(rollout).exclude(state__in=(JobState.CONFIRMED, JobState.REMOVED))
 
 
 def exposed_jobs(rollout: Rollout) -> QuerySet[Job]:
@@ -38,16 +50,19 @@ def take_back(rollout: Rollout, plan: Plan, *, now: datetime) -> None:
     """One bounded step of a rollback; call it again until the rollout is `rolled_back`.
 
     Offers in flight are withdrawn first, running trials end by themselves, then each exposed device gets a
-    revert job (action 1 with the manifest it ran at start; a slot that was empty is stopped). Reverts are not
-    capped: they load nothing, and a bad model must leave the field fast; a device that is offline finds its
-    document when it connects.
+    revert job: action 1 with its target (`ota.rollback_target`), which is in its other bank; a slot that was
+    empty is stopped. These are not capped: they load nothing, and a bad model must leave the field fast; a
+    device that is offline finds its document when it connects. A device that lacks its target, or refuses
+    the revert because of it, gets a download of the same version signed anew instead (action 0), capped as
+    any offer; refused again, it is listed with its code.
     """
     waves.close(rollout, now=now)
     cancel_queued(rollout, actor=TICK, now=now, to=JobState.CANCELLED)
     withdraw(rollout, actor=TICK, now=now)
     clear_offers(rollout, now=now)
     _make_reverts(rollout, now)
-    _offer_reverts(rollout, now)
+    _fall_back(rollout, now)
+    _offer_reverts(rollout, plan, now)
     _finish(rollout, plan, now)
 
 
@@ -56,38 +71,24 @@ def dry_run(rollout: Rollout) -> dict[str, Any]:
 
     {"dry_run": true, "exposed": n, "revert_without_download": n, "stop": n, "needs_download": n,
      "download_bytes": n, "unreachable": n, "in_flight": n}. unreachable: exposed devices that are offline
-     now.
-    needs_download: devices that no longer hold their old model in the other bank; they would refuse the
-    revert.
+     now. needs_download: devices that do not hold their target in the other bank and fetch it, in chunks of
+     download_bytes altogether. Raises RollbackError when the plan has no way back.
     """
-    exposed = list(exposed_jobs(rollout).values_list("device_id", "device__presence"))
-    ids = [device_id for device_id, _ in exposed]
-    baselines = _baselines(rollout, ids)
-    slots: dict[str, dict[str, Any]] = {
-        row["device_id"]: dict(row)
-        for row in DeviceSlot.objects.filter(device_id__in=ids, slot=rollout.slot).values(
-            "device_id", "run", "other", "other_flags"
-        )
-    }
-    counts = {"revert_without_download": 0, "stop": 0, "needs_download": 0}
-    needed_bytes = 0
-    sizes = _sizes(set(baselines.values()))
-    for device_id in ids:
-        baseline, slot = baselines.get(device_id, ""), slots.get(device_id, {})
-        if not baseline:
-            counts["stop"] += 1
-        elif slot.get("run") == baseline or (slot.get("other") == baseline and slot["other_flags"] & _USABLE):
-            counts["revert_without_download"] += 1
-        else:
-            counts["needs_download"] += 1
-            needed_bytes += sizes.get(baseline, 0)
+    rollback_target.available(rollout)
+    exposed = dict(exposed_jobs(rollout).values_list("device_id", "device__presence"))
+    targets = rollback_target.goals(rollout, list(exposed))
+    lacking = rollback_target.without(rollout, targets)
+    sizes = {target: rollback_target.download_bytes(target) for target in {targets[name] for name in lacking}}
+    stop = sum(not target for target in targets.values())
     live = install_jobs(rollout).exclude(state__in=JOB_TERMINAL).exclude(state=JobState.QUEUED)
     return {
         "dry_run": True,
-        "exposed": len(ids),
-        **counts,
-        "download_bytes": needed_bytes,
-        "unreachable": sum(presence != Presence.ONLINE for _, presence in exposed),
+        "exposed": len(exposed),
+        "revert_without_download": len(exposed) - stop - len(lacking),
+        "stop": stop,
+        "needs_download": len(lacking),
+        "download_bytes": sum(sizes[targets[name]] for name in lacking),
+        "unreachable": sum(presence != Presence.ONLINE for presence in exposed.values()),
         "in_flight": live.count(),
     }
 
@@ -102,7 +103,10 @@ def _make_reverts(rollout: Rollout, now: datetime) -> None:
     if not jobs:
         return
     ids = [job.device_id for job in jobs]
-    targets, attempts = _manifest_ids(_baselines(rollout, ids)), next_attempts(ids, rollout.slot)
+    targets, attempts = rollback_target.goals(rollout, ids), next_attempts(ids, rollout.slot)
+    for device_id in rollback_target.without(rollout, targets):
+        fetched = rollback_target.renewed(targets[device_id], actor=TICK, now=now)
+        targets[device_id] = fetched or targets[device_id]  # asked all the same, to be listed with its code
     Job.objects.bulk_create(
         [
             Job(
@@ -122,9 +126,61 @@ def _make_reverts(rollout: Rollout, now: datetime) -> None:
     )
 
 
-def _offer_reverts(rollout: Rollout, now: datetime) -> None:
+def _fall_back(rollout: Rollout, now: datetime) -> None:
+    """New jobs for up to BATCH devices that refused to go back from their own bank: they fetch it instead."""
+    failed = newest_reverts(rollout).filter(
+        state__in=(JobState.REJECTED, JobState.FAILED), code__in=_FALL_BACK, device__retired_at=None
+    )
+    jobs = list(failed.exclude(target="").order_by("device_id")[:BATCH])
+    if not jobs:
+        return
+    own = rollback_target.goals(rollout, [job.device_id for job in jobs])
+    jobs = [job for job in jobs if job.target == own[job.device_id]]  # once: what was fetched is another one
+    attempts = next_attempts([job.device_id for job in jobs], rollout.slot)
+    for job in jobs:
+        target = rollback_target.renewed(job.target, actor=TICK, now=now)
+        if target in ("", job.target):
+            continue
+        new = Job.objects.create(
+            rollout=rollout,
+            wave_id=job.wave_id,
+            device_id=job.device_id,
+            slot=job.slot,
+            kind="revert",
+            attempt=attempts[job.device_id],
+            target=target,
+            created_at=now,
+            state_at=now,
+        )
+        audit.record(
+            actor=TICK,
+            verb="job.fall_back",
+            subject_kind="job",
+            subject_id=str(new.pk),
+            at=now,
+            before={"job": str(job.pk), "state": str(job.state), "code": job.code},
+            after={"device": new.device_id, "attempt": new.attempt, "target": target},
+        )
+
+
+def _offer_reverts(rollout: Rollout, plan: Plan, now: datetime) -> None:
     jobs = list(revert_jobs(rollout).filter(state=JobState.QUEUED).order_by("device_id")[:BATCH])
-    counters = delivery.revert(jobs, now=now) if jobs else {}
+    if not jobs:
+        return
+    own = rollback_target.goals(rollout, [job.device_id for job in jobs])
+    fetching = [job for job in jobs if job.target != own[job.device_id]]
+    ready = rollback_target.staged(job.target for job in fetching)
+    in_flight = revert_jobs(rollout).filter(state__in=JOB_IN_FLIGHT)
+    under_way = rollback_target.fetched(rollout, in_flight).count()
+    free = max(0, plan.cap(is_proven=True) - under_way)
+    fetching = [job for job in fetching if job.target in ready][:free]
+    held = [job for job in jobs if job.target == own[job.device_id]]
+    _tell(held, Action.RUN_OTHER_BANK, now)
+    _tell(fetching, Action.RUN, now)
+
+
+def _tell(jobs: list[Job], action: Action, now: datetime) -> None:
+    counters = delivery.revert(jobs, now=now, action=action) if jobs else {}
     for job in jobs:
         if job.pk in counters:
             move_job(job, JobState.OFFERED, actor=TICK, now=now, counter=counters[job.pk], offered_at=now)
@@ -137,7 +193,7 @@ def _finish(rollout: Rollout, plan: Plan, now: datetime) -> None:
     has_revert = reverts.filter(device_id=OuterRef("device_id"))
     if exposed_jobs(rollout).filter(~Exists(has_revert), device__retired_at=None).exists():
         return
-    undone = reverts.exclude(state__in=(JobState.CONFIRMED, JobState.REMOVED))
+    undone = _undone(rollout)
     if not undone.exists():
         move_rollout(rollout, RolloutState.ROLLED_BACK, actor=TICK, now=now, reason=rollout.reason)
         return
@@ -155,38 +211,9 @@ def begin(rollout: Rollout, *, actor: Actor, now: datetime, reason: str) -> bool
     return move_rollout(rollout, to, actor=actor, now=now, reason=reason, rollback_started_at=now)
 
 
-def _baselines(rollout: Rollout, device_ids: Sequence[str]) -> dict[str, str]:
-    """Device -> id16 it ran at start, "" for an empty slot."""
-    frozen = Membership.objects.filter(rollout=rollout, device_id__in=device_ids)
-    return dict(frozen.values_list("device_id", "baseline_run"))
-
-
-def _manifest_ids(baselines: dict[str, str]) -> dict[str, str]:
-    """Device -> full manifest id of its baseline, "" (a stop) for one that we never signed."""
-    full: dict[str, str] = {}
-    for run in {run for run in baselines.values() if run}:
-        row = Manifest.objects.filter(pk__startswith=run).values_list("pk", flat=True).first()
-        if row is not None:
-            full[run] = row
-    return {device_id: full.get(run, "") for device_id, run in baselines.items()}
-
-
-def _sizes(runs: set[str]) -> dict[str, int]:
-    """id16 -> bytes of the model's artifact."""
-    sizes = {}
-    for run in runs - {""}:
-        row = (
-            Manifest.objects.filter(pk__startswith=run)
-            .values_list("version__artifact__size", flat=True)
-            .first()
-        )
-        sizes[run] = row or 0
-    return sizes
-
-
 def rest(rollout: Rollout, limit: int = 50) -> list[dict[str, Any]]:
     """Devices a rollback has not brought back yet: [{"device_id", "state", "code", "is_online"}, ...]."""
-    undone = revert_jobs(rollout).exclude(state__in=(JobState.CONFIRMED, JobState.REMOVED))
+    undone = _undone(rollout)
     rows = undone.order_by("device_id").values_list("device_id", "state", "code", "device__presence")[:limit]
     return [
         {"device_id": device_id, "state": state, "code": code, "is_online": presence == Presence.ONLINE}

@@ -16,7 +16,7 @@ from django.db import transaction
 
 from fleet.accounts import audit
 from fleet.accounts.audit import Actor
-from ota import approval, dry_runs, starting
+from ota import approval, dry_runs, rollback_target, security, starting
 from ota import rollback as taking_back
 from ota.choices import Decision, RolloutState, WaveState
 from ota.errors import RolloutError
@@ -32,6 +32,7 @@ from ota.permits import refused as _refused
 from ota.plan import Plan, PlanError
 from ota.readiness import after_approval, finish_preflight, preview
 from ota.retries import retry_failed
+from ota.reverts import create_revert
 from ota.targeting import Target, TargetError
 from ota.ticking import due, tick
 from ota.transitions import IllegalTransition, move_rollout, move_wave
@@ -47,6 +48,7 @@ __all__ = [
     "approve",
     "cancel",
     "create",
+    "create_revert",
     "delete",
     "due",
     "edit",
@@ -218,8 +220,8 @@ def start(
     dry_run: the same checks, then only count, as `ota.dry_runs.start` says. Raises RolloutError
     `target_changed` when the eligible set differs from the previewed and approved one by more than 5 % or by
     a class, or needs an approval by now; the rollout is a draft again then, unless it was a dry run. Raises
-    OverlapError when other rollouts hold every device, PlanError when nobody is eligible any more, or a query
-    is none any more; then nothing changes.
+    OverlapError when other rollouts hold every device, RevokedError when its manifest is not trusted any more,
+    PlanError when nobody is eligible any more, or a query is none any more; then nothing changes.
     """
     fresh = _permitted(rollout, "start")
     if dry_run:
@@ -270,6 +272,8 @@ def resume(
             row = fresh.halted_on
             approval.decide(fresh, Decision.RESUME, actor=actor, now=now, reason=reason, rests_on=row)
         wave = current(fresh)
+        if was_halted:
+            security.set_aside(fresh.halted_on, actor=actor, now=now)
         if was_halted and wave is not None and wave.state == WaveState.FAILED:
             move_wave(
                 wave,
@@ -322,6 +326,7 @@ def override(
             return {"dry_run": True, "wave": row.n, "opens": opens, "devices": size}
         why = f"evidence {ack_evidence} overridden: {reason}"
         if fresh.state == RolloutState.HALTED:
+            security.set_aside(fresh.halted_on, actor=actor, now=now)
             _move(fresh, "override", RolloutState.RUNNING, actor=actor, now=now, reason=why)
         about = {"evidence": str(ack_evidence), "why": reason}
         if not move_wave(row, WaveState.OVERRIDDEN, actor=actor, now=now, reason=why, about=about):
@@ -348,10 +353,13 @@ def abort(
 def rollback(
     rollout: Rollout, *, actor: Actor, now: datetime, reason: str = "", dry_run: bool = False
 ) -> Rollout | dict[str, Any]:
-    """Take the candidate back from every exposed device, from its other bank. dry_run as `ota.rollback`."""
+    """Take the candidate back from every exposed device. dry_run as `ota.rollback`. Raises RollbackError when
+    the plan has no way back.
+    """
     if dry_run:
         return taking_back.dry_run(_permitted(rollout, "rollback"))
     with transaction.atomic():
+        rollback_target.available(_permitted(rollout, "rollback"))
         to = RolloutState.ROLLING_BACK
         fresh = _do(rollout, "rollback", to, actor=actor, now=now, reason=reason, rollback_started_at=now)
         withdraw(fresh, actor=actor, now=now, reason="rolling back")

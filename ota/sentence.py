@@ -198,7 +198,7 @@ def _halted(facts: Facts, plan: Plan, now: datetime) -> str:
     if undo.get("stop"):
         parts.append(f"stops {undo['stop']} that ran nothing before")
     if undo.get("needs_download"):
-        parts.append(f"cannot revert {undo['needs_download']} from their other bank")
+        parts.append(f"reverts {undo['needs_download']} with {undo['download_bytes'] // 1024} KiB to load")
     return f"{text}; rollback {', '.join(parts)}." if parts else f"{text}."
 
 
@@ -223,7 +223,8 @@ def _superseded(facts: Facts, plan: Plan, now: datetime) -> str:
 
 def _rolling_back(facts: Facts, plan: Plan, now: datetime) -> str:
     back = facts["rollback"] or {"done": 0, "size": 0}
-    return f"Rolling back: {back['done']} of {_devices(back['size'])} are back, no download{_because(facts)}."
+    how = f"{fetched} with a download" if (fetched := back.get("fetched")) else "no download"
+    return f"Rolling back: {back['done']} of {_devices(back['size'])} are back, {how}{_because(facts)}."
 
 
 def _rolled_back(facts: Facts, plan: Plan, now: datetime) -> str:
@@ -232,7 +233,8 @@ def _rolled_back(facts: Facts, plan: Plan, now: datetime) -> str:
     if facts["rollback_started_at"] and facts["finished_at"]:
         seconds = (_time(facts["finished_at"]) - _time(facts["rollback_started_at"])).total_seconds()
         took = f" in {duration(seconds)}"
-    return f"Rolled back{took}: {_devices(back['done'])} went back with no download{_because(facts)}."
+    how = f", {fetched} of them with a download" if (fetched := back.get("fetched")) else " with no download"
+    return f"Rolled back{took}: {_devices(back['done'])} went back{how}{_because(facts)}."
 
 
 def _rollback_incomplete(facts: Facts, plan: Plan, now: datetime) -> str:

@@ -214,7 +214,8 @@ def _wanted() -> set[str]:
         )
         found = {target for (target,) in cursor.fetchall() if target}
     live = Rollout.objects.exclude(state__in=ROLLOUT_TERMINAL)
-    return found | set(live.values_list("manifest_id", flat=True))
+    back = {goal for goal in live.values_list("plan__rollback_to", flat=True) if goal and len(goal) == 64}
+    return found | back | set(live.values_list("manifest_id", flat=True))
 
 
 def _publish(client: BackendClient, row: Staging, fence: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from django.db import transaction
 
 from fleet.accounts.audit import Actor
-from ota import approval, dry_runs
+from ota import approval, dry_runs, security
 from ota.choices import RolloutState
 from ota.errors import RolloutError
 from ota.frozen import Frozen, difference, forget, freeze, make_waves
@@ -34,7 +34,7 @@ def begin(rollout: Rollout, *, actor: Actor, now: datetime) -> str | None:
     A text says why it does not: the eligible set differs from the previewed one by more than 5 % or by a
     class, or it needs an approval that it does not have. It is a draft again then, and what was approved is
     void. None: the rollout was not as `rollout` shows it. Raises OverlapError when other rollouts hold every
-    device, PlanError when nobody is eligible any more or a query is none any more; then nothing changes.
+    device, RevokedError when its manifest is not trusted any more, PlanError when nobody is eligible any more or a query is none any more; then nothing changes.
     """
     with lock(f"ota.freeze {rollout.pk}"):
         if not Rollout.objects.filter(pk=rollout.pk, state=rollout.state, rev=rollout.rev).exists():
@@ -78,6 +78,7 @@ def target_changed(why: str) -> RolloutError:
 
 
 def _changed(rollout: Rollout, everyone: Sequence[Member]) -> str:
+    security.check(rollout)
     eligible = sum(not member.skip for member in everyone)
     check_overlap(rollout, eligible, (member.skip for member in everyone))
     return difference(rollout, everyone) or _unapproved(rollout, eligible)

@@ -11,7 +11,17 @@ from datetime import datetime
 from functools import reduce
 from typing import Any
 
-from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery, Value
+from django.db.models import (
+    BooleanField,
+    Exists,
+    ExpressionWrapper,
+    F,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+    Value,
+)
 
 from fleet.devices.errors import GroupError, QueryError
 from fleet.devices.models import Device, DeviceClass, DeviceGroup, DeviceSlot
@@ -26,6 +36,8 @@ from ota.plan import PlanError
 BATCH = 5_000
 MAX_NAMED = 100_000
 SAMPLE = 8
+USABLE = 1
+"""Bank flag: what the other bank holds may be run."""
 TAKING_BACK = frozenset({RolloutState.ROLLING_BACK, RolloutState.ROLLBACK_INCOMPLETE})
 """States in which a rollout keeps its devices even from one that supersedes: they still run what is bad."""
 _LISTS = ("classes", "devices", "groups")
@@ -174,7 +186,8 @@ class Census:
     """Counts over a target: eligible devices per stratum, skipped ones per reason, both per class.
 
     waves: device id -> the wave that names it; such devices are counted in `named` by wave and in no stratum,
-    their reasons for being skipped are in `named_skipped`. ids: every eligible device, in order.
+    their reasons for being skipped are in `named_skipped`. ids: every eligible device, in order. runs:
+    id16 of what they run, each once.
     """
 
     waves: Mapping[str, int] = field(default_factory=dict)
@@ -186,6 +199,7 @@ class Census:
     strata: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     classes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    runs: set[str] = field(default_factory=set)
     _met: set[str] = field(default_factory=set)
 
     @property
@@ -210,6 +224,7 @@ class Census:
         self.eligible += 1
         self.ids.append(member.device_id)
         self.baselines += bool(member.run)
+        self.runs.add(member.run)
         if wave is not None:
             self.named[wave] += 1
         else:
@@ -224,13 +239,15 @@ def members(rollout: Rollout, *, now: datetime) -> Iterator[Member]:
     more.
     """
     devices = Target.parse(rollout.target).select(now=now)
-    devices = devices.annotate(now_runs=_run(rollout.slot), is_held=_is_held(rollout)).order_by("pk")
-    columns = ("pk", "device_class_id", "quarantined_at", "now_runs", "is_held")
+    devices = devices.annotate(
+        now_runs=_run(rollout.slot), is_held=_is_held(rollout), is_lacking=_is_lacking(rollout)
+    ).order_by("pk")
+    columns = ("pk", "device_class_id", "quarantined_at", "now_runs", "is_held", "is_lacking")
     classes = _class_reasons(rollout)
     last = ""
     while batch := list(devices.filter(pk__gt=last).values_list(*columns)[:BATCH]):
         last = batch[-1][0]
-        for device_id, class_name, quarantined_at, run, is_held in batch:
+        for device_id, class_name, quarantined_at, run, is_held, is_lacking in batch:
             skip = classes.get(class_name, "incompatible")
             if not skip and quarantined_at is not None:
                 skip = "quarantined"
@@ -238,6 +255,8 @@ def members(rollout: Rollout, *, now: datetime) -> Iterator[Member]:
                 skip = "already_installed"
             if not skip and is_held:
                 skip = "other_rollout"
+            if not skip and is_lacking:
+                skip = "not_in_bank"
             yield Member(device_id, class_name, run or "", skip)
 
 
@@ -291,8 +310,9 @@ def _run(slot: int) -> Subquery:
 
 
 def _is_held(rollout: Rollout) -> Exists | Value:
-    """Whether another rollout of this slot holds a device: a live one, or when this one supersedes one that is
-    taking a model back.
+    """Whether another rollout of this slot holds a device.
+
+    That is a live one; when this one supersedes, only one that is taking a model back.
     """
     holding = TAKING_BACK if rollout.plan.get("supersede") else ROLLOUT_LIVE
     others = Rollout.objects.filter(slot=rollout.slot, state__in=holding).exclude(pk=rollout.pk)
@@ -300,3 +320,12 @@ def _is_held(rollout: Rollout) -> Exists | Value:
     if not rivals:
         return Value(False)
     return Exists(Membership.objects.filter(device_id=OuterRef("pk"), rollout_id__in=rivals, wave__gt=0))
+
+
+def _is_lacking(rollout: Rollout) -> ExpressionWrapper[BooleanField[bool, bool]] | Value:
+    """Whether a device lacks, in its other bank, the model that a revert brings back."""
+    if rollout.kind != "revert":
+        return Value(False)
+    rows = DeviceSlot.objects.filter(device_id=OuterRef("pk"), slot=rollout.slot, other=rollout.manifest.id16)
+    held = rows.annotate(usable=F("other_flags").bitand(USABLE)).filter(usable=USABLE)
+    return ExpressionWrapper(~Exists(held), BooleanField())

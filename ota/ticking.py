@@ -18,7 +18,7 @@ from django.db.models import F, Q
 from django.db.models.fields.json import KT
 
 from fleet.accounts.audit import TICK, Actor
-from ota import evidence, readiness, rollback, starting, waves, zones
+from ota import evidence, readiness, rollback, security, starting, waves, zones
 from ota.choices import JOB_TERMINAL, JobState, RolloutState
 from ota.models import Rollout
 from ota.offers import (
@@ -33,7 +33,7 @@ from ota.offers import (
 )
 from ota.plan import Plan, PlanError
 from ota.retries import retry_due
-from ota.timers import expire
+from ota.timers import expire, take_back_absent
 from ota.transitions import move_rollout
 
 log = structlog.get_logger(__name__)
@@ -135,8 +135,16 @@ def _expire(rollout: Rollout, plan: Plan, now: datetime) -> None:
     expire(rollout, plan, now=now)
 
 
+def _absent(rollout: Rollout, plan: Plan, now: datetime) -> None:
+    take_back_absent(rollout, plan, now=now)
+
+
 def _reassert(rollout: Rollout, plan: Plan, now: datetime) -> None:
     reassert(rollout, now=now)
+
+
+def _trust(rollout: Rollout, plan: Plan, now: datetime) -> None:
+    security.halt_untrusted(rollout, now=now)
 
 
 def _retry(rollout: Rollout, plan: Plan, now: datetime) -> None:
@@ -173,7 +181,9 @@ _STEPS: tuple[tuple[frozenset[RolloutState], Step], ...] = (
     (frozenset({R.SCHEDULED}), _schedule),
     (frozenset({R.READY}), _start),
     (ACTIVE, _expire),
+    (frozenset({R.RUNNING, R.PAUSED}), _absent),
     (_KEEPING, _reassert),
+    (frozenset({R.RUNNING, R.PAUSED}), _trust),
     (frozenset({R.RUNNING}), _retry),
     (frozenset({R.RUNNING}), lambda rollout, plan, now: waves.advance(rollout, plan, now=now)),
     (frozenset({R.PAUSED}), lambda rollout, plan, now: waves.watch(rollout, plan, now=now)),

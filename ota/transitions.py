@@ -8,7 +8,7 @@ made.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +31,10 @@ from ota.models import Job, Rollout, Wave
 
 BATCH = 5_000
 """Most rows one transaction changes."""
+
+
+CONNECTED: Mapping[str, Any] = {"away": timedelta(0), "away_since": None}
+"""What goes with every `state_at` of a job: its timer begins anew."""
 
 
 class IllegalTransition(OtaError):
@@ -160,7 +164,7 @@ def _check(state: str, to: str, edges: Mapping[str, frozenset[str]]) -> None:
 
 
 def _job_values(to: str, now: datetime, fields: Mapping[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = {"state": str(to), "state_at": now, **fields}
+    values: dict[str, Any] = {"state": str(to), "state_at": now, **CONNECTED, **fields}
     values.setdefault("finished_at", now if to in JOB_TERMINAL else None)
     return values
 

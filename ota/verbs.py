@@ -24,7 +24,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     R.ROLLING_BACK: (),
     R.ROLLED_BACK: (),
     R.ROLLBACK_INCOMPLETE: (),
-    R.COMPLETED: (),
+    R.COMPLETED: ("create-revert",),
     R.SUPERSEDED: (),
     R.CANCELLED: (),
     R.REJECTED: (),
@@ -37,11 +37,14 @@ def verbs(rollout: Rollout) -> list[str]:
     """What this rollout's state allows, whoever asks.
 
     `override` needs a wave without a PASS, `rollback` a plan that leaves a way back, `retry-failed` a device
-    that another attempt may help.
+    that another attempt may help; a halt that names no evidence (a revoked key) allows neither `resume` nor
+    `override`.
     """
     names = list(VERBS[rollout.state])
     if rollout.plan.get("rollback_to") == "none" and "rollback" in names:
         names.remove("rollback")
+    if rollout.state == R.HALTED and rollout.halted_on_id is None:
+        names = [name for name in names if name not in ("resume", "override")]
     if rollout.state == R.RUNNING and rollout.waves.filter(state=WaveState.INCONCLUSIVE).exists():
         names.append("override")
     if rollout.state in (R.RUNNING, R.PAUSED) and retryable(rollout).exists():

@@ -15,7 +15,7 @@ from fleet.devices.query import MAX_CHARS
 from ota.choices import VersionState
 from ota.gates.catalogue import METRICS
 from ota.models import Manifest, Rollout
-from ota.plan import Plan, PlanError, Size
+from ota.plan import PREVIOUS, Plan, PlanError, Size
 
 _UNITS: Final = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|min|m|h|d)?\s*")
@@ -241,6 +241,25 @@ class RolloutForm(forms.Form):
         label="When nothing is proven in time",
         choices=(("halt", "Halt"), ("manual", "Keep soaking, a person decides")),
     )
+    rollback_to = forms.CharField(
+        label="A rollback leads to",
+        required=False,
+        max_length=64,
+        widget=_text(placeholder=PREVIOUS),
+        help_text="previous: what each device ran at the start. Or a manifest's id, or none.",
+    )
+    rollback_reason = forms.CharField(
+        label="Why there is no way back",
+        required=False,
+        max_length=500,
+        widget=_text(),
+        help_text="Only when a rollback leads to none.",
+    )
+    supersede = forms.BooleanField(
+        label="Supersede rollouts that hold these devices",
+        required=False,
+        help_text="Its start ends them. Otherwise the devices they hold are left out.",
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -298,6 +317,9 @@ class RolloutForm(forms.Form):
             "trial_deadline_s": said["trial_deadline"],
             "on_fail": said["on_fail"],
             "on_inconclusive": said["on_inconclusive"],
+            "rollback_to": said["rollback_to"].strip() or PREVIOUS,
+            "rollback_reason": said["rollback_reason"],
+            "supersede": said["supersede"],
         }
 
 
@@ -344,6 +366,9 @@ def initial_of(row: Rollout) -> dict[str, Any]:
         "trial_deadline": duration_text(plan.trial_deadline_s),
         "on_fail": plan.on_fail,
         "on_inconclusive": plan.on_inconclusive,
+        "rollback_to": plan.rollback_to,
+        "rollback_reason": plan.rollback_reason,
+        "supersede": plan.supersede,
     }
 
 

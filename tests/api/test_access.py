@@ -65,6 +65,7 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "POST /rollouts/{rollout_id}/rollback": ("rollouts:write",),
     "POST /rollouts/{rollout_id}/cancel": ("rollouts:write",),
     "POST /rollouts/{rollout_id}/retry-failed": ("rollouts:write",),
+    "POST /rollouts/{rollout_id}/create-revert": ("rollouts:write",),
     "GET /rollouts/{rollout_id}/jobs": ("rollouts:read",),
     "GET /rollouts/{rollout_id}/events": ("rollouts:read",),
     "GET /rollouts/{rollout_id}/gate": ("rollouts:read",),

@@ -116,13 +116,13 @@ def test_an_operator_does_not_decide(call: Caller, path: str) -> None:
         ({"late": "maybe"}, "validation", "/plan/late"),
         ({"tail_days": 0}, "validation", "/plan/tail_days"),
         ({"offers_per_minute": 0}, "validation", "/plan/offers_per_minute"),
-        ({"rollback_to": "none"}, "validation", "/plan/no_rollback_reason"),
+        ({"rollback_to": "none"}, "validation", "/plan/rollback_reason"),
         (
-            {"rollback_to": "none", "no_rollback_reason": "x", "on_fail": "rollback"},
+            {"rollback_to": "none", "rollback_reason": "x", "on_fail": "rollback"},
             "rollback_unavailable",
             "/plan/on_fail",
         ),
-        ({"no_rollback_reason": "x"}, "validation", "/plan/no_rollback_reason"),
+        ({"rollback_reason": "x"}, "validation", "/plan/rollback_reason"),
     ],
 )
 def test_a_schedule_that_means_nothing_is_refused_by_its_field(

@@ -61,7 +61,11 @@ def test_a_rollout_goes_from_draft_to_completed(call: Caller, world: World, cand
     world.now = rollout.started_at or world.now
     world.run(rollout, until={"completed"})
     done = call("GET", path).json()
-    assert (done["state"], done["counts"], done["allowed"]) == ("completed", {"confirmed": 6}, [])
+    assert (done["state"], done["counts"], done["allowed"]) == (
+        "completed",
+        {"confirmed": 6},
+        ["create-revert"],
+    )
     assert done["sentence"].startswith("Completed")
     jobs = call("GET", f"{path}/jobs?limit=4").json()
     rest = call("GET", f"{path}/jobs?limit=4&cursor={jobs['next']}").json()

@@ -38,6 +38,7 @@ from ota.models import (
     MLModel,
     ModelVersion,
     Rollout,
+    SigningKey,
     Staging,
 )
 from tests.console.rollout_rows import ADMIN, GATED, completed, halted, running
@@ -178,7 +179,7 @@ def release(row: ModelVersion, seq: int, now: datetime) -> Manifest:
         blob=b"",
         chunks=-(-row.artifact.size // 4096) + 1,
         class_ids=[item.class_id for item in DeviceClass.objects.filter(chip="host")],
-        kids=["5b0f2a9d41c7e388"],
+        kids=[SigningKey.objects.get(role="release").pk],
         created_at=now - timedelta(hours=7) + timedelta(minutes=seq),
         created_by="admin",
     )

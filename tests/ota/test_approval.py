@@ -55,7 +55,7 @@ def approved(world: World, rollout: Rollout, actor: Actor = SECOND, **given: Any
         (ASKS, 100, ["the plan asks for it"]),
         (FIRST_PLAN | {"requires_approval": False}, 19, ["20 devices, more than 19"]),
         (
-            FIRST_PLAN | {"rollback_to": "none", "no_rollback_reason": "new format", "on_fail": "halt"},
+            FIRST_PLAN | {"rollback_to": "none", "rollback_reason": "new format", "on_fail": "halt"},
             100,
             ["there is no way back: new format"],
         ),
@@ -287,7 +287,7 @@ def test_going_on_against_evidence_takes_a_second_person(world: World) -> None:
 
 
 def test_without_a_way_back_nothing_rolls_back(world: World) -> None:
-    plan = FIRST_PLAN | {"rollback_to": "none", "no_rollback_reason": "new format", "on_fail": "halt"}
+    plan = FIRST_PLAN | {"rollback_to": "none", "rollback_reason": "new format", "on_fail": "halt"}
     rollout = approved(world, submitted(world, plan))
     rollouts.start(rollout, actor=ACTOR, now=world.now)
     assert rollouts.allowed(rollout) == ["pause", "abort"]

@@ -73,7 +73,8 @@ def test_only_confirmed_is_good_among_jobs() -> None:
 
 def test_every_rollout_state_has_its_verbs() -> None:
     assert set(VERBS) == set(RolloutState)
-    assert all(not VERBS[state] for state in choices.ROLLOUT_TERMINAL)
+    assert all(not VERBS[state] for state in choices.ROLLOUT_TERMINAL - {RolloutState.COMPLETED})
+    assert VERBS[RolloutState.COMPLETED] == ("create-revert",), "a further rollout, this one stays"
 
 
 def test_the_named_sets_hold_states() -> None:

@@ -210,6 +210,18 @@ _verb(
         x, reason=b.reason, dry_run=b.dry_run, actor=actor(r), now=timezone.now()
     ),
 )
+
+
+@router.post("/{rollout_id}/create-revert", auth=Scope("rollouts:write"), response={201: dict[str, Any]})
+@idempotent(is_required=True)
+def create_revert(request: HttpRequest, rollout_id: uuid.UUID, body: VerbBody) -> Any:
+    """Draft a rollout that takes a completed one back; the completed one is never reopened."""
+    row = rollout_of(rollout_id)
+    expect(request, row)
+    made = rollouts.create_revert(row, reason=body.reason, actor=actor(request), now=timezone.now())
+    return 201, _state(request, made)
+
+
 _verb("cancel", lambda r, x, b: rollouts.cancel(x, reason=b.reason, actor=actor(r), now=timezone.now()))
 
 

@@ -179,6 +179,7 @@ BUTTONS = {
     "override": ("Override the wave", "warn", "danger"),
     "abort": ("Abort", "stop", "danger"),
     "rollback": ("Roll back", "back", "danger"),
+    "create-revert": ("Draft a revert", "back", ""),
     "cancel": ("Cancel", "cross", ""),
 }
 

@@ -46,6 +46,9 @@ _ACTS: dict[str, Act] = {
     "retry-failed": lambda r, x, why: rollouts.retry_failed(
         x, reason=why, actor=actor(r), now=timezone.now()
     ),
+    "create-revert": lambda r, x, why: rollouts.create_revert(
+        x, reason=why, actor=actor(r), now=timezone.now()
+    ),
     "cancel": lambda r, x, why: rollouts.cancel(x, reason=why, actor=actor(r), now=timezone.now()),
 }
 _DONE = {
@@ -57,6 +60,7 @@ _DONE = {
     "abort": "Stopping. Devices that confirmed keep the candidate.",
     "rollback": "Taking it back.",
     "retry-failed": "They are tried again, each with a new attempt.",
+    "create-revert": "Drafted. Look at its plan, then run its preflight.",
     "cancel": "Cancelled.",
 }
 
@@ -80,10 +84,12 @@ def confirm(request: HttpRequest, rollout_id: uuid.UUID, verb: str) -> HttpRespo
     if (moved := _moved(request, row, verb)) is not None:
         return _page(request, row, verb, form, needs, moved=moved, status=409)
     try:
-        _ACTS[verb](request, row, form.cleaned_data["reason"])
+        done = _ACTS[verb](request, row, form.cleaned_data["reason"])
     except OtaError as error:
         return refused(request, error, back=back)
     messages.success(request, _DONE[verb])
+    if isinstance(done, Rollout) and done.pk != row.pk:
+        back = reverse("console:rollout", args=[done.pk])
     answer = HttpResponseRedirect(back)
     answer.status_code = 303
     return answer

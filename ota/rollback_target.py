@@ -1,0 +1,155 @@
+"""Where a rollback leads: what each device ran at the start, or the manifest that the plan names; or nowhere.
+
+A device that holds its target in the other bank goes back without a download. One that does not must fetch
+it, and a device takes a lower sequence number from its own bank only: so what it fetches is signed anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Final
+
+import structlog
+from django.db.models import F, OuterRef, QuerySet, Subquery
+
+from fleet.accounts.audit import Actor
+from fleet.devices.models import DeviceClass, DeviceSlot
+from ota import keys, releases, staging
+from ota.choices import StagingState
+from ota.chunking import CHUNK_BYTES
+from ota.errors import OtaError
+from ota.models import Job, Manifest, Membership, Rollout, Staging
+from ota.plan import NOWHERE, PREVIOUS, PlanError
+
+log = structlog.get_logger(__name__)
+
+_USABLE: Final = 1  # bank flag: the other bank may be run again
+
+
+class RollbackError(PlanError):
+    """A rollback has nothing to lead to (`rollback_unavailable`)."""
+
+    def __init__(self, text: str, fix: str = "") -> None:
+        super().__init__("rollback_unavailable", "rollback_to", text, fix)
+
+
+def check(rollout: Rollout, runs: Iterable[str], class_names: Iterable[str]) -> None:
+    """Preflight of the way back (I12): signed by a key that is still trusted, unrevoked, not below the floor
+    that the candidate sets, and fit for the classes that take part.
+
+    runs: id16 of what eligible devices run now. class_names: their classes. Raises RollbackError. What the
+    installation did not sign is not judged: such a device stops, as one that ran nothing.
+    """
+    goal = rollout.plan.get("rollback_to", PREVIOUS)
+    if goal == NOWHERE:
+        return
+    if goal == PREVIOUS:
+        for run in sorted(set(runs) - {""}):
+            row = Manifest.objects.filter(pk__startswith=run).select_related("version").first()
+            if row is not None:
+                _judge(row, rollout, f"{row.version}, which devices run now,")
+        return
+    row = named(rollout)
+    _judge(row, rollout, f"{row.version}")
+    classes = dict(DeviceClass.objects.filter(pk__in=set(class_names)).values_list("pk", "class_id"))
+    missing = sorted(name for name, class_id in classes.items() if class_id not in row.class_ids)
+    if missing:
+        raise RollbackError(f"{row.version} is not signed for class {missing[0]}")
+
+
+def named(rollout: Rollout) -> Manifest:
+    """The manifest that `rollback_to` names by its digest. Raises RollbackError for an unknown one."""
+    digest = str(rollout.plan["rollback_to"])
+    row = Manifest.objects.filter(pk=digest, slot=rollout.slot).select_related("version").first()
+    if row is None:
+        raise RollbackError(f"no manifest {digest[:16]}… is signed for slot {rollout.slot}")
+    return row
+
+
+def available(rollout: Rollout) -> None:
+    """Raise RollbackError when the plan says that there is no way back."""
+    if rollout.plan.get("rollback_to", PREVIOUS) == NOWHERE:
+        why = rollout.plan.get("rollback_reason", "")
+        raise RollbackError(f"the plan has no way back: {why}", "abort it, or roll out another version")
+
+
+def goals(rollout: Rollout, device_ids: Sequence[str]) -> dict[str, str]:
+    """Device -> id of the manifest it goes back to; "" stops its slot, which was empty or held what the
+    installation never signed.
+    """
+    if rollout.plan.get("rollback_to", PREVIOUS) not in (PREVIOUS, NOWHERE):
+        return dict.fromkeys(device_ids, named(rollout).pk)
+    frozen = Membership.objects.filter(rollout=rollout, device_id__in=device_ids)
+    runs = dict(frozen.values_list("device_id", "baseline_run"))
+    full: dict[str, str] = {}
+    for run in {run for run in runs.values() if run}:
+        pk = Manifest.objects.filter(pk__startswith=run).values_list("pk", flat=True).first()
+        if pk is not None:
+            full[run] = pk
+    return {name: full.get(runs.get(name, ""), "") for name in device_ids}
+
+
+def without(rollout: Rollout, targets: dict[str, str]) -> set[str]:
+    """Devices that, as last reported, do not hold their target (device -> manifest id) in either bank.
+
+    One whose slot was never reported is not among them: it is asked first.
+    """
+    slots = DeviceSlot.objects.filter(device_id__in=targets, slot=rollout.slot)
+    lacking = set()
+    for device_id, run, other, flags in slots.values_list("device_id", "run", "other", "other_flags"):
+        wanted = targets[device_id][:32]
+        if wanted and run != wanted and not (other == wanted and flags & _USABLE):
+            lacking.add(device_id)
+    return lacking
+
+
+def renewed(manifest_id: str, *, actor: Actor, now: datetime) -> str:
+    """Id of a manifest of the same version that any device takes by download: its sequence number is the
+    highest of its model. Signed and sent to be staged when there is none yet; "" when it cannot be signed.
+    """
+    row = Manifest.objects.select_related("version__model").get(pk=manifest_id)
+    newest = row.version.manifests.filter(slot=row.slot, revoked_at=None).order_by("-seq").first()
+    if newest is not None and newest.seq == row.version.model.last_seq:
+        staging.request(newest)
+        return newest.pk
+    try:
+        return releases.release(row.version, slot=row.slot, resign=True, actor=actor, now=now).pk
+    except OtaError as problem:
+        log.warning("rollback_not_signed", manifest=row.mid, code=problem.code, reason=problem.text)
+        return ""
+
+
+def fetched(rollout: Rollout, jobs: QuerySet[Job]) -> QuerySet[Job]:
+    """Those of a rollout's reverts that load a manifest signed anew, as their device lacks its own target."""
+    jobs = jobs.exclude(target="")
+    if rollout.plan.get("rollback_to", PREVIOUS) not in (PREVIOUS, NOWHERE):
+        return jobs.exclude(target=rollout.plan["rollback_to"])
+    frozen = Membership.objects.filter(rollout=rollout, device_id=OuterRef("device_id"))
+    ran = Subquery(frozen.values("baseline_run")[:1])
+    return jobs.annotate(ran=ran).exclude(target__startswith=F("ran"))
+
+
+def staged(manifest_ids: Iterable[str]) -> set[str]:
+    """Those of the manifests whose every chunk the broker holds."""
+    rows = Staging.objects.filter(manifest_id__in=set(manifest_ids), state=StagingState.STAGED)
+    return set(rows.values_list("manifest_id", flat=True))
+
+
+def download_bytes(manifest_id: str) -> int:
+    """Bytes of the chunks that a device fetches."""
+    chunks = Manifest.objects.filter(pk=manifest_id).values_list("chunks", flat=True).first()
+    return (chunks or 0) * CHUNK_BYTES
+
+
+def _judge(row: Manifest, rollout: Rollout, what: str) -> None:
+    if row.revoked_at is not None:
+        raise RollbackError(f"{what} has been revoked", "name another `rollback_to`")
+    floor = rollout.manifest.floor if rollout.manifest.version.model_id == row.version.model_id else 0
+    trust, _ = keys.current_trust()
+    least = max(floor, trust.least_seq(row.version.model_id))
+    if row.seq < least:
+        raise RollbackError(
+            f"{what} has sequence number {row.seq}; after this rollout devices take {least} or more",
+            "release the candidate with a lower floor, or name another `rollback_to`",
+        )
