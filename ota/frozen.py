@@ -85,7 +85,7 @@ def freeze(rollout: Rollout, everyone: Sequence[Member], *, now: datetime) -> di
         counts[one.wave] = counts.get(one.wave, 0) + 1
     Wave.objects.bulk_create(
         Wave(rollout=rollout, n=n, is_gated=is_gated(plan, n), size=counts.get(n, 0))
-        for n in range(1, len(plan.waves) + 1)
+        for n in range(1, len(plan.waves) + 1 + (plan.late == "tail"))
     )
     return {
         "strata_means": evidence.strata_means(rows),

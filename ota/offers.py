@@ -18,7 +18,7 @@ from django.db.models.functions import Cast
 from fleet.accounts import audit
 from fleet.accounts.audit import TICK, Actor
 from fleet.devices.models import DeviceSlot, Presence
-from ota import delivery
+from ota import delivery, zones
 from ota.choices import (
     JOB_EDGES,
     JOB_IN_FLIGHT,
@@ -131,10 +131,11 @@ def in_flight(rollout: Rollout) -> int:
 def make_offers(rollout: Rollout, plan: Plan, cap: int, *, now: datetime) -> int:
     """Offer the manifest to queued devices that are online, up to the cap; returns how many.
 
-    A deferred device has given its place in the cap back and goes on by itself; while more than the cap are
-    under way because of that, nothing new is offered.
+    Nothing is offered outside the plan's windows, nor more than its offers per minute. A deferred device has
+    given its place in the cap back and goes on by itself; while more than the cap are under way because of
+    that, nothing new is offered.
     """
-    free = min(OFFERS_PER_STEP, cap - in_flight(rollout))
+    free = min(OFFERS_PER_STEP, cap - in_flight(rollout), plan.offers_per_minute - _recent(rollout, now))
     if free <= 0 or not is_staged(rollout):
         return 0
     queued = install_jobs(rollout).filter(
@@ -143,15 +144,26 @@ def make_offers(rollout: Rollout, plan: Plan, cap: int, *, now: datetime) -> int
         device__quarantined_at=None,
         device__retired_at=None,
     )
+    queued = zones.within(queued, plan, now=now)
     # in the order of the draw, so that who goes first says nothing about the device
     drawn = Membership.objects.filter(rollout=rollout, device_id=OuterRef("device_id")).values("h")
     queued = queued.annotate(h=Subquery(drawn)).order_by("wave__n", "h", "device_id")
     return offer(list(queued[:free]), plan, now=now)
 
 
+def _recent(rollout: Rollout, now: datetime) -> int:
+    """Jobs offered in the last minute."""
+    return install_jobs(rollout).filter(offered_at__gt=now - timedelta(minutes=1)).count()
+
+
 def offer(jobs: Sequence[Job], plan: Plan, *, now: datetime) -> int:
     """Put the jobs' targets into the desired documents and move the jobs; returns how many were told."""
-    counters = delivery.offer(jobs, now=now, deadline=now + timedelta(seconds=plan.offer_ttl_s))
+    ttl = now + timedelta(seconds=plan.offer_ttl_s)
+    wanted = zones.of_jobs(jobs, plan, now=now)
+    # an offer lives until the end of its device's next window: there it may have to wait for this one's
+    until = {job.pk: max(ttl, wanted[job.device_id].last_close) if wanted else ttl for job in jobs}
+    shown = {name: item.config for name, item in wanted.items()}
+    counters = delivery.offer(jobs, now=now, deadlines=until, windows=shown)
     return _told(
         jobs, counters, JobState.OFFERED, actor=TICK, now=now, offered_at=now, code="", detail=0, have=0
     )

@@ -247,7 +247,7 @@ def resume(
                 actor=actor,
                 now=now,
                 reason=why,
-                opened_at=now,
+                opened_at=wave.opened_at if Plan.parse(fresh.plan).is_tail(wave.n) else now,
                 soaking_at=None,
                 finished_at=None,
                 verdict="",

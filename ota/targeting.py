@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import reduce
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from fleet.devices.errors import GroupError, QueryError
 from fleet.devices.models import Device, DeviceClass, DeviceGroup, DeviceSlot
@@ -214,12 +214,16 @@ class Census:
             self.strata[member.candidate.stratum] += 1
 
 
-def members(rollout: Rollout, *, now: datetime) -> Iterator[Member]:
+def members(rollout: Rollout, *, now: datetime, is_late: bool = False) -> Iterator[Member]:
     """Every enrolled device that the target means now, in the order of its id, read in batches.
 
-    Raises TargetError when the target is no longer one: a group was deleted, or its query is none any more.
+    is_late: only those without a place in the rollout: they joined the target after its start. Raises
+    TargetError when the target is no longer one: a group was deleted, or its query is none any more.
     """
     devices = Target.parse(rollout.target).select(now=now)
+    if is_late:
+        has_place = Membership.objects.filter(rollout=rollout, device_id=OuterRef("pk"))
+        devices = devices.filter(~Exists(has_place))
     classes = _class_reasons(rollout)
     last = ""
     while batch := list(devices.filter(pk__gt=last).order_by("pk")[:BATCH]):
