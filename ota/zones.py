@@ -43,11 +43,7 @@ def is_open_somewhere(plan: Plan, *, now: datetime, wave: Wave | None = None) ->
     if wave is not None:
         members = Membership.objects.filter(rollout_id=wave.rollout_id, wave=wave.n)
         devices = devices.filter(pk__in=members.values("device_id"))
-    return bool(
-        open_zones(
-            plan, _zones(devices.annotate(zone=_zone_in("attributes"))), now=now
-        )
-    )
+    return bool(open_zones(plan, _zones(devices.annotate(zone=_zone_in("attributes"))), now=now))
 
 
 @dataclass(frozen=True)
@@ -65,9 +61,7 @@ def of_jobs(jobs: Sequence[Job], plan: Plan, *, now: datetime) -> dict[str, Told
     if not plan.windows or not jobs:
         return {}
     ids = [job.device_id for job in jobs]
-    devices = Device.objects.filter(pk__in=ids).annotate(
-        zone=_zone_in("attributes")
-    )
+    devices = Device.objects.filter(pk__in=ids).annotate(zone=_zone_in("attributes"))
     zones = {pk: zone or "UTC" for pk, zone in devices.values_list("pk", "zone")}
     told = {
         zone: Told(
@@ -104,11 +98,7 @@ def opens_at(plan: Plan, *, now: datetime) -> datetime:
     """When a window of the plan is next open for some zone of the fleet; now when one is."""
     if not is_by_device(plan):
         return windows.opens_at(plan.windows, now)
-    zones = _zones(
-        Device.objects.filter(retired_at=None).annotate(
-            zone=_zone_in("attributes")
-        )
-    ) or [""]
+    zones = _zones(Device.objects.filter(retired_at=None).annotate(zone=_zone_in("attributes"))) or [""]
     return min(windows.opens_at(plan.windows, now, zone or "UTC") for zone in zones)
 
 
