@@ -87,15 +87,17 @@ def newest(rollout: Rollout) -> Submission | None:
 
 def live(rollout: Rollout) -> Approval | None:
     """The approval that holds now: not void, and about this manifest, plan and previewed set."""
-    found = rollout.approvals.filter(decision=Decision.APPROVE, voided_at=None)
-    row = found.select_related("submission").first()
-    if row is None or row.submission is None or row.submission != newest(rollout):
-        return None
-    same = (row.submission.manifest_sha256, row.submission.plan_digest) == (
-        rollout.manifest_id,
-        plan_digest(rollout),
-    )
-    return row if same else None
+    found = rollout.approvals.filter(decision=Decision.APPROVE, voided_at=None).first()
+    return found if found is not None and _holds(found, newest(rollout), rollout) else None
+
+
+def _holds(row: Approval, about: Submission | None, rollout: Rollout) -> bool:
+    """True when an approval is about the newest submission, and that is still what would run."""
+    if row.decision != Decision.APPROVE or row.voided_at is not None:
+        return False
+    if about is None or row.submission_id != about.pk:
+        return False
+    return (about.manifest_sha256, about.plan_digest) == (rollout.manifest_id, plan_digest(rollout))
 
 
 def check_second(rollout: Rollout, actor: Actor) -> None:
@@ -194,12 +196,14 @@ def facts(rollout: Rollout) -> dict[str, Any]:
      "decisions": [{"id", "decision", "label", "by", "at", "reason", "plan_digest", "evidence_id",
      "voided_at"}], newest first}
     """
-    row, holds = newest(rollout), live(rollout)
+    row = newest(rollout)
+    decisions = list(rollout.approvals.select_related("submission")[:20])
+    by = next((item.by for item in decisions if _holds(item, row, rollout)), None)
     return {
         "reasons": row.reasons if row else [],
         "submission": _submission(row) if row else None,
-        "approved_by": holds.by if holds else None,
-        "decisions": [_decision(item) for item in rollout.approvals.select_related("submission")[:20]],
+        "approved_by": by,
+        "decisions": [_decision(item) for item in decisions],
     }
 
 

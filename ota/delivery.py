@@ -27,7 +27,7 @@ from fleet.devices.installation import installation_id
 from fleet.devices.models import Device, DeviceSlot, Presence
 from fleet.mqtt import topics
 from fleet.mqtt.client import BackendClient
-from fleet.mqtt.codec.names import Action
+from fleet.mqtt.codec.names import Action, ConfigKey
 from ota import keys
 from ota.desired import (
     NO_DIGEST,
@@ -74,23 +74,33 @@ class Published:
 
 
 def offer(
-    jobs: Sequence[Job], *, now: datetime, deadline: datetime | None = None, action: Action = Action.RUN
+    jobs: Sequence[Job],
+    *,
+    now: datetime,
+    deadlines: Mapping[UUID, datetime] | None = None,
+    windows: Mapping[str, Sequence[int]] | None = None,
+    action: Action = Action.RUN,
 ) -> dict[UUID, int]:
     """Put each job's target into its slot of the device's desired document.
 
-    action: RUN_OTHER_BANK asks for what the device holds already. deadline: no trial begins on the device
-    after it; None = none. Call it in the transaction that moves the jobs. Returns the counter that carries
-    each job's entry; a job is missing from it when its device cannot be told now (its counters are burned).
+    action: RUN_OTHER_BANK asks for what the device holds already. deadlines: job -> no trial begins on the
+    device after it; None = none. windows: device -> the maintenance window it is told (config key 6), None
+    leaves what it has. Call it in the transaction that moves the jobs. Returns the counter that carries each
+    job's entry; a job is missing from it when its device cannot be told now (its counters are burned).
     Raises DeliveryError `contended` when other writers kept changing the same documents, and KeysError
     `keys_missing`.
     """
-    until_s = 0 if deadline is None else int(deadline.timestamp())
-    return _put(jobs, lambda job: [int(action), job.target, 0, until_s, job.attempt], now=now)
+
+    def entry(job: Job) -> list[Any]:
+        until_s = int(deadlines[job.pk].timestamp()) if deadlines else 0
+        return [int(action), job.target, 0, until_s, job.attempt]
+
+    return _put(jobs, entry, now=now, windows=windows)
 
 
 def revert(jobs: Sequence[Job], *, now: datetime, action: Action = Action.RUN_OTHER_BANK) -> dict[UUID, int]:
     """Send each job's device back to the job's target from its other bank, without a download; a slot that
-    was empty is stopped.
+    was empty is stopped. A revert waits for no window.
 
     action: RUN for devices that no longer hold the target and must fetch a manifest signed anew. Returns and
     raises as `offer`.
@@ -99,7 +109,7 @@ def revert(jobs: Sequence[Job], *, now: datetime, action: Action = Action.RUN_OT
     def entry(job: Job) -> list[Any]:
         return [int(action if job.target else Action.STOP), job.target, 0, 0, job.attempt]
 
-    return _put(jobs, entry, now=now)
+    return _put(jobs, entry, now=now, windows=dict.fromkeys((job.device_id for job in jobs), None))
 
 
 def withdraw(jobs: Sequence[Job], *, now: datetime) -> dict[UUID, int]:
@@ -204,9 +214,9 @@ def _write_once(
         return {}, []
     sql = (
         f'UPDATE "{DesiredState._meta.db_table}" AS d SET counter = n.counter, entries = n.entries::jsonb, '  # noqa: S608 - own names
-        "config = n.config::jsonb, message = NULL, issued_at = %s, expires_at = %s "
-        "FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::text[]) "
-        "AS n(device_id, seen, counter, entries, config) "
+        'config = n.config::jsonb, "window" = n.told::jsonb, message = NULL, issued_at = %s, expires_at = %s '
+        "FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[]) "
+        "AS n(device_id, seen, counter, entries, config, told) "
         "WHERE d.device_id = n.device_id AND d.counter = n.seen RETURNING d.device_id"
     )
     columns: list[list[Any]] = [
@@ -215,6 +225,7 @@ def _write_once(
         [row.counter for row in rows],
         [json.dumps(row.entries) for row in rows],
         [json.dumps(row.config) for row in rows],
+        [None if row.window is None else json.dumps(row.window) for row in rows],
     ]
     with connection.cursor() as cursor:
         cursor.execute(sql, [now, now + LIFETIME, *columns])
@@ -309,12 +320,22 @@ def document(row: DesiredState) -> Desired:
             )
             for slot, (action, target, not_before, deadline, attempt) in row.entries.items()
         },
-        config={int(key): value for key, value in row.config.items()},
+        config=_config(row),
     )
 
 
+def _config(row: DesiredState) -> dict[int, Any]:
+    """The device's configuration; a rollout's window fills key 6 where no person set one for the device."""
+    own = {int(key): value for key, value in row.config.items()}
+    return own if row.window is None else {int(ConfigKey.MAINTENANCE_WINDOW): row.window, **own}
+
+
 def _put(
-    jobs: Sequence[Job], entry_of: Callable[[Job], list[Any] | None], *, now: datetime
+    jobs: Sequence[Job],
+    entry_of: Callable[[Job], list[Any] | None],
+    *,
+    now: datetime,
+    windows: Mapping[str, Sequence[int] | None] | None = None,
 ) -> dict[UUID, int]:
     by_device: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
@@ -328,6 +349,9 @@ def _put(
                     row.entries.pop(str(job.slot), None)
                 else:
                     row.entries[str(job.slot)] = entry
+                if windows and job.device_id in windows:
+                    told = windows[job.device_id]
+                    row.window = None if told is None else list(told)
 
         return edit
 

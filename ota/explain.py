@@ -8,6 +8,7 @@ from typing import Any
 from django.utils import timezone
 
 from fleet.devices.models import Device, Presence
+from ota import windows, zones
 from ota.choices import JOB_TERMINAL, ROLLOUT_TERMINAL, Arm, JobState, RolloutState, WaveState
 from ota.desired import last_counter
 from ota.keys import current_trust
@@ -29,6 +30,7 @@ SENTENCES = {
     "superseded": "A newer rollout took this device over.",
     "control": "The device is control: it keeps its model until the last wave, for comparison.",
     "wave_not_open": "The device's wave has not opened yet.",
+    "outside_window": "It is outside the rollout's window for this device.",
     "paused": "The rollout is paused.",
     "halted": "The rollout is halted.",
     "offline": "The device is offline; it is offered the model when it connects.",
@@ -47,6 +49,9 @@ _OVER = ROLLOUT_TERMINAL | {
     RolloutState.ROLLING_BACK,
     RolloutState.ROLLBACK_INCOMPLETE,
 }
+
+
+LATE = "it came, or changed, after the start froze who takes part"
 
 
 def explain(rollout: Rollout, device_id: str, *, now: datetime | None = None) -> dict[str, Any] | None:
@@ -92,8 +97,9 @@ def _blockers(
     is_over = rollout.state in _OVER
     if rollout.started_at is None:
         return [_blocker("ended" if is_over else "not_started")]
+    plan = Plan.parse(rollout.plan)
     if member is None:
-        return [_blocker("not_targeted", reason=_why_outside(rollout, device, now))]
+        return [_late(rollout, plan, device, now)]
     if member.arm == Arm.SKIPPED:
         known = member.skip_reason in SENTENCES
         code = member.skip_reason if known else "incompatible"
@@ -105,10 +111,9 @@ def _blockers(
         found = [_blocker("control")] if member.arm == Arm.CONTROL else []
         if wave is None or wave.state == WaveState.PENDING:
             found.append(_blocker("wave_not_open", until=f"wave {member.wave - 1} passed"))
-        return found + _held(rollout, device) or [_blocker("wave_not_open")]
+        return found + _held(rollout, plan, device, now) or [_blocker("wave_not_open")]
     if job.state == JobState.QUEUED:
-        found = _held(rollout, device)
-        plan = Plan.parse(rollout.plan)
+        found = _held(rollout, plan, device, now)
         if not found and in_flight(rollout) >= plan.cap(is_proven=is_proven(rollout)):
             found.append(_blocker("concurrency_cap"))
         return found
@@ -117,7 +122,8 @@ def _blockers(
     if job.state in (JobState.REJECTED, JobState.FAILED, JobState.TIMED_OUT) and job.kind == "install":
         if is_over or job.retry_at is None:
             return [_blocker("retries_exhausted", reason=job.code)]
-        return [_blocker("retry", reason=job.code, until=job.retry_at.isoformat()), *_held(rollout, device)]
+        until = job.retry_at.isoformat()
+        return [_blocker("retry", reason=job.code, until=until), *_held(rollout, plan, device, now)]
     if job.state == JobState.SKIPPED and job.code in SENTENCES:
         return [_blocker(job.code, reason=device.quarantine_reason or job.code)]
     return []
@@ -129,10 +135,20 @@ def _why_outside(rollout: Rollout, device: Device, now: datetime) -> str:
         why = outside(Target.parse(rollout.target), device, now=now)
     except TargetError as error:
         return error.text
-    return why or "it came, or changed, after the start froze who takes part"
+    return why or LATE
 
 
-def _held(rollout: Rollout, device: Device) -> list[dict[str, Any]]:
+def _late(rollout: Rollout, plan: Plan, device: Device, now: datetime) -> dict[str, Any]:
+    """What is said of a device that has no place: the tail may still take it in."""
+    why = _why_outside(rollout, device, now)
+    tail = rollout.waves.filter(n__gt=len(plan.waves)).first()
+    if why != LATE or tail is None or tail.state not in (WaveState.PENDING, WaveState.OPEN):
+        return _blocker("not_targeted", reason=why)
+    until = f"wave {len(plan.waves)} passed" if tail.state == WaveState.PENDING else "the tail's next look"
+    return _blocker("wave_not_open", until=until)
+
+
+def _held(rollout: Rollout, plan: Plan, device: Device, now: datetime) -> list[dict[str, Any]]:
     found = []
     if rollout.state == RolloutState.HALTED:
         found.append(_blocker("halted", reason=rollout.reason))
@@ -142,6 +158,10 @@ def _held(rollout: Rollout, device: Device) -> list[dict[str, Any]]:
         found.append(_blocker("quarantined", reason=device.quarantine_reason))
     if device.desired_counter >= last_counter(current_trust()[0].version):
         found.append(_blocker("counter_burned"))
+    zone = zones.of_device(device) or "UTC"
+    if rollout.state == RolloutState.RUNNING and not windows.is_open(plan.windows, now, zone):
+        opens = windows.opens_at(plan.windows, now, zone)
+        found.append(_blocker("outside_window", opens_at=opens.isoformat()))
     if device.presence != Presence.ONLINE:
         since = device.last_seen_at.isoformat() if device.last_seen_at else None
         found.append(_blocker("offline", since=since))
@@ -196,5 +216,6 @@ def _next(job: Job | None, blockers: list[dict[str, Any]], *, is_over: bool) -> 
         if is_over and (job is None or job.kind == "install"):
             return None
         is_out = any(item["code"] in _OUT for item in blockers)
-        return None if is_out else {"action": "offer", "not_before": None}
+        opens = next((item["opens_at"] for item in blockers if item["code"] == "outside_window"), None)
+        return None if is_out else {"action": "offer", "not_before": opens}
     return None if job.state in JOB_TERMINAL else {"action": "report", "not_before": None}

@@ -80,7 +80,7 @@ def reach(wave: Wave, rollout: Rollout, plan: Plan) -> dict[str, int]:
 
     {"reached", "needed", "of", "confirmed"}. of: reachable devices: not skipped, removed or set aside for a
     broken signature, and not waiting offline. Before the last wave at least half of the wave must be
-    reachable for the share to mean anything.
+    reachable for the share to mean anything; a tail needs none.
     """
     jobs = newest_jobs(wave).exclude(state__in=(JobState.SKIPPED, JobState.REMOVED))
     # set aside by a person who acknowledged its report (ota.security): it is left out
@@ -91,6 +91,8 @@ def reach(wave: Wave, rollout: Rollout, plan: Plan) -> dict[str, int]:
     needed = math.ceil(plan.min_reach * reachable - 1e-9)
     is_last = wave.n == len(plan.waves)
     needed = max(needed, min(1, size) if is_last else math.ceil(size / 2))
+    if plan.is_tail(wave.n):
+        needed = 0  # devices join it one by one: their number says nothing
     confirmed = list(jobs.filter(state=JobState.CONFIRMED).values_list("device_id", flat=True))
     reached = len(confirmed)
     if confirmed and reached >= needed and wave.opened_at is not None:

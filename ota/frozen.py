@@ -128,7 +128,7 @@ def make_waves(rollout: Rollout, frozen: Frozen) -> None:
     plan = Plan.parse(rollout.plan)
     Wave.objects.bulk_create(
         Wave(rollout=rollout, n=n, is_gated=is_gated(plan, n), size=frozen.sizes.get(n, 0))
-        for n in range(1, len(plan.waves) + 1)
+        for n in range(1, len(plan.waves) + 1 + (plan.late == "tail"))
     )
 
 

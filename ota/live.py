@@ -10,7 +10,7 @@ from django.db.models import Count
 from django.utils import timezone
 
 from fleet.accounts.models import AuditEvent, Role
-from ota import approval, evidence, rollback, rollback_target, zones
+from ota import approval, evidence, rollback, rollback_target, tail, zones
 from ota.choices import (
     TONES,
     WAVE_ACTIVE,
@@ -56,7 +56,8 @@ def state(
      "plan": Plan.to_json(), "summary": `preview` as preflight stored it, plus frozen counts,
      "size": frozen devices, "counts": {job state, "waiting" or "taken_back": n}, sum = size,
      "control": {"size": n, "is_released": bool (the last wave has opened)},
-     "waves": [{"n", "state", "label", "tone", "is_gated", "size", "counts": {state: n} (sum = size),
+     "waves": [{"n", "state", "label", "tone", "is_gated", "is_tail", "closes_at" (of a tail), "size",
+                "counts": {state: n} (sum = size),
                 "segments": [{"state", "label", "tone", "n"}] in the order of a device's way,
                 "confirmed", "failed", "in_flight", "waiting",
                 "reach": None | {"reached", "needed", "of", "confirmed"} while open,
@@ -113,7 +114,7 @@ def state(
         "counts": _sum(per_wave.values()),
         "control": {
             "size": rollout.summary.get("control", 0),
-            "is_released": bool(waves) and waves[-1].opened_at is not None,
+            "is_released": bool(waves) and waves[len(plan.waves) - 1].opened_at is not None,
         },
         "waves": [_wave(wave, rollout, plan, per_wave[wave.n]) for wave in waves],
         "gates": _gates(rollout, plan, waves),
@@ -192,6 +193,8 @@ def _wave(wave: Wave, rollout: Rollout, plan: Plan, counts: dict[str, int]) -> d
         "label": str(WaveState(wave.state).label),
         "tone": str(TONES["wave"][wave.state]),
         "is_gated": wave.is_gated,
+        "is_tail": plan.is_tail(wave.n),
+        "closes_at": _iso(tail.closes_at(wave, plan)) if plan.is_tail(wave.n) else None,
         "size": wave.size,
         "counts": counts,
         "segments": segments,

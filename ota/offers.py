@@ -19,7 +19,7 @@ from fleet.accounts import audit
 from fleet.accounts.audit import TICK, Actor
 from fleet.devices.models import Presence
 from fleet.mqtt.codec.names import Action
-from ota import delivery, keys
+from ota import delivery, keys, zones
 from ota.choices import (
     JOB_EDGES,
     JOB_IN_FLIGHT,
@@ -136,17 +136,23 @@ def tellable_jobs(rollout: Rollout) -> QuerySet[Job]:
 def make_offers(rollout: Rollout, plan: Plan, cap: int, *, now: datetime) -> int:
     """Offer the manifest to queued devices that are online, up to the cap; returns how many.
 
-    A deferred device has given its place in the cap back and goes on by itself; while more than the cap are
-    under way because of that, nothing new is offered.
+    Nothing is offered outside the plan's windows, nor more than its offers per minute. A deferred device has
+    given its place in the cap back and goes on by itself; while more than the cap are under way because of
+    that, nothing new is offered.
     """
-    free = min(OFFERS_PER_STEP, cap - in_flight(rollout))
+    free = min(OFFERS_PER_STEP, cap - in_flight(rollout), plan.offers_per_minute - _recent(rollout, now))
     if free <= 0 or not (rollout.kind == "revert" or is_staged(rollout)):
         return 0
-    queued = tellable_jobs(rollout)
+    queued = zones.within(tellable_jobs(rollout), plan, now=now)
     # in the order of the draw, so that who goes first says nothing about the device
     drawn = Membership.objects.filter(rollout=rollout, device_id=OuterRef("device_id")).values("h")
     queued = queued.annotate(h=Subquery(drawn)).order_by("wave__n", "h", "device_id")
     return offer(list(queued[:free]), plan, now=now)
+
+
+def _recent(rollout: Rollout, now: datetime) -> int:
+    """Jobs offered in the last minute."""
+    return install_jobs(rollout).filter(offered_at__gt=now - timedelta(minutes=1)).count()
 
 
 def offer(jobs: Sequence[Job], plan: Plan, *, now: datetime) -> int:
@@ -155,9 +161,13 @@ def offer(jobs: Sequence[Job], plan: Plan, *, now: datetime) -> int:
     jobs: of one rollout. One of kind `revert` asks for the other bank: nothing is loaded.
     """
     is_revert = bool(jobs) and jobs[0].rollout.kind == "revert"
-    deadline = now + timedelta(seconds=plan.offer_ttl_s)
     action = Action.RUN_OTHER_BANK if is_revert else Action.RUN
-    counters = delivery.offer(jobs, now=now, deadline=deadline, action=action)
+    ttl = now + timedelta(seconds=plan.offer_ttl_s)
+    wanted = zones.of_jobs(jobs, plan, now=now)
+    # an offer lives until the end of its device's next window: there it may have to wait for this one's
+    until = {job.pk: max(ttl, wanted[job.device_id].last_close) if wanted else ttl for job in jobs}
+    shown = {name: item.config for name, item in wanted.items()}
+    counters = delivery.offer(jobs, now=now, deadlines=until, windows=shown, action=action)
     return _told(
         jobs, counters, JobState.OFFERED, actor=TICK, now=now, offered_at=now, code="", detail=0, have=0
     )

@@ -10,7 +10,7 @@ import time
 from datetime import datetime
 from typing import Final
 
-from ota import delivery, staging
+from ota import delivery, device_windows, staging
 from ota.choices import VersionState
 from ota.models import ModelVersion
 from ota.queues import enqueue
@@ -22,7 +22,8 @@ PUBLISH_FOR_S: Final = 15.0
 
 
 def reconcile(*, now: datetime) -> dict[str, int]:
-    """Send tasks for unfinished inspections, stagings and unpublished documents; sign ageing documents anew.
+    """Send tasks for unfinished inspections, stagings and unpublished documents; sign ageing documents anew,
+    and take windows of rollouts that are over out of them.
 
     Returns counts by kind. Safe to call at any time: the tasks decide by themselves whether there is anything
     to do.
@@ -30,6 +31,7 @@ def reconcile(*, now: datetime) -> dict[str, int]:
     unfinished = (VersionState.UPLOADED, VersionState.INSPECTING)
     versions = ModelVersion.objects.filter(state__in=unfinished).order_by("pk").values_list("pk", flat=True)
     found = {"inspect": 0, "stage": 0, "signed_anew": delivery.sign_anew(now=now), "publish": 0}
+    found["windows"] = device_windows.clear(now=now)
     for version_id in versions[:INSPECTIONS_AT_ONCE]:
         enqueue("ota.inspect_version", version_id, expires_s=PERIOD_S)
         found["inspect"] += 1

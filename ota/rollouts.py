@@ -220,7 +220,7 @@ def start(
     dry_run: the same checks, then only count, as `ota.dry_runs.start` says. Raises RolloutError
     `target_changed` when the eligible set differs from the previewed and approved one by more than 5 % or by
     a class, or needs an approval by now; the rollout is a draft again then, unless it was a dry run. Raises
-    OverlapError when other rollouts hold every device, RevokedError when its manifest is not trusted any more,
+    OverlapError when other rollouts hold every device, RevokedError when its manifest is trusted no more,
     PlanError when nobody is eligible any more, or a query is none any more; then nothing changes.
     """
     fresh = _permitted(rollout, "start")
@@ -281,7 +281,7 @@ def resume(
                 actor=actor,
                 now=now,
                 reason=why,
-                opened_at=now,
+                opened_at=wave.opened_at if Plan.parse(fresh.plan).is_tail(wave.n) else now,
                 soaking_at=None,
                 finished_at=None,
                 verdict="",

@@ -73,10 +73,10 @@ def progress(wave: Facts, failures: list[dict[str, Any]] | None = None) -> str:
 
 
 def _wave_text(facts: Facts, wave: Facts, plan: Plan, now: datetime) -> str:
-    head = f"Wave {wave['n']} of {len(facts['waves'])}"
+    head = "The tail" if wave["is_tail"] else f"Wave {wave['n']} of {len(plan.waves)}"
     body = progress(wave, facts["failures"])
     if wave["state"] == "pending":
-        return f"{head} opens next."
+        return f"{head} opens {_when_open(facts, plan, now) or 'next'}."
     if wave["state"] in ("soaking", "evaluating") and wave["soaking_at"]:
         since, ends = _time(wave["soaking_at"]), _time(wave["soak_ends_at"])
         text = f"{head}, soaking {_of(now - since, ends - since)}: {body}."
@@ -88,9 +88,18 @@ def _wave_text(facts: Facts, wave: Facts, plan: Plan, now: datetime) -> str:
         reach = wave["reach"]
         if reach and reach["reached"] < reach["needed"] <= reach["confirmed"]:
             text += f" {reach['reached']} of the {reach['needed']} needed have sent telemetry of it."
+    if wave["is_tail"] and wave["state"] == "open":
+        text += f" Devices that join get it until {local(_time(wave['closes_at']), plan.zone, now)}."
+    if opens := _when_open(facts, plan, now):
+        text += f" Outside its window: nothing is offered, the next one opens {opens}."
     if not facts["is_staged"]:
         text += " Nothing is offered before the chunks are staged."
     return " ".join(part for part in (text, _quality(facts, wave, plan), _next(facts, wave, now)) if part)
+
+
+def _when_open(facts: Facts, plan: Plan, now: datetime) -> str:
+    """When the window opens that a running rollout waits for; "" when it waits for none."""
+    return f"at {local(_time(facts['opens_at']), plan.zone, now)}" if facts["opens_at"] else ""
 
 
 def _quality(facts: Facts, wave: Facts, plan: Plan) -> str:
@@ -98,7 +107,8 @@ def _quality(facts: Facts, wave: Facts, plan: Plan) -> str:
         first = not facts["summary"].get("baselines", 1)
         return f"First model on these devices. {NO_GATES}" if first else NO_GATES
     if not wave["is_gated"]:
-        return "The last wave takes control in: only install failures can halt it."
+        what = "It takes in late devices" if wave["is_tail"] else "The last wave takes control in"
+        return f"{what}: only install failures can halt it."
     gate = next((gate for gate in facts["gates"] if gate["wave"] == wave["n"]), None)
     rows = [row for row in gate["rows"] if row["rule"].startswith("quality:")] if gate else []
     rows = [row for row in rows if row["n"] or not row["rule"].startswith("quality:reporting")]

@@ -34,7 +34,8 @@ def begin(rollout: Rollout, *, actor: Actor, now: datetime) -> str | None:
     A text says why it does not: the eligible set differs from the previewed one by more than 5 % or by a
     class, or it needs an approval that it does not have. It is a draft again then, and what was approved is
     void. None: the rollout was not as `rollout` shows it. Raises OverlapError when other rollouts hold every
-    device, RevokedError when its manifest is not trusted any more, PlanError when nobody is eligible any more or a query is none any more; then nothing changes.
+    device, RevokedError when its manifest is trusted no more, PlanError when nobody is eligible any more or a
+    query is none any more; then nothing changes.
     """
     with lock(f"ota.freeze {rollout.pk}"):
         if not Rollout.objects.filter(pk=rollout.pk, state=rollout.state, rev=rollout.rev).exists():

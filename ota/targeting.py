@@ -231,14 +231,17 @@ class Census:
             self.strata[member.candidate.stratum] += 1
 
 
-def members(rollout: Rollout, *, now: datetime) -> Iterator[Member]:
+def members(rollout: Rollout, *, now: datetime, is_late: bool = False) -> Iterator[Member]:
     """Every enrolled device that the target means now, in the order of its id, read in batches.
 
     One query a batch, for the columns that decide only: whole rows of 100,000 devices take twelve times as
-    long. Raises TargetError when the target is no longer one: a group was deleted, or its query is none any
-    more.
+    long. is_late: only those without a place in the rollout: they joined the target after its start. Raises
+    TargetError when the target is no longer one: a group was deleted, or its query is none any more.
     """
     devices = Target.parse(rollout.target).select(now=now)
+    if is_late:
+        has_place = Membership.objects.filter(rollout=rollout, device_id=OuterRef("pk"))
+        devices = devices.filter(~Exists(has_place))
     devices = devices.annotate(
         now_runs=_run(rollout.slot), is_held=_is_held(rollout), is_lacking=_is_lacking(rollout)
     ).order_by("pk")
@@ -322,7 +325,7 @@ def _is_held(rollout: Rollout) -> Exists | Value:
     return Exists(Membership.objects.filter(device_id=OuterRef("pk"), rollout_id__in=rivals, wave__gt=0))
 
 
-def _is_lacking(rollout: Rollout) -> ExpressionWrapper[BooleanField[bool, bool]] | Value:
+def _is_lacking(rollout: Rollout) -> Any:
     """Whether a device lacks, in its other bank, the model that a revert brings back."""
     if rollout.kind != "revert":
         return Value(False)

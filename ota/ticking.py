@@ -18,7 +18,7 @@ from django.db.models import F, Q
 from django.db.models.fields.json import KT
 
 from fleet.accounts.audit import TICK, Actor
-from ota import evidence, readiness, rollback, security, starting, waves, zones
+from ota import device_windows, evidence, readiness, rollback, security, starting, waves, zones
 from ota.choices import JOB_TERMINAL, JobState, RolloutState
 from ota.models import Rollout
 from ota.offers import (
@@ -155,6 +155,10 @@ def _offer(rollout: Rollout, plan: Plan, now: datetime) -> None:
     make_offers(rollout, plan, plan.cap(is_proven=waves.is_proven(rollout)), now=now)
 
 
+def _renew(rollout: Rollout, plan: Plan, now: datetime) -> None:
+    device_windows.renew(rollout, plan, now=now)
+
+
 def _policy(rollout: Rollout, plan: Plan, now: datetime) -> None:
     """Proof over many devices rolls back by itself if the plan says so; one device's word waits."""
     withdraw(rollout, actor=POLICY, now=now, reason="halted")
@@ -187,6 +191,7 @@ _STEPS: tuple[tuple[frozenset[RolloutState], Step], ...] = (
     (frozenset({R.RUNNING}), _retry),
     (frozenset({R.RUNNING}), lambda rollout, plan, now: waves.advance(rollout, plan, now=now)),
     (frozenset({R.PAUSED}), lambda rollout, plan, now: waves.watch(rollout, plan, now=now)),
+    (frozenset({R.RUNNING}), _renew),
     (frozenset({R.RUNNING}), _offer),
     (frozenset({R.HALTED}), _policy),
     (frozenset({R.ABORTING}), _abort),

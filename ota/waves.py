@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from fleet.accounts.audit import TICK, Actor
-from ota import evidence
+from ota import evidence, tail, windows, zones
 from ota.choices import JOB_TERMINAL, WAVE_ACTIVE, Arm, JobState, RolloutState, Verdict, WaveState
 from ota.evidence import Inputs
 from ota.gates.evaluate import Evaluation, evaluate
@@ -39,12 +39,12 @@ def advance(rollout: Rollout, plan: Plan, *, now: datetime) -> None:
     if wave is None:
         complete(rollout, now=now)
         return
-    if wave.state == WaveState.PENDING and not move_wave(
-        wave, WaveState.OPEN, actor=TICK, now=now, opened_at=now, size=_size(wave)
-    ):
+    if wave.state == WaveState.PENDING and not _open(wave, plan, now=now):
         return
     if wave.state not in WAVE_ACTIVE:
         return  # failed: the rollout is halted, or was and a person decides
+    if wave.state == WaveState.OPEN and plan.is_tail(wave.n):
+        tail.join(wave, rollout, plan, now=now)
     if ensure_jobs(wave, rollout, now=now) == BATCH:
         return  # more members wait for their jobs
     inputs = evidence.gather(wave, rollout, plan, now=now)
@@ -53,6 +53,13 @@ def advance(rollout: Rollout, plan: Plan, *, now: datetime) -> None:
         fail(rollout, wave, inputs, verdict, now=now)
         return
     _step(rollout, wave, plan, inputs, verdict, now=now)
+
+
+def _open(wave: Wave, plan: Plan, *, now: datetime) -> bool:
+    """Open a pending wave, once a window is open for one of its devices. True for the one that opened it."""
+    if not zones.is_open_somewhere(plan, now=now, wave=None if plan.is_tail(wave.n) else wave):
+        return False
+    return move_wave(wave, WaveState.OPEN, actor=TICK, now=now, opened_at=now, size=_size(wave))
 
 
 def watch(rollout: Rollout, plan: Plan, *, now: datetime) -> None:
@@ -115,13 +122,18 @@ def _step(
 
 
 def _after_open(wave: Wave, plan: Plan, inputs: Inputs, *, now: datetime) -> None:
+    if plan.is_tail(wave.n):
+        if tail.is_over(wave, plan, now=now):
+            move_wave(wave, WaveState.SOAKING, actor=TICK, now=now, soaking_at=now)
+            inputs["is_soaked"] = evidence.is_soaked(wave, plan, now=now)
+        return
     reach = inputs["reach"]
     is_met = reach["reached"] >= reach["needed"]
     # once nobody can confirm any more, waiting for reach would wait for ever
     if is_met or (reach["confirmed"] < reach["needed"] and evidence.is_settled(wave)):
         if move_wave(wave, WaveState.SOAKING, actor=TICK, now=now, soaking_at=now):
             inputs["is_soaked"] = evidence.is_soaked(wave, plan, now=now)
-    elif wave.opened_at is not None and now >= wave.opened_at + timedelta(seconds=plan.reach_deadline_s):
+    elif wave.opened_at and windows.open_s(plan.windows, wave.opened_at, now) >= plan.reach_deadline_s:
         move_wave(wave, WaveState.EVALUATING, actor=TICK, now=now, reason="reach_deadline")
 
 
@@ -131,7 +143,7 @@ def _is_ripe(wave: Wave, plan: Plan, inputs: Inputs, now: datetime) -> bool:
         return True
     if not inputs["is_soaked"]:
         return False
-    if wave.n == len(plan.waves) and not _is_quiet(wave):
+    if wave.n >= len(plan.waves) and not _is_quiet(wave):
         return False  # the end of the rollout waits for jobs under way
     return all(
         len(metric["pairs"]) >= plan.min_pairs

@@ -24,6 +24,7 @@ View = Callable[..., HttpResponse]
 
 CONFLICTS = frozenset(
     {"illegal_transition", "immutable", "in_use", "duplicate", "overlap", "evidence_not_current"}
+    | {"approval_stale", "target_changed"}
 )
 
 
@@ -72,6 +73,11 @@ def actor(request: HttpRequest) -> Actor:
     )
 
 
+def person(request: HttpRequest) -> str:
+    """User name of the signed-in person."""
+    return str(request.user.get_username())
+
+
 def role(request: HttpRequest) -> str:
     """Role of the signed-in person."""
     return str(getattr(request.user, "role", ""))
@@ -79,7 +85,7 @@ def role(request: HttpRequest) -> str:
 
 def refused(request: HttpRequest, error: OtaError | DeviceError, *, back: str = "") -> HttpResponse:
     """The page for a verb that was refused: what, why, what is allowed, and the way back."""
-    status = 409 if error.code in CONFLICTS else 422
+    status = 409 if error.code in CONFLICTS else 403 if error.code == "approver_is_author" else 422
     context: dict[str, Any] = {
         "error": error,
         "state": getattr(error, "state", ""),

@@ -10,15 +10,24 @@ from typing import Any, Final
 from django import forms
 
 from fleet.console.group_form import query_widget
+from fleet.console.plan_fields import (
+    DurationField,
+    LocalTimeField,
+    ManifestField,
+    SizesField,
+    WindowsField,
+    duration_text,
+    plain,
+    windows_text,
+)
 from fleet.devices.models import DeviceClass, DeviceGroup
 from fleet.devices.query import MAX_CHARS
 from ota.choices import VersionState
 from ota.gates.catalogue import METRICS
 from ota.models import Manifest, Rollout
 from ota.plan import PREVIOUS, Plan, PlanError, Size
+from ota.windows import is_zone, zone_of
 
-_UNITS: Final = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
-_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|min|m|h|d)?\s*")
 METRIC_CHOICES: Final = (
     ("accuracy", "Accuracy, from proxy labels"),
     ("anomaly", "Inferences without anomaly"),
@@ -83,57 +92,6 @@ PRESET_LABELS: Final = (
     ("demo", "Demonstration", "seconds instead of hours, 20 against 20 devices"),
     ("first", "First model", "nothing to compare with yet: one wave, install failures only"),
 )
-
-
-class DurationField(forms.CharField):
-    """Seconds from `90 s`, `10 min`, `1 h 30 min`, `7 d`; a bare number is seconds."""
-
-    def clean(self, value: Any) -> Any:
-        """Seconds as a float. Raises ValidationError for anything else."""
-        text = super().clean(value).strip().lower()
-        at, seconds = 0, 0.0
-        while at < len(text):
-            found = _PART.match(text, at)
-            if not found:
-                raise forms.ValidationError("Write a time as 90 s, 10 min, 6 h or 7 d.")
-            seconds += float(found[1]) * _UNITS[found[2] or "s"]
-            at = found.end()
-        return int(seconds) if seconds == int(seconds) else seconds
-
-
-class SizesField(forms.CharField):
-    """Numbers of devices: `20`, `50%`; several with commas where `many`, and `@dev-1 dev-2` names some."""
-
-    def __init__(self, *, many: bool, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.many = many
-
-    def clean(self, value: Any) -> Any:
-        """A list of {"count"}, {"percent"} and {"named"}, or one of the first two. Raises ValidationError."""
-        parts = [part.strip() for part in super().clean(value).split(",") if part.strip()]
-        sizes: list[dict[str, Any]] = []
-        for part in parts:
-            if self.many and part.startswith("@"):
-                sizes.append({"named": part[1:].split()})
-                continue
-            number = part.removesuffix("%").strip()
-            try:
-                sizes.append({"percent": float(number)} if part.endswith("%") else {"count": int(number)})
-            except ValueError:
-                raise forms.ValidationError(
-                    f"{part[:20]!r} is neither a count like 20 nor a share like 50%."
-                ) from None
-        if not sizes or (not self.many and len(sizes) > 1):
-            raise forms.ValidationError("Write a count like 20 or a share like 50%.")
-        return sizes if self.many else sizes[0]
-
-
-class ManifestField(forms.ModelChoiceField):  # type: ignore[type-arg]
-    """A choice of signed manifests, named by what people know."""
-
-    def label_from_instance(self, obj: Any) -> str:
-        """`activity 2.0.0 (sequence 4, staged)`."""
-        return f"{obj.version} (sequence {obj.seq}, {obj.version.get_state_display().lower()})"
 
 
 def _text(**attrs: str) -> forms.TextInput:
@@ -261,6 +219,41 @@ class RolloutForm(forms.Form):
         help_text="Its start ends them. Otherwise the devices they hold are left out.",
     )
 
+    start_at = LocalTimeField(
+        label="Start at", help_text="Then it starts by itself. Empty: somebody starts it."
+    )
+    zone = forms.CharField(
+        label="In zone",
+        required=False,
+        max_length=64,
+        widget=_text(),
+        help_text="UTC, or a name as <code>Europe/Berlin</code>.",
+    )
+    windows = WindowsField(
+        label="Windows",
+        required=False,
+        max_length=500,
+        widget=_text(),
+        help_text="No offer outside: <code>mon-fri 22:00 4 h device; sat 00:00 8 h UTC</code>. "
+        "<code>device</code> is each device's own zone, its attribute <code>tz</code>. Empty: always.",
+    )
+    late = forms.ChoiceField(
+        label="Devices that join later",
+        required=False,
+        choices=(("skip", "Are left out"), ("tail", "Come last, while the tail is open")),
+    )
+    tail_days = forms.FloatField(
+        label="Tail, days",
+        required=False,
+        widget=_text(inputmode="decimal"),
+        help_text="It stays open so long.",
+    )
+    requires_approval = forms.BooleanField(
+        label="A second person must approve",
+        required=False,
+        help_text="Large rollouts need that anyway. Whoever wrote the plan cannot.",
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         offered = (VersionState.SIGNED, VersionState.STAGING, VersionState.STAGED)
@@ -279,6 +272,13 @@ class RolloutForm(forms.Form):
             "groups": [row.pk for row in said["groups"]],
             "q": said["q"],
         }
+
+    def clean_zone(self) -> str:
+        """A zone that exists; UTC for nothing."""
+        name = self.cleaned_data["zone"].strip() or "UTC"
+        if not is_zone(name):
+            raise forms.ValidationError("Write UTC or a zone as Europe/Berlin.")
+        return str(name)
 
     def plan(self) -> Plan | None:
         """The plan, or None after putting the refusal beside its field."""
@@ -320,6 +320,12 @@ class RolloutForm(forms.Form):
             "rollback_to": said["rollback_to"].strip() or PREVIOUS,
             "rollback_reason": said["rollback_reason"],
             "supersede": said["supersede"],
+            "start_at": said["start_at"] and said["start_at"].replace(tzinfo=zone_of(said["zone"])),
+            "zone": said["zone"],
+            "windows": said["windows"],
+            "late": said["late"] or "skip",
+            "requires_approval": said["requires_approval"],
+            **({} if said["tail_days"] is None else {"tail_days": said["tail_days"]}),
         }
 
 
@@ -337,7 +343,8 @@ def field_of(name: str) -> str | None:
 
 def preset(name: str) -> dict[str, Any]:
     """Initial values of a preset; production for a name that is none."""
-    return dict(PRESETS.get(name, PRESETS["production"]))
+    when = {"start_at": "", "zone": "UTC", "windows": "", "late": "skip", "tail_days": 30}
+    return {**when, "requires_approval": False, **PRESETS.get(name, PRESETS["production"])}
 
 
 def initial_of(row: Rollout) -> dict[str, Any]:
@@ -356,8 +363,8 @@ def initial_of(row: Rollout) -> dict[str, Any]:
         "max_in_flight": plan.max_in_flight,
         "metrics": [metric.metric for metric in plan.metrics if metric.metric in dict(METRIC_CHOICES)],
         "accept_proxy": plan.accept_proxy,
-        "promote_margin": _plain(first.promote_margin * 100 if first else 3.0),
-        "halt_margin": _plain(first.halt_margin * 100 if first else 0.0),
+        "promote_margin": plain(first.promote_margin * 100 if first else 3.0),
+        "halt_margin": plain(first.halt_margin * 100 if first else 0.0),
         "min_pairs": plan.min_pairs,
         "settle": duration_text(plan.settle_s),
         "window": duration_text(plan.window_s),
@@ -369,26 +376,16 @@ def initial_of(row: Rollout) -> dict[str, Any]:
         "rollback_to": plan.rollback_to,
         "rollback_reason": plan.rollback_reason,
         "supersede": plan.supersede,
+        "start_at": f"{plan.start_at.astimezone(zone_of(plan.zone)):%Y-%m-%dT%H:%M}" if plan.start_at else "",
+        "zone": plan.zone,
+        "windows": windows_text(plan.windows),
+        "late": plan.late,
+        "tail_days": plain(plan.tail_days),
+        "requires_approval": plan.requires_approval,
     }
-
-
-def duration_text(seconds: float) -> str:
-    """Seconds as DurationField reads them back unchanged."""
-    left, words = seconds, []
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if left >= size:
-            words.append(f"{int(left // size)} {unit}")
-            left %= size
-    if left or not words:
-        words.append(f"{_plain(left)} s")
-    return " ".join(words)
 
 
 def _size_text(size: Size) -> str:
     if size.named:
         return f"@{' '.join(size.named)}"
-    return str(size.count) if size.count is not None else f"{_plain(size.percent or 0.0)}%"
-
-
-def _plain(value: float) -> str:
-    return f"{round(value, 6):g}"
+    return str(size.count) if size.count is not None else f"{plain(size.percent or 0.0)}%"

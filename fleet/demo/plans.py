@@ -4,6 +4,7 @@ A production plan soaks for hours with hundreds of devices. These cohorts are 20
 seconds, so the least effect they can show is large; the summary prints it beside the result.
 """
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 CONTROL = 20
@@ -16,6 +17,11 @@ PAIR_SD = 0.12
 
 # What devices are told: a telemetry window every 2 s, an inference every 250 ms, a full report every 10 s.
 DEVICE_CONFIG = {"window_s": 2, "period_ms": 250, "heartbeat_s": 10}
+
+
+def soon() -> str:
+    """A start time that leaves the fleet HISTORY_S of history with its present model."""
+    return (datetime.now(UTC) + timedelta(seconds=HISTORY_S + 1)).isoformat()  # plans keep whole seconds
 
 
 def everyone() -> dict[str, Any]:

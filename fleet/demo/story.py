@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ ENDED = (
     "preflight_failed",
     "rollback_incomplete",
     "cancelled",
+    "rejected",
 )
 
 
@@ -49,6 +51,7 @@ class Setting:
     url: str
     ca_file: str
     api: Client
+    approver: Client  # another person: nobody approves their own plan
     manage: Callable[..., int]
     report: Report
     data_dir: Path  # recordings and evaluation sets
@@ -87,10 +90,12 @@ def tell(setting: Setting) -> None:
         )
     with report.step("c", "activity v2, better: first wave, half, all, against a control") as step:
         release(setting, step, "2.0.0", "activity-v2")
-        history(setting)
-        rollout = roll_out(setting, f"{setting.model} 2.0.0, gated", "2.0.0", plans.gated(setting.devices))
+        # it starts by itself, approved by somebody else, when the fleet has some history with 1.0.0
+        plan = plans.gated(setting.devices) | {"requires_approval": True, "start_at": plans.soon()}
+        rollout = roll_out(setting, f"{setting.model} 2.0.0, gated", "2.0.0", plan)
         end = ended(setting, step, rollout, "completed", deadline_s=400)
         tell_gate(step, end)
+        tell_start(step, end)
         expect(
             running(setting).get(f"{setting.model} 2.0.0") == setting.devices, f"running: {running(setting)}"
         )
@@ -209,7 +214,10 @@ def verdict(setting: Setting, model: str, version: str) -> dict[str, Any]:
 def roll_out(
     setting: Setting, name: str, version: str, plan: dict[str, Any], devices: list[str] | None = None
 ) -> str:
-    """Create a rollout, preflight it, start it. Returns its id."""
+    """Create a rollout, submit it, have it approved when it must be, and start it unless it starts by itself.
+
+    Returns its id.
+    """
     body = {
         "name": name,
         "model": setting.model,
@@ -219,17 +227,42 @@ def roll_out(
         "plan": plan,
     }
     made = setting.api.post("/rollouts", body)
-    setting.api.post(f"/rollouts/{made['id']}/preflight")
+    path = f"/rollouts/{made['id']}"
+    setting.api.post(f"{path}/submit")
 
     def look() -> tuple[str | None, str]:
-        seen = setting.api.get(f"/rollouts/{made['id']}")
+        seen = setting.api.get(path)
         if seen["state"] in ENDED:
             raise WentOtherwise(f"{seen['state']}: {seen['sentence']}")
-        return (seen["state"] if seen["state"] == "ready" else None), f"{seen['state']}: {seen['sentence']}"
+        if seen["state"] == "awaiting_approval":
+            approve(setting, path)
+        goes_on = seen["state"] in ("ready", "scheduled", "running")
+        return (seen["state"] if goes_on else None), f"{seen['state']}: {seen['sentence']}"
 
-    wait_for("preflight", look, deadline_s=60)
-    setting.api.post(f"/rollouts/{made['id']}/start")
+    if wait_for("preflight", look, deadline_s=60) == "ready" and not plan.get("start_at"):
+        setting.api.post(f"{path}/start")
     return str(made["id"])
+
+
+def approve(setting: Setting, path: str) -> None:
+    """The author is refused; the other person reads what was submitted and approves exactly that."""
+    about = setting.approver.get(path)["approval"]["submission"]
+    digests = {name: about[name] for name in ("manifest_sha256", "plan_digest", "target_digest")}
+    try:
+        setting.api.post(f"{path}/approve", digests)
+    except ApiError as error:
+        expect(error.code == "approver_is_author", f"the author got {error.code}")
+    else:
+        raise WentOtherwise("the author approved their own plan")
+    setting.approver.post(f"{path}/approve", digests | {"reason": "read plan and preflight"})
+
+
+def tell_start(step: Step, end: dict[str, Any]) -> None:
+    """Put who approved, and how late a scheduled start was, into the step."""
+    at, started = (datetime.fromisoformat(end[name]) for name in ("start_at", "started_at"))
+    step.facts["approved by"] = end["approval"]["approved_by"]
+    step.facts["started"] = f"{(started - at).total_seconds():.1f} s after its time"
+    expect(bool(end["approval"]["approved_by"]) and started >= at, f"{step.facts}")
 
 
 def ended(setting: Setting, step: Step, rollout: str, state: str, *, deadline_s: float) -> dict[str, Any]:

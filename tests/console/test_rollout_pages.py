@@ -201,7 +201,10 @@ def test_going_on_after_a_halt_needs_a_reason_and_the_evidence(as_role: AsRole, 
     Rollout.objects.filter(pk=row.pk).update(state="halted", rollback_started_at=None, finished_at=None)
     path = f"/rollouts/{row.pk}/resume"
     assert as_role("operator").get(path).status_code == 409
-    client = as_role("admin")
+    Rollout.objects.filter(pk=row.pk).update(created_by="admin-of-test")
+    author = as_role("admin").post(path, {"reason": "seen it", "evidence": str(row.halted_on_id)})
+    assert author.status_code == 403
+    client = as_role("approver")
     html = client.get(path).content.decode()
     assert f'name="evidence" value="{row.halted_on_id}"' in html
     assert client.post(path, {"reason": "", "evidence": str(row.halted_on_id)}).status_code == 422

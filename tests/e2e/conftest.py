@@ -72,6 +72,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             url=info.web_url,
             ca_file=info.env["FLEET_WEB_CA"],
             api=Client(info.console_url, issue_token(info)),
+            approver=Client(info.console_url, issue_token(info, approver(info))),
             manage=stack.manage,
             report=report,
             data_dir=data,
@@ -83,11 +84,26 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield Fleet(stack, info, setting)
 
 
-def issue_token(info: StackInfo) -> str:
-    """An administrator's token, by the command an administrator would use."""
-    command = [sys.executable, str(PROJECT_ROOT / "manage.py"), "tokens", "issue", "tests"]
+def issue_token(info: StackInfo, owner: str = "admin") -> str:
+    """A person's token, by the command an administrator would use."""
+    return manage(info, "tokens", "issue", "tests", "--owner", owner)
+
+
+def approver(info: StackInfo) -> str:
+    """Name of a second person, who approves what the administrator plans."""
+    manage(info, "users", "add", "dana", "--role", "approver")
+    return "dana"
+
+
+def manage(info: StackInfo, *arguments: str) -> str:
+    """The last line that a `manage.py` command prints."""
     answer = subprocess.run(
-        command, env={**os.environ, **info.env}, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, str(PROJECT_ROOT / "manage.py"), *arguments],
+        env={**os.environ, **info.env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     return answer.stdout.strip().splitlines()[-1]
 

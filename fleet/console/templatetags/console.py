@@ -25,6 +25,7 @@ from ota.choices import (
     WaveState,
 )
 from ota.gates import reasons
+from ota.windows import zone_of
 
 register = template.Library()
 Missing = Literal[""] | None  # a template gives "" for a field that is not there
@@ -261,6 +262,35 @@ def plan_size(value: dict[str, Any]) -> str:
 
 
 @register.filter
+def local_time(at: str, zone: str) -> str:
+    """`2026-05-02 16:00 Europe/Berlin (14:00 UTC)`: a time as the plan's people read it, and in UTC."""
+    found = datetime.fromisoformat(at)
+    there = found.astimezone(zone_of(zone))
+    utc = "" if zone == "UTC" else f" ({found:%H:%M} UTC)"
+    return f"{there:%Y-%m-%d %H:%M} {zone}{utc}"
+
+
+@register.filter
+def window_words(window: dict[str, Any]) -> str:
+    """`mon, tue 22:00 for 4 h, in each device's zone`."""
+    days = "" if len(window["weekdays"]) == 7 else f"{', '.join(window['weekdays'])} "
+    zone = "each device's zone" if window["tz"] == "device" else window["tz"]
+    return f"{days}{window['at']} for {duration(window['minutes'] * 60)}, in {zone}"
+
+
+@register.filter
+def plain(value: float) -> str:
+    """A number without needless zeros."""
+    return f"{value:g}"
+
+
+@register.filter
+def words(text: str) -> list[str]:
+    """The words of a text."""
+    return text.split()
+
+
+@register.filter
 def reason_words(codes: list[str]) -> str:
     """Why a wave has not passed, in words."""
     return reasons.words(codes)
@@ -295,6 +325,10 @@ _VERB_WORDS: Final = {
     "rollout.edit": "Rollout changed",
     "rollout.delete": "Draft deleted",
     "rollout.create_revert": "Revert drafted",
+    "approval.approve": "Approved",
+    "approval.reject": "Rejected",
+    "approval.resume": "Going on against evidence",
+    "approval.override": "Wave overridden against evidence",
     "version.upload": "Version uploaded",
     "version.inspect": "Inspection asked for",
     "version.refused": "Version refused",

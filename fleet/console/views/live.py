@@ -16,7 +16,7 @@ from django.views.decorators.http import require_safe
 
 from fleet.accounts.models import AuditEvent
 from fleet.console import charts, figures
-from fleet.console.access import page, role
+from fleet.console.access import page, person, role
 from fleet.console.paging import page_of
 from fleet.console.templatetags.console import by_tone, label_of, tone_of
 from ota import rollouts
@@ -24,7 +24,12 @@ from ota.choices import ROLLOUT_LIVE, JobState, RolloutState, WaveState
 from ota.models import Job, Rollout
 
 EVENTS = 20
-_MOVING = ROLLOUT_LIVE | {RolloutState.PREFLIGHT, RolloutState.READY}
+_MOVING = ROLLOUT_LIVE | {
+    RolloutState.PREFLIGHT,
+    RolloutState.AWAITING_APPROVAL,
+    RolloutState.SCHEDULED,
+    RolloutState.READY,
+}
 LONGEST_REFRESH_S = 600
 
 
@@ -98,7 +103,7 @@ def fragment(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
 
 def context_of(request: HttpRequest, row: Rollout) -> dict[str, Any]:
     """Everything the live page and its fragments print, from one read of the stored state."""
-    state = rollouts.state(row, now=timezone.now(), role=role(request))
+    state = rollouts.state(row, now=timezone.now(), role=role(request), person=person(request))
     url = reverse("console:rollout-jobs", args=[row.pk])
     of_waves = Q(subject_kind="wave", subject_id__startswith=f"{row.pk}/")
     events = list(
@@ -136,7 +141,7 @@ def _wave(wave: dict[str, Any], url: str, state: dict[str, Any]) -> dict[str, An
         ],
         wave["size"],
     )
-    is_last = wave["n"] == len(state["waves"])
+    is_last = wave["n"] == len(state["plan"]["waves"])
     control = state["control"]["size"] if is_last else 0
     return {**wave, "segments": segments, "control": control, "is_last": is_last}
 
@@ -171,8 +176,10 @@ def _undone(rollback: dict[str, Any] | None) -> dict[str, Any] | None:
 
 BUTTONS = {
     "edit": ("Change the plan", "pen", ""),
+    "submit": ("Submit", "refresh", "primary"),
+    "approve": ("Approve", "check", "primary"),
+    "reject": ("Reject", "cross", "danger"),
     "start": ("Start", "play", "primary"),
-    "preflight": ("Run preflight", "refresh", "primary"),
     "pause": ("Pause", "pause", ""),
     "resume": ("Resume", "play", ""),
     "retry-failed": ("Retry failed", "refresh", ""),

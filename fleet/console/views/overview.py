@@ -13,11 +13,12 @@ from django.views.decorators.http import require_safe
 
 from fleet.accounts.models import AuditEvent
 from fleet.console import charts, figures
-from fleet.console.access import page
+from fleet.console.access import page, person, role
 from fleet.console.templatetags.console import by_tone, label_of, tone_of
 from fleet.console.views.live import whole
-from ota.choices import ROLLOUT_LIVE
+from ota.choices import ROLLOUT_LIVE, RolloutState
 from ota.models import MLModel, ModelVersion, Rollout
+from ota.verbs import allowed
 
 EVENTS = 10
 LIVE_SHOWN = 6
@@ -50,6 +51,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "versions": _versions(fleet),
         "anomalies": anomalies,
         "spark": _spark(anomalies),
+        "waiting": _waiting(request),
         "live": [{"rollout": row, "waves": _bars(row, waves.get(str(row.pk), []))} for row in live],
         "ended": [{"rollout": row, "bar": whole(row, waves.get(str(row.pk), []))} for row in ended],
         "events": _events(),
@@ -58,6 +60,12 @@ def overview(request: HttpRequest) -> HttpResponse:
         "has_rollouts": bool(live) or Rollout.objects.exists(),
     }
     return render(request, "console/overview.html", context)
+
+
+def _waiting(request: HttpRequest) -> list[Rollout]:
+    """Rollouts that this person may approve."""
+    rows = Rollout.objects.filter(state=RolloutState.AWAITING_APPROVAL).order_by("created_at")[:LIVE_SHOWN]
+    return [row for row in rows if "approve" in allowed(row, role(request), person=person(request))]
 
 
 def _events() -> list[dict[str, Any]]:

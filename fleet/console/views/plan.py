@@ -107,7 +107,9 @@ def _create(request: HttpRequest, form: RolloutForm, plan: Plan) -> HttpResponse
         return _page(request, form, status=422)
     _remember(request, str(row.pk))
     rollouts.run_preflight(row, actor=actor(request), now=timezone.now())
-    if row.state == RolloutState.READY:
+    if row.state == RolloutState.AWAITING_APPROVAL:
+        messages.success(request, "Preflight passed. A second person has to approve it now.")
+    elif row.state == RolloutState.READY:
         messages.success(request, "Preflight passed. This is what will run: read it, then start.")
     return _to(str(row.pk))
 

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_http_methods
 from fleet.console.access import actor, page, refused, role
 from fleet.console.forms import ReasonForm
 from fleet.console.views.live import BUTTONS, rollout_or_404, shown_gate
-from ota import rollouts
+from ota import approval, rollouts
 from ota.choices import RolloutState
 from ota.errors import OtaError
 from ota.evidence import newest
@@ -24,6 +24,7 @@ from ota.models import Rollout
 from ota.transitions import IllegalTransition
 from ota.waves import current
 
+DIGESTS = ("manifest_sha256", "plan_digest", "target_digest")
 Act = Callable[[HttpRequest, Rollout, str], Any]
 
 
@@ -31,8 +32,18 @@ def _given(request: HttpRequest) -> str | None:
     return request.POST.get("evidence") or None
 
 
+def _read(request: HttpRequest) -> dict[str, str]:
+    """The digests of what stood on the page that was approved."""
+    return {name: request.POST.get(name, "")[:64] for name in DIGESTS}
+
+
 _ACTS: dict[str, Act] = {
-    "preflight": lambda r, x, why: rollouts.run_preflight(x, actor=actor(r), now=timezone.now()),
+    "submit": lambda r, x, why: rollouts.submit(x, actor=actor(r), now=timezone.now()),
+    "preflight": lambda r, x, why: rollouts.submit(x, actor=actor(r), now=timezone.now()),
+    "approve": lambda r, x, why: rollouts.approve(
+        x, reason=why, actor=actor(r), now=timezone.now(), **_read(r)
+    ),
+    "reject": lambda r, x, why: rollouts.reject(x, reason=why, actor=actor(r), now=timezone.now()),
     "start": lambda r, x, why: rollouts.start(x, actor=actor(r), now=timezone.now()),
     "pause": lambda r, x, why: rollouts.pause(x, reason=why, actor=actor(r), now=timezone.now()),
     "resume": lambda r, x, why: rollouts.resume(
@@ -52,7 +63,10 @@ _ACTS: dict[str, Act] = {
     "cancel": lambda r, x, why: rollouts.cancel(x, reason=why, actor=actor(r), now=timezone.now()),
 }
 _DONE = {
+    "submit": "Preflight is done.",
     "preflight": "Preflight is done.",
+    "approve": "Approved. It may run now.",
+    "reject": "Rejected, for good.",
     "start": "Started. The first wave is offered now.",
     "pause": "Paused: no more offers.",
     "resume": "Going on.",
@@ -76,7 +90,8 @@ def confirm(request: HttpRequest, rollout_id: uuid.UUID, verb: str) -> HttpRespo
     allowed = rollouts.allowed(row, role(request))
     if verb not in allowed:
         return refused(request, IllegalTransition(row.state, allowed, asked=verb), back=back)
-    needs = verb == "override" or (verb == "resume" and row.state == RolloutState.HALTED)
+    is_against = verb == "override" or (verb == "resume" and row.state == RolloutState.HALTED)
+    needs = is_against or verb == "reject"
     is_post = request.method == "POST"
     form = ReasonForm(request.POST if is_post else None, is_required=needs)
     if not is_post or not form.is_valid():
@@ -135,7 +150,8 @@ def _page(
     status: int = 200,
 ) -> HttpResponse:
     dry = moved or _dry_run(row, verb, request)
-    label, icon, css = BUTTONS[verb]
+    label, icon, css = BUTTONS["submit" if verb == "preflight" else verb]
+    is_about = verb in ("approve", "reject")
     evidence = row.halted_on if row.state == RolloutState.HALTED else None
     if verb == "override" and evidence is None:
         wave = current(row)
@@ -154,5 +170,7 @@ def _page(
         "evidence": evidence,
         "gate": shown_gate({"wave": evidence.wave.n, "rows": evidence.rows}) if evidence else None,
         "is_against": needs,
+        "approval": approval.facts(row) if is_about else None,
+        "plan": row.plan if is_about else None,
     }
     return render(request, "console/confirm.html", context, status=status)

@@ -17,6 +17,8 @@ from fleet.stack.errors import StackError
 from fleet.stack.paths import PROJECT_ROOT
 from fleet.stack.run import Stack, ended_by_signals
 
+APPROVER = "dana"
+
 
 class Command(BaseCommand):
     help = "Start everything, roll models out to virtual devices, take a bad one back, and keep serving."
@@ -46,7 +48,10 @@ class Command(BaseCommand):
                     devices=options["devices"],
                     url=info.web_url,
                     ca_file=info.env["FLEET_WEB_CA"],
-                    api=Client(info.console_url, self._token(stack)),
+                    api=Client(
+                        info.console_url, self._manage(stack, "tokens", "issue", "demo", "--days", "1")
+                    ),
+                    approver=Client(info.console_url, self._approver(stack)),
                     manage=stack.manage,
                     report=report,
                     data_dir=info.run.root / "data" / "watch",
@@ -98,10 +103,16 @@ class Command(BaseCommand):
             deadline_s=120,
         )
 
-    def _token(self, stack: Stack) -> str:
-        """An API token for the story, as an administrator would make one."""
+    def _approver(self, stack: Stack) -> str:
+        """An API token of a second person: nobody approves their own plan."""
+        if APPROVER not in self._manage(stack, "users", "list"):
+            self._manage(stack, "users", "add", APPROVER, "--role", "approver")
+        return self._manage(stack, "tokens", "issue", "demo", "--owner", APPROVER, "--days", "1")
+
+    def _manage(self, stack: Stack, *arguments: str) -> str:
+        """The last line that a `manage.py` command prints, as an administrator runs it; of a list all."""
         answer = subprocess.run(
-            [sys.executable, str(PROJECT_ROOT / "manage.py"), "tokens", "issue", "demo", "--days", "1"],
+            [sys.executable, str(PROJECT_ROOT / "manage.py"), *arguments],
             env={**os.environ, **stack.env},
             capture_output=True,
             text=True,
@@ -109,5 +120,5 @@ class Command(BaseCommand):
             check=False,
         )
         if answer.returncode != 0:
-            raise CommandError(f"manage.py tokens: {answer.stderr[-500:]}")
-        return answer.stdout.strip().splitlines()[-1]
+            raise CommandError(f"manage.py {arguments[0]}: {answer.stderr[-500:]}")
+        return answer.stdout if "list" in arguments else answer.stdout.strip().splitlines()[-1]

@@ -1,0 +1,146 @@
+"""Fields of the rollout form: times, sizes and windows as people write them, and the same text back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from django import forms
+
+from ota.windows import WEEKDAYS, Window
+
+_UNITS: Final = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|min|m|h|d)?\s*")
+_WINDOW = re.compile(
+    r"(?:(?P<days>[a-z,-]+)\s+)?(?P<at>\d{1,2}:\d\d)\s+(?P<long>(?:\d+\s*(?:min|m|h)\s*)+)(?P<tz>\S+)?",
+    re.ASCII,
+)
+
+
+class DurationField(forms.CharField):
+    """Seconds from `90 s`, `10 min`, `1 h 30 min`, `7 d`; a bare number is seconds."""
+
+    def clean(self, value: Any) -> Any:
+        """Seconds as a float. Raises ValidationError for anything else."""
+        text = super().clean(value).strip().lower()
+        at, seconds = 0, 0.0
+        while at < len(text):
+            found = _PART.match(text, at)
+            if not found:
+                raise forms.ValidationError("Write a time as 90 s, 10 min, 6 h or 7 d.")
+            seconds += float(found[1]) * _UNITS[found[2] or "s"]
+            at = found.end()
+        return int(seconds) if seconds == int(seconds) else seconds
+
+
+class SizesField(forms.CharField):
+    """Numbers of devices: `20`, `50%`; several with commas where `many`, and `@dev-1 dev-2` names some."""
+
+    def __init__(self, *, many: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.many = many
+
+    def clean(self, value: Any) -> Any:
+        """A list of {"count"}, {"percent"} and {"named"}, or one of the first two. Raises ValidationError."""
+        parts = [part.strip() for part in super().clean(value).split(",") if part.strip()]
+        sizes: list[dict[str, Any]] = []
+        for part in parts:
+            if self.many and part.startswith("@"):
+                sizes.append({"named": part[1:].split()})
+                continue
+            number = part.removesuffix("%").strip()
+            try:
+                sizes.append({"percent": float(number)} if part.endswith("%") else {"count": int(number)})
+            except ValueError:
+                raise forms.ValidationError(
+                    f"{part[:20]!r} is neither a count like 20 nor a share like 50%."
+                ) from None
+        if not sizes or (not self.many and len(sizes) > 1):
+            raise forms.ValidationError("Write a count like 20 or a share like 50%.")
+        return sizes if self.many else sizes[0]
+
+
+class ManifestField(forms.ModelChoiceField):  # type: ignore[type-arg]
+    """A choice of signed manifests, named by what people know."""
+
+    def label_from_instance(self, obj: Any) -> str:
+        """`activity 2.0.0 (sequence 4, staged)`."""
+        return f"{obj.version} (sequence {obj.seq}, {obj.version.get_state_display().lower()})"
+
+
+class LocalTimeField(forms.CharField):
+    """A day and a time of day as a browser sends them, without a zone."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        widget = forms.DateTimeInput(attrs={"type": "datetime-local", "autocomplete": "off"})
+        super().__init__(required=False, widget=widget, **kwargs)
+
+    def clean(self, value: Any) -> Any:
+        """A datetime without a zone, None for nothing. Raises ValidationError for anything else."""
+        text = super().clean(value).strip()
+        if not text:
+            return None
+        try:
+            found = datetime.fromisoformat(text)
+        except ValueError:
+            found = None
+        if found is None or found.tzinfo is not None:
+            raise forms.ValidationError("Write a day and a time as 2026-05-02 22:00.")
+        return found
+
+
+class WindowsField(forms.CharField):
+    """Maintenance windows: `mon-fri 22:00 4 h device; sat,sun 00:00 8 h Europe/Berlin`."""
+
+    def clean(self, value: Any) -> Any:
+        """As `ota.windows.parse` reads them. Raises ValidationError for anything else."""
+        parts = [part.strip() for part in super().clean(value).split(";") if part.strip()]
+        return [self._window(part) for part in parts]
+
+    def _window(self, part: str) -> dict[str, Any]:
+        found = _WINDOW.fullmatch(part)
+        if found is None:
+            raise forms.ValidationError(f"Write {part[:40]!r} as mon-fri 22:00 4 h device.")
+        seconds = sum(float(n) * _UNITS[unit or "s"] for n, unit in _PART.findall(found["long"]))
+        window = {"at": found["at"].zfill(5), "minutes": seconds / 60, "tz": found["tz"] or "UTC"}
+        return window | ({"weekdays": self._days(found["days"])} if found["days"] else {})
+
+    def _days(self, text: str) -> list[str]:
+        days: list[str] = []
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            if first not in WEEKDAYS or (last or first) not in WEEKDAYS:
+                raise forms.ValidationError(f"{part[:20]!r} is no weekday: {', '.join(WEEKDAYS)}.")
+            at = WEEKDAYS.index(first)
+            days += [WEEKDAYS[(at + n) % 7] for n in range((WEEKDAYS.index(last or first) - at) % 7 + 1)]
+        return days
+
+
+def windows_text(windows: Sequence[Window]) -> str:
+    """Windows as WindowsField reads them back unchanged."""
+    return "; ".join(_window_text(window) for window in windows)
+
+
+def _window_text(window: Window) -> str:
+    said = window.to_json()
+    days = "" if len(window.weekdays) == len(WEEKDAYS) else f"{','.join(said['weekdays'])} "
+    return f"{days}{said['at']} {duration_text(window.minutes * 60)} {window.tz}"
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds as DurationField reads them back unchanged."""
+    left, words = seconds, []
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if left >= size:
+            words.append(f"{int(left // size)} {unit}")
+            left %= size
+    if left or not words:
+        words.append(f"{plain(left)} s")
+    return " ".join(words)
+
+
+def plain(value: float) -> str:
+    """A number without needless zeros."""
+    return f"{round(value, 6):g}"
