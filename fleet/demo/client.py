@@ -28,11 +28,11 @@ class NotReached(Exception):
 class Client:
     """Calls `url`/api/v1 with a bearer token."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, *, timeout_s: float = 30) -> None:
         self._http = httpx.Client(
             base_url=f"{url}/api/v1",
             headers={"Authorization": f"Bearer {token}"},
-            timeout=30,
+            timeout=timeout_s,
             trust_env=False,
         )
 

@@ -28,6 +28,8 @@ from fleet.stack.run import Stack, StackInfo
 
 TWIN_ARENA = 2
 """A 64-bit host needs more arena than a board; what the board's holds is judged where it is released."""
+REQUEST_S = 120
+"""A stack and a fleet on a machine that has other work may be slow to answer."""
 ENDED = frozenset(
     ("completed", "rolled_back", "aborted", "preflight_failed", "rollback_incomplete", "cancelled")
 )
@@ -75,7 +77,7 @@ class Stage:
             dict(info.env),
         )
         stack.supervisor.start(spec)
-        self.api = Client(info.console_url, _token(info))
+        self.api = Client(info.console_url, _token(info), timeout_s=REQUEST_S)
         wait_for("the devices' supervisor", self._is_up, deadline_s=120)
 
     def _is_up(self) -> tuple[bool | None, str]:

@@ -125,7 +125,7 @@ def test_a_healthy_model_completes_and_nothing_here_is_touched(draft: Rollout, t
 
 
 def test_a_worse_model_is_taken_back_at_its_first_wave(draft: Rollout, tmp_path: Path) -> None:
-    arguments = [str(draft.pk), "--scenario", "rehearsal-worse", "--devices", "26"]
+    arguments = [str(draft.pk), "--scenario", "rehearsal-worse", "--devices", "20"]
     status, told = rehearse(tmp_path, *arguments)
     assert (status, told["ended"]) == (3, "rolled_back"), told["sentence"]
     assert told["waves"][0]["verdict"] == "FAIL"

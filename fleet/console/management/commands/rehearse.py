@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
@@ -80,7 +81,7 @@ class Command(BaseCommand):
             raise CommandError(str(error), returncode=USAGE if error.is_usage else FAILED) from error
         except (ScenarioError, OtaError) as error:
             raise CommandError(str(error), returncode=USAGE) from error
-        except (StackError, ApiError, NotReached) as error:
+        except (StackError, ApiError, NotReached, httpx.HTTPError, OSError) as error:
             raise CommandError(f"went_otherwise: {error}", returncode=FAILED) from error
         except KeyboardInterrupt:
             raise CommandError("interrupted: everything is stopped and removed", returncode=130) from None
