@@ -21,7 +21,8 @@ def copy_rows(model: type[Model], names: Sequence[str], rows: Iterable[Sequence[
     its key, JSON its text. Raises django.db.IntegrityError for a row that breaks a constraint; none is stored
     then.
     """
-    columns = [sql.Identifier(str(model._meta.get_field(name).column)) for name in names]
+    fields = {field.name: str(field.column) for field in model._meta.concrete_fields}
+    columns = [sql.Identifier(fields[name]) for name in names]
     statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
         sql.Identifier(model._meta.db_table), sql.SQL(", ").join(columns)
     )

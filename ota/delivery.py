@@ -398,7 +398,7 @@ def _sign(rows: Sequence[DesiredState]) -> None:
         "FROM unnest(%s::text[], %s::bigint[], %s::bytea[]) AS n(device_id, counter, message) "
         "WHERE d.device_id = n.device_id AND d.counter = n.counter RETURNING d.device_id"
     )
-    columns = [
+    columns: list[list[Any]] = [
         list(signed),
         [counter for counter, _ in signed.values()],
         [message for _, message in signed.values()],

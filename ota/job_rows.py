@@ -47,15 +47,15 @@ def make_jobs(wave: Wave, rollout: Rollout, *, now: datetime, limit: int) -> lis
         ),
         "finished_at": f"CASE WHEN {ended} THEN %(now)s::timestamptz END",
     }
-    fields = Job._meta.concrete_fields
-    same = {
-        field.column: field.get_db_prep_save(getattr(job, field.attname), connection)
-        for field in fields
-        if field.column not in given
+    fields = {str(field.column): field for field in Job._meta.concrete_fields}
+    same: dict[str, Any] = {
+        column: field.get_db_prep_save(getattr(job, field.attname), connection)
+        for column, field in fields.items()
+        if column not in given
     }
-    values = [given.get(field.column) or f"%({field.column})s" for field in fields]
+    values = [given.get(column, f"%({column})s") for column in fields]
     sql = (
-        f'INSERT INTO "{Job._meta.db_table}" ({", ".join(field.column for field in fields)}) '  # noqa: S608
+        f'INSERT INTO "{Job._meta.db_table}" ({", ".join(fields)}) '  # noqa: S608
         f"SELECT {', '.join(values)} FROM ("
         f'SELECT device_id, arm, stratum, rank FROM "{Membership._meta.db_table}" m '
         "WHERE rollout_id = %(rollout_id)s AND wave = %(n)s AND arm <> %(skipped)s AND NOT EXISTS ("

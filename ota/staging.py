@@ -124,9 +124,9 @@ def ensure_staged(*, now: datetime) -> dict[str, int]:
     """Compare the broker with the database and have everything missing published again.
 
     Looks at the trust document and, for each manifest that a desired document or an unfinished rollout names,
-    at manifest, leaf list and a few random chunks. A broker that was restarted, or that an emptied cache knows
-    nothing of, may have lost any message: then every chunk is looked at and all desired documents are published again. Returns counts: trust,
-    manifests, desired. Raises MqttError.
+    at manifest, leaf list and a few random chunks. A broker that was restarted, or of which an emptied cache
+    knows nothing, may have lost any message: then every chunk is looked at and all desired documents are
+    published again. Returns counts: trust, manifests, desired. Raises MqttError.
     """
     found = {"trust": 0, "manifests": 0, "desired": 0}
     with BackendClient("stage") as client:
