@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from html import unescape
 
 import pytest
 from django.test import Client
@@ -25,7 +26,7 @@ def test_failed_devices_are_counted_and_tried_again(as_role: AsRole, filled: row
     client, path = as_role("operator"), f"/rollouts/{row.pk}/retry-failed"
     page = client.get(f"/rollouts/{row.pk}").content.decode()
     assert 'data-test="verb-retry-failed"' in page
-    html = client.get(path).content.decode()
+    html = unescape(client.get(path).content.decode())
     assert f'data-test="dry-retried">{retryable(row).count()}<' in html
     assert "<code>digest</code>" in html
     shown = re.search(r'name="shown" value="([^"]+)"', html)
