@@ -182,7 +182,8 @@ JOB_EDGES: dict[str, frozenset[str]] = {
     # cancelled: a withdrawal that lost the race against the trial, and took effect right after it
     J.TRIAL: _JOB_ENDS | {J.CANCELLED, J.SUPERSEDED},
     J.DEFERRED: frozenset(_JOB_PATH[1:]) | _JOB_ENDS | {J.CANCELLING},
-    J.CANCELLING: frozenset({J.CANCELLED, J.SUPERSEDED, J.QUEUED, J.TRIAL}) | _JOB_ENDS,
+    # a withdrawal that nobody acknowledged ends as cancelled, with the code that says so: never timed_out
+    J.CANCELLING: frozenset({J.CANCELLED, J.SUPERSEDED, J.QUEUED, J.TRIAL}) | (_JOB_ENDS - {J.TIMED_OUT}),
     # a terminal job leaves only because the device's inventory says otherwise, or the device is removed
     J.CONFIRMED: frozenset({J.SELF_REVERTED, J.REMOVED}),
     J.TIMED_OUT: frozenset({J.CONFIRMED, J.REMOVED}),

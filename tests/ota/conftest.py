@@ -63,7 +63,7 @@ def make_manifest(installation: bytes, now: datetime) -> Callable[..., Any]:
 
 
 def signed_manifest(now: datetime) -> Callable[..., Any]:
-    """The factory behind `make_manifest`, for fixtures of a wider scope; the installation is there already."""
+    """The factory behind `make_manifest`, for fixtures of a wider scope; the installation is made."""
     from ota import chunking, keys
     from ota.manifest import Manifest as Document
     from ota.models import Artifact, Manifest, MLModel, ModelVersion

@@ -1,4 +1,4 @@
-"""A small honest stand-in for a device, at the wire: signed desired documents in, sealed reports out, as bytes.
+"""A small honest stand-in for a device, at the wire: signed documents in, sealed reports out, as bytes.
 
 It follows SPEC.md step by step, so that a test can stop it anywhere, cut its power, or let it lie.
 """
@@ -24,7 +24,7 @@ Fault = tuple[UpdateState, RefusalCode]
 
 @dataclass
 class Double:
-    """One device with one slot. run, other, target: 16-byte ids, b"" for an empty bank. faults: target -> end.
+    """One device with one slot. run, other, target: 16-byte ids, b"" for none. faults: target -> end.
 
     changes: how often the running bank changed under each desired counter.
     """

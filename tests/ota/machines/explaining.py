@@ -1,4 +1,4 @@
-"""`explain` must answer for any device, in every state reached: with a blocker, a next step, or how it ended."""
+"""`explain` answers for any device in every state reached: a blocker, a next step, or how it ended."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Explained:
 
 
 def check_answer(rollout: Rollout, device: str, answer: dict[str, Any] | None) -> None:
-    """An answer names its code, says a sentence, promises nothing that cannot come, and leaves no one asking."""
+    """An answer has its code and sentence, promises nothing that cannot come, and leaves no one asking."""
     assert answer is not None, device
     where = f"{rollout.state}, {answer}"
     assert answer["code"] in SENTENCES, where

@@ -142,7 +142,7 @@ def i9(seen: Seen) -> None:
 
 def i11(seen: Seen) -> None:
     """Nothing is told to run but manifests of this installation that are not revoked."""
-    known = {manifest: row for manifest, row in _manifests(seen).items()}
+    known = _manifests(seen)
     for device, document, _ in seen.documents:
         for entry in document.entries.values():
             if entry.action != Action.STOP:
@@ -182,7 +182,7 @@ def i16(seen: Seen) -> None:
 
 
 def i17(seen: Seen) -> None:
-    """No PASS with fewer pairs than the plan wants or silent devices; each verdict recomputes from its row."""
+    """No PASS with too few pairs or silent devices; each verdict recomputes from its row."""
     for row in seen.evidence:
         again = recheck(row)
         assert again.is_same, again.problem

@@ -7,37 +7,31 @@ uplinks come as bytes through the gateway's handler. Only the broker is a dictio
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 from django.db import transaction
-from hypothesis import note
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from fleet.devices.installation import installation_id
-from fleet.devices.models import Device
 from fleet.gateway.handlers import Control, Measurements
 from fleet.gateway.uplink import Reader
-from fleet.mqtt.client import Arrived, MqttError
+from fleet.mqtt.client import Arrived
 from fleet.mqtt.codec.names import RefusalCode, UpdateState
 from fleet.mqtt.codec.reported import BankReport
 from ota import delivery, rollouts
 from ota.choices import ROLLOUT_TERMINAL
-from ota.desired import Desired, verify_desired
 from ota.errors import OtaError
 from ota.models import Rollout
-from ota.ticking import ACTIVE
-from ota.transitions import IllegalTransition
-from ota.verbs import verbs
-from tests.ota.machines import plans
 from tests.ota.machines.deaths import dying, rehearse
 from tests.ota.machines.double import Double, Fault
+from tests.ota.machines.driver import Driver
 from tests.ota.machines.explaining import Explained
 from tests.ota.machines.invariants import INVARIANTS
-from tests.ota.machines.scene import DEVICES, Scene
-from tests.ota.machines.verbs import CALLS, PERSON, check_after
+from tests.ota.machines.scene import DEVICES
+from tests.ota.machines.store import Retained
+from tests.ota.machines.verbs import CALLS
 from tests.ota.machines.watching import Facts, Watcher
 from tests.telemetry.batches import make_batch
 
@@ -59,44 +53,9 @@ devices = st.integers(0, DEVICES - 1)
 choices = st.integers(0, 5)
 
 
-class Retained:
-    """The broker's store: the newest document per topic, and what was published since it was last asked.
+class Machine(Driver):
+    """Up to two rollouts at a time over six to thirty devices."""
 
-    left: publishes until it goes away with MqttError; None: it stays.
-    """
-
-    def __init__(self, trust: Any, installation: bytes) -> None:
-        self.store: dict[str, bytes] = {}
-        self.fresh: list[tuple[str, Desired, bytes]] = []
-        self.left: int | None = None
-        self._trust = trust
-        self._installation = installation
-
-    def publish_all(self, items: Iterable[tuple[str, bytes]], **_: Any) -> int:
-        """As `BackendClient.publish_all`. Raises MqttError once `left` documents came through."""
-        count = 0
-        for topic, message in items:
-            if self.left is not None and count >= self.left:
-                raise MqttError("not_acknowledged", "the broker went away")
-            device = topic.split("/")[2]
-            document = verify_desired(
-                message, device_id=device, installation_id=self._installation, trust=self._trust
-            )
-            self.store[device] = message
-            self.fresh.append((device, document, message))
-            count += 1
-        return count
-
-    def take(self) -> list[tuple[str, Desired, bytes]]:
-        """What was published since the last call."""
-        fresh, self.fresh = self.fresh, []
-        return fresh
-
-
-class Machine(RuleBasedStateMachine):
-    """Up to two rollouts at a time over six to thirty devices. `scene` is bound by the test."""
-
-    scene: ClassVar[Scene]
     reached: ClassVar[set[tuple[str, str]]] = set()
 
     @initialize(count=st.sampled_from(SIZES), plan=st.sampled_from([0, 0, 1, 2, 2, 3]))
@@ -397,109 +356,3 @@ class Machine(RuleBasedStateMachine):
             self.wait(61)
         left = [rollouts.state(row, now=self.now)["sentence"] for row in live]
         raise AssertionError(f"stuck: {left}, {Facts.read().outcome()['jobs']}")
-
-    # --- how ---------------------------------------------------------------------------
-
-    def _lead_to_an_end(self, rollout: Rollout) -> None:
-        asked = {"draft": "cancel", "preflight_failed": "cancel", "ready": "cancel", "paused": "resume"}
-        verb = asked.get(rollout.state, "rollback" if rollout.state == "halted" else "")
-        if not verb and "override" in verbs(rollout):
-            verb = "override"
-        if verb:
-            self._ask(rollout, verb, 0)
-
-    def _new_rollout(self, manifest: int, plan: int, *, starts: bool) -> None:
-        row = rollouts.create(
-            "walk", self.scene.manifests[manifest], plan=plans.PLANS[plan % len(plans.PLANS)], actor=PERSON,
-            now=self.now,
-        )  # fmt: skip
-        Rollout.objects.filter(pk=row.pk).update(salt=bytes(16), name=f"walk {Rollout.objects.count()}")
-        if starts:
-            self._ask(row, "preflight", 0)
-            row.refresh_from_db()
-            if row.state == "ready":
-                self._ask(row, "start", 0)
-
-    def _ask(self, rollout: Rollout, verb: str, choice: int) -> None:
-        rollout.refresh_from_db()
-        before, allowed = rollout.state, verbs(rollout)
-        try:
-            CALLS[verb](rollout, self.now, choice)
-        except IllegalTransition as refused:
-            assert verb not in allowed
-            assert refused.allowed == sorted(allowed)
-        except OtaError as refused:  # a fleet that changed, evidence that is not there: coded, nothing done
-            assert verb in allowed
-            rollout.refresh_from_db()
-            assert refused.code in ("target_changed", "evidence_not_current", "empty_target", "validation")
-            assert rollout.state == ("draft" if refused.code == "target_changed" else before), refused
-        else:
-            assert verb in allowed, f"{verb} was possible in {before}"
-            check_after(verb, rollout, choice)
-        note(f"{verb}: {before} to {Rollout.objects.values_list('state', flat=True).get(pk=rollout.pk)}")
-
-    def _dies(self, at: int, work: Callable[[], Any], *, is_tick: bool = False) -> None:
-        def whole() -> None:
-            work()
-            self._settle()
-
-        undisturbed = rehearse(whole, lambda: Facts.read().outcome())
-        with dying(at) as seen:
-            work()
-        if seen[0] > at:
-            self.whatever_happened()
-            held = Rollout.objects.filter(lease_until__gt=self.now, state__in=ACTIVE)
-            for pk in held.values_list("pk", flat=True):
-                assert is_tick
-                assert not rollouts.tick(pk, self.now), "two workers hold one rollout"
-            held.update(lease_until=None)  # as its end would do, without the ten seconds
-            work()
-        self._settle()
-        assert Facts.read().outcome() == undisturbed
-
-    def _settle(self) -> bool:
-        """Ticks at this moment until they change nothing; False when eight do not get there."""
-        last: dict[str, Any] = {}
-        for _ in range(8):
-            for pk in rollouts.due():
-                rollouts.tick(pk, self.now)
-            found = Facts.read().outcome()
-            if found == last:
-                return True
-            last = found
-        return False
-
-    def _go_on(self, double: Double, steps: int) -> list[Arrived]:
-        """Take the newest document, go on, and say so; nothing when offline."""
-        said: list[Arrived] = []
-        if not double.is_online:
-            return said
-        message = self.broker.store.get(double.id)
-        if message is not None and double.hear(message):
-            said.append(double.says())
-        for _ in range(steps):
-            if double.step():
-                said.append(double.says())
-        if said and message is not None and double.hear(message):  # what waited for the trial's end
-            said.append(double.says())
-        return said
-
-    def _deliver(self, messages: list[Arrived]) -> None:
-        self.control.handle(messages, now=self.now)
-        self.sent = [*self.sent[-40:], *messages][-60:]
-
-    def _publish(self) -> None:
-        try:
-            delivery.publish_pending(client=self.broker)  # type: ignore[arg-type]
-        except MqttError:
-            pass
-
-    def _retire(self, double: Double) -> None:
-        Device.objects.filter(pk=double.id).update(retired_at=self.now, presence="offline")
-        self.scene.keyring.clear()
-
-    def _at(self, index: int) -> Double:
-        return self.fleet[index % len(self.fleet)]
-
-    def _any_id(self, number: int) -> bytes:
-        return bytes.fromhex(self.ids[number])[:16] if number < len(self.ids) else b"\xdd" * 16

@@ -1,7 +1,7 @@
-"""What every example starts from: an installation, thirty enrolled devices, four signed models, an empty past.
+"""What every example starts from: an installation, thirty enrolled devices, four signed models, no past.
 
-Made once for a test module, because enrolment and signing cost more than an example; `Scene.clear` forgets what
-an example did.
+Made once for a test module, because enrolment and signing cost more than an example; `Scene.clear` forgets
+what an example did.
 """
 
 from __future__ import annotations

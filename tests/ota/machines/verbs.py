@@ -1,4 +1,4 @@
-"""How the machine calls each verb of a rollout: one line a verb, so a new verb of `ota.verbs` is a line here."""
+"""How the machine calls each verb of a rollout: a new verb of `ota.verbs` is one line here."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ KNOWN = frozenset(name for names in VERBS.values() for name in names) | {"overri
 
 
 def check_after(verb: str, rollout: Rollout, choice: int) -> None:
-    """What must hold the moment a verb has returned: stopping takes back every offer whose trial is not begun."""
+    """What must hold when a verb has returned: stopping takes back every offer whose trial is not begun."""
     if verb in ("pause", "abort", "rollback") and not (verb == "pause" and choice % 3 == 2):
         left = Job.objects.filter(rollout=rollout, kind="install", state__in=JOB_WITHDRAWABLE)
         assert not left.exists(), f"{verb} left offers out: {list(left)}"

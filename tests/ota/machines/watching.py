@@ -1,7 +1,7 @@
 """What the invariants look at: the database after a step, what was before it, and the trail in between.
 
-One look costs a handful of queries. The audit trail is replayed row by row, so a state that was there only for
-a moment inside one transaction is judged too.
+One look costs a handful of queries. The audit trail is replayed row by row, so a state that was there only
+for a moment inside one transaction is judged too.
 """
 
 from __future__ import annotations
