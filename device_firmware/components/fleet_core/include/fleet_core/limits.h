@@ -21,9 +21,9 @@
 #ifndef FC_SLOTS
 #define FC_SLOTS 4u /* slots this build has, 1..4; the 4 MB partition table has two */
 #endif
+/* 0: windows, samples, alarms and sketches are left out, and their memory. */
 #ifndef FC_TELEMETRY
-#define FC_TELEMETRY 1 /* 0: windows, samples, alarms and sketches are left out, and their memory  \
-                        */
+#define FC_TELEMETRY 1
 #endif
 #define FC_NAMES 8u /* model names with rollback protection */
 #define FC_TENSORS_MAX 8u
