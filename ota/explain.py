@@ -11,8 +11,7 @@ from fleet.devices.models import Device, Presence
 from ota import windows, zones
 from ota.choices import JOB_TERMINAL, ROLLOUT_TERMINAL, Arm, JobState, RolloutState, WaveState
 from ota.desired import last_counter
-from ota.keys import current_trust
-from ota.models import Job, Membership, Rollout, Wave
+from ota.models import Job, Membership, Rollout, Trust, Wave
 from ota.offers import in_flight
 from ota.plan import Plan
 from ota.targeting import Target, TargetError, outside
@@ -156,7 +155,7 @@ def _held(rollout: Rollout, plan: Plan, device: Device, now: datetime) -> list[d
         found.append(_blocker("paused", reason=rollout.reason))
     if device.quarantined_at is not None:
         found.append(_blocker("quarantined", reason=device.quarantine_reason))
-    if device.desired_counter >= last_counter(current_trust()[0].version):
+    if _is_burned(device):
         found.append(_blocker("counter_burned"))
     zone = zones.of_device(device) or "UTC"
     if rollout.state == RolloutState.RUNNING and not windows.is_open(plan.windows, now, zone):
@@ -166,6 +165,12 @@ def _held(rollout: Rollout, plan: Plan, device: Device, now: datetime) -> list[d
         since = device.last_seen_at.isoformat() if device.last_seen_at else None
         found.append(_blocker("offline", since=since))
     return found
+
+
+def _is_burned(device: Device) -> bool:
+    """True when no counter of the present trust version is above what the device reports."""
+    version = Trust.objects.order_by("-version").values_list("version", flat=True).first()
+    return version is not None and device.desired_counter >= last_counter(version)
 
 
 def _blocker(code: str, **more: Any) -> dict[str, Any]:

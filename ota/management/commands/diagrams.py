@@ -12,7 +12,6 @@ from ota import diagrams
 
 class Command(BaseCommand):
     help = "State diagrams of rollout, wave and device job as Markdown with Mermaid."
-    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--write", action="store_true", help=f"into {diagrams.GUIDE.name} of the guides")

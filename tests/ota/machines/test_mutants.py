@@ -1,0 +1,28 @@
+"""The machine finds every fault that is seeded by hand: a proof that its invariants can fail."""
+
+from __future__ import annotations
+
+import traceback
+
+import pytest
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.ota.machines.mutants import MUTANTS, Mutant
+from tests.ota.machines.scene import Scene
+from tests.ota.machines.test_machines import bound, form
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(600)]
+MOST = 20
+"""Examples in which a mutant must be found; the first failing one ends the search."""
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name.replace(" ", "-") for mutant in MUTANTS])
+def test_the_machine_finds_a_seeded_fault(
+    mutant: Mutant, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mutant.owner, mutant.attribute, mutant.replacement)
+    with pytest.raises(BaseException) as found:
+        run_state_machine_as_test(bound(scene), settings=form(MOST, shrinks=False))
+    assert not isinstance(found.value, KeyboardInterrupt)
+    told = "".join(traceback.format_exception(found.value))
+    assert any(name in told for name in mutant.found_by), told[-3000:]
