@@ -24,9 +24,10 @@ static const esp_partition_t *find(uint8_t area) {
     return area < FC_AREAS ? s_area[area] : NULL;
 }
 
-/* An encrypted partition is decrypted as it is read: what is erased would read as noise, and the log
- * would find no room for a record. Units whose raw bytes are erased are shown so. A written unit has
- * raw bytes of 0xFF alone once in 2^256. `off` and `n` are the core's, within the partition.
+/* An encrypted partition is decrypted as it is read: what is erased would read as noise, and the
+ * log would find no room for a record. Units whose raw bytes are erased are shown so. A written
+ * unit has raw bytes of 0xFF alone once in 2^256. `off` and `n` are the core's, within the
+ * partition.
  */
 static int show_erased(const esp_partition_t *part, uint32_t off, uint8_t *dst, uint32_t n) {
     uint8_t raw[FC_PROGRAM_UNIT], erased[FC_PROGRAM_UNIT];

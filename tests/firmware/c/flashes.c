@@ -3,8 +3,8 @@
  *
  *   flashes FILE SEED ROUNDS -> "rounds N cuts N shared N private N"; ends with 1 at a difference
  *   flashes FILE misuse WHAT -> must abort
- *   flashes FILE blank TEARS -> "tears N blank N": programs torn before a bit has arrived may be tried
- *                               again without an erase, as what reads the flash cannot tell
+ *   flashes FILE blank TEARS -> "tears N blank N": programs torn before a bit has arrived may be
+ * tried again without an erase, as what reads the flash cannot tell
  */
 #include <setjmp.h>
 #include <stdio.h>
@@ -177,7 +177,8 @@ static int blank(uint32_t tears) {
             i++;
         if (i == sizeof back) {
             found++;
-            operate(0, FC_BANK0, 0, 0, bytes, sizeof bytes); /* aborts when one calls it programmed */
+            operate(0, FC_BANK0, 0, 0, bytes,
+                    sizeof bytes); /* aborts when one calls it programmed */
         }
     }
     printf("tears %u blank %u\n", tears, found);

@@ -1,5 +1,5 @@
-/* flash.c: port_flash.c over a partition in memory that is encrypted as a chip does it: what is written
- * is XORed with a key stream of its place, what is read is XORed back, erased or not.
+/* flash.c: port_flash.c over a partition in memory that is encrypted as a chip does it: what is
+ * written is XORed with a key stream of its place, what is read is XORed back, erased or not.
  *
  *   flash plain|encrypted -> "ok", or what differs
  */
