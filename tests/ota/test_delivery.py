@@ -44,7 +44,7 @@ def test_an_offer_reaches_the_broker_signed_for_its_device(
 ) -> None:
     device = make_device("offer-1")
     made = job(device, attempt=3)
-    counters = delivery.offer([made], now=now, deadline=now + timedelta(hours=1))
+    counters = delivery.offer([made], now=now, deadlines={made.pk: now + timedelta(hours=1)})
     assert delivery.publish_pending() == delivery.Published(1, False)
     document = accepted(device, installation, retained(device))
     assert document.counter == counters[made.pk]

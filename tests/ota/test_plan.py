@@ -56,6 +56,15 @@ def test_what_is_left_out_gets_the_printed_default() -> None:
         "on_inconclusive": "halt",
         "pair_sd": 0.045,
         "timers": {},
+        "requires_approval": False,
+        "start_at": None,
+        "zone": "UTC",
+        "windows": [],
+        "late": "skip",
+        "tail_days": 30,
+        "offers_per_minute": 1_000,
+        "rollback_to": "previous",
+        "no_rollback_reason": "",
     }
     assert Plan.parse(GATED | {"control": {"percent": 5}}).control == Size(percent=5.0)
 
