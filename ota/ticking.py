@@ -20,6 +20,7 @@ from django.db.models.fields.json import KT
 from fleet.accounts.audit import TICK, Actor
 from ota import device_windows, evidence, readiness, rollback, security, starting, waves, zones
 from ota.choices import JOB_TERMINAL, JobState, RolloutState
+from ota.errors import OtaError
 from ota.models import Rollout
 from ota.offers import (
     cancel_queued,
@@ -31,7 +32,7 @@ from ota.offers import (
     skip_quarantined,
     withdraw,
 )
-from ota.plan import Plan, PlanError
+from ota.plan import Plan
 from ota.retries import retry_due
 from ota.timers import expire, take_back_absent
 from ota.transitions import move_rollout
@@ -71,6 +72,9 @@ def tick(rollout_id: UUID | str, now: datetime) -> bool:
     if fence is None:
         return False
     try:
+        for states, step in _BEFORE:
+            _run(rollout_id, fence, states, step, now)
+        _start(rollout_id, now)
         for states, step in _STEPS:
             _run(rollout_id, fence, states, step, now)
     except LeaseLost:
@@ -115,13 +119,21 @@ def _schedule(rollout: Rollout, plan: Plan, now: datetime) -> None:
         move_rollout(rollout, R.READY, actor=TICK, now=now)
 
 
-def _start(rollout: Rollout, plan: Plan, now: datetime) -> None:
-    """Start what was scheduled. A fleet that is another one by now makes it a draft again: a person looks."""
+def _start(rollout_id: UUID | str, now: datetime) -> None:
+    """Start what was scheduled. A fleet that is another one by now makes it a draft again: a person looks.
+
+    Not in a transaction of the tick: a start freezes in many of its own, and waits for another's with no row
+    locked. Whoever is second finds that the rollout changed.
+    """
+    rollout = Rollout.objects.select_related("manifest__version").get(pk=rollout_id)
+    if rollout.state != R.READY:
+        return
+    plan = Plan.parse(rollout.plan)
     if plan.start_at is None or now < plan.start_at:
         return
     try:
         starting.begin(rollout, actor=TICK, now=now)
-    except PlanError as problem:
+    except OtaError as problem:
         starting.back_to_draft(rollout, f"{problem.code}: {problem.text}", actor=TICK, now=now)
 
 
@@ -180,10 +192,11 @@ def _abort(rollout: Rollout, plan: Plan, now: datetime) -> None:
         move_rollout(rollout, end, actor=TICK, now=now, reason=rollout.reason)
 
 
-_STEPS: tuple[tuple[frozenset[RolloutState], Step], ...] = (
+_BEFORE: tuple[tuple[frozenset[RolloutState], Step], ...] = (
     (frozenset({R.PREFLIGHT}), _preflight),
     (frozenset({R.SCHEDULED}), _schedule),
-    (frozenset({R.READY}), _start),
+)
+_STEPS: tuple[tuple[frozenset[RolloutState], Step], ...] = (
     (ACTIVE, _expire),
     (frozenset({R.RUNNING, R.PAUSED}), _absent),
     (_KEEPING, _reassert),
