@@ -97,6 +97,6 @@ def _sentence(
         what += f" over {subject.baseline.version}"
     if seen["state"] == "completed":
         return f"{what} completed all {len(waves)} waves on {devices} virtual devices. {seen['sentence']}"
-    stopped = next((wave for wave in waves if wave["verdict"] == "FAIL"), None)
+    stopped = next((wave for wave in waves if wave["verdict"] == "fail"), None)
     where = f" at wave {stopped['wave']}" if stopped else ""
     return f"{what} was stopped{where}, {exposed} of {devices} exposed ({seen['state']}): {seen['reason']}"

@@ -114,7 +114,7 @@ def test_a_healthy_model_completes_and_nothing_here_is_touched(draft: Rollout, t
     assert (status, told["ended"], told["is_completed"]) == (0, "completed", True), told["sentence"]
     assert (told["targets"], told["devices"], told["baseline"]) == (TARGETS, 26, "1.0.0")
     gated = told["waves"][0]
-    assert gated["verdict"] == "PASS"
+    assert gated["verdict"] == "pass"
     accuracy = next(row for row in gated["rows"] if row["rule"].startswith("quality:accuracy"))
     assert accuracy["pairs"] >= 8
     assert any(note.startswith("window_s: 21600 s -> 10 s") for note in told["scaling"])
@@ -132,7 +132,7 @@ def test_a_worse_model_is_taken_back_at_its_first_wave(draft: Rollout, tmp_path:
     arguments = [str(draft.pk), "--scenario", "rehearsal-worse", "--devices", "20"]
     status, told = rehearse(tmp_path, *arguments)
     assert (status, told["ended"]) == (3, "rolled_back"), told["sentence"]
-    assert told["waves"][0]["verdict"] == "FAIL"
+    assert told["waves"][0]["verdict"] == "fail"
     assert told["exposed"] == told["waves"][0]["size"] < told["devices"]
     assert told["would_expose"] == round(TARGETS * told["exposed"] / told["devices"])
     assert told["waves"][1]["state"] in ("pending", "cancelled")
