@@ -7,13 +7,15 @@ from datetime import datetime
 from typing import Any
 
 from fleet.accounts.audit import Actor
-from ota import evidence, rollouts
+from ota import approval, evidence, rollouts
 from ota.choices import JOB_WITHDRAWABLE, WAVE_TERMINAL
 from ota.models import Job, Rollout
 from ota.verbs import VERBS
 from tests.ota.machines import plans
 
 PERSON = Actor("user", "olga")
+SECOND = Actor("user", "dana")
+"""Wrote none of the plans: approves, and goes on against evidence."""
 Call = Callable[[Rollout, datetime, int], Any]
 """(rollout, now, choice): choice is a small number that picks between ways of asking."""
 
@@ -32,8 +34,18 @@ def _with(verb: Callable[..., Any], **more: Any) -> Call:
     return lambda rollout, now, _choice: verb(rollout, actor=PERSON, now=now, **more)
 
 
+def _approve(rollout: Rollout, now: datetime, _choice: int) -> Any:
+    """Approve what was submitted last, as it was read; the digests of nothing when there is none."""
+    read = approval.facts(rollout)["submission"] or {}
+    names = ("manifest_sha256", "plan_digest", "target_digest")
+    return rollouts.approve(rollout, actor=SECOND, now=now, **{name: read.get(name, "") for name in names})
+
+
 CALLS: dict[str, Call] = {
+    "submit": _with(rollouts.submit),
     "preflight": _with(rollouts.run_preflight),
+    "approve": _approve,
+    "reject": lambda r, now, _: rollouts.reject(r, actor=SECOND, now=now, reason="because"),
     "start": _with(rollouts.start),
     "edit": lambda r, now, n: rollouts.edit(r, actor=PERSON, now=now, plan=plans.PLANS[n % len(plans.PLANS)]),
     "cancel": _with(rollouts.cancel, reason="because"),
@@ -41,15 +53,17 @@ CALLS: dict[str, Call] = {
         r, actor=PERSON, now=now, reason="because", finish_in_flight=n % 3 == 2
     ),
     "resume": lambda r, now, _: rollouts.resume(
-        r, actor=PERSON, now=now, reason="because", ack_evidence=_evidence(r)
+        r, actor=SECOND, now=now, reason="because", ack_evidence=_evidence(r)
     ),
     "override": lambda r, now, _: rollouts.override(
-        r, actor=PERSON, now=now, reason="because", ack_evidence=_evidence(r)
+        r, actor=SECOND, now=now, reason="because", ack_evidence=_evidence(r)
     ),
     "abort": _with(rollouts.abort, reason="because"),
     "rollback": _with(rollouts.rollback, reason="because"),
+    "retry-failed": _with(rollouts.retry_failed, reason="because"),
+    "create-revert": _with(rollouts.create_revert, reason="because"),
 }
-KNOWN = frozenset(name for names in VERBS.values() for name in names) | {"override"}
+KNOWN = frozenset(name for names in VERBS.values() for name in names) | {"override", "retry-failed"}
 """Every verb there is; `test_machines` compares it with CALLS."""
 
 
