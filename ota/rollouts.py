@@ -36,7 +36,7 @@ from ota.reverts import create_revert
 from ota.targeting import Target, TargetError
 from ota.ticking import due, tick
 from ota.transitions import IllegalTransition, move_rollout, move_wave
-from ota.verbs import allowed
+from ota.verbs import VERBS, allowed
 from ota.waves import current
 
 __all__ = [
@@ -356,10 +356,12 @@ def rollback(
     """Take the candidate back from every exposed device. dry_run as `ota.rollback`. Raises RollbackError when
     the plan has no way back.
     """
+    now_is = Rollout.objects.get(pk=rollout.pk)
+    if "rollback" in VERBS[now_is.state]:
+        rollback_target.available(now_is)  # the verb is not offered then; who asks for it hears why
     if dry_run:
         return taking_back.dry_run(_permitted(rollout, "rollback"))
     with transaction.atomic():
-        rollback_target.available(_permitted(rollout, "rollback"))
         to = RolloutState.ROLLING_BACK
         fresh = _do(rollout, "rollback", to, actor=actor, now=now, reason=reason, rollback_started_at=now)
         withdraw(fresh, actor=actor, now=now, reason="rolling back")

@@ -15,6 +15,7 @@ from ota import approval, rollouts
 from ota.errors import RolloutError
 from ota.models import Approval, Manifest, Membership, Rollout, Submission
 from ota.plan import Plan
+from ota.rollback_target import RollbackError
 from ota.transitions import IllegalTransition
 from tests.ota.world import ACTOR, FIRST_PLAN, SECOND, World
 
@@ -291,7 +292,7 @@ def test_without_a_way_back_nothing_rolls_back(world: World) -> None:
     rollout = approved(world, submitted(world, plan))
     rollouts.start(rollout, actor=ACTOR, now=world.now)
     assert rollouts.allowed(rollout) == ["pause", "abort"]
-    with pytest.raises(IllegalTransition):
+    with pytest.raises(RollbackError, match="new format"):
         rollouts.rollback(rollout, actor=ACTOR, now=world.now)
 
 

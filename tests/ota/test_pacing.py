@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fleet.accounts.models import AuditEvent
+from fleet.devices.models import Device
 from fleet.mqtt.codec.names import RefusalCode, UpdateState
+from fleet.telemetry.models import Window
 from ota.choices import JOB_IN_FLIGHT
-from ota.models import Job
-from tests.ota.test_rollout_machine import fresh as fresh
+from ota.models import Job, Manifest, Rollout
 from tests.ota.world import FIRST_PLAN, World
 
 pytestmark = pytest.mark.django_db
@@ -35,6 +36,20 @@ steps = st.lists(
     min_size=15,
     max_size=30,
 )
+
+
+@pytest.fixture
+def fresh(make_manifest: Callable[..., Manifest]) -> Callable[[], World]:
+    """A new world in an emptied database, for each example."""
+
+    def make() -> World:
+        Rollout.objects.update(halted_on=None)
+        Rollout.objects.all().delete()
+        Device.objects.all().delete()
+        Window.objects.all().delete()
+        return World(datetime(2026, 5, 2, 12, 0, tzinfo=UTC), make_manifest)
+
+    return make
 
 
 @settings(

@@ -164,7 +164,9 @@ def test_abort_says_what_it_would_do(world: World) -> None:
     rollout = world.started(world.manifest(), FIRST_PLAN | {"max_in_flight": 4})
     world.tick(rollout)
     counts = rollouts.abort(rollout, actor=ACTOR, now=world.now, dry_run=True)
-    assert counts == {"dry_run": True, "keep": 0, "withdrawn": 4, "in_trial": 0, "cancelled": 2}
+    assert counts == {
+        "dry_run": True, "keep": 0, "withdrawn": 4, "in_trial": 0, "cancelled": 2, "download_bytes": 0,
+    }  # fmt: skip
     rollout.refresh_from_db()
     assert rollout.state == "running"
 

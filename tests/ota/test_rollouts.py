@@ -42,7 +42,7 @@ def test_a_first_model_reaches_everybody(world: World) -> None:
     assert facts["counts"] == {"confirmed": 10}
     assert facts["sentence"].startswith("Completed in ")
     assert "10 of 10 confirmed" in facts["sentence"]
-    assert facts["allowed"] == []
+    assert facts["allowed"] == ["create-revert"]
 
 
 def test_a_gated_rollout_of_an_equal_model_passes(gated: tuple[World, Rollout, Manifest]) -> None:

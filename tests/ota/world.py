@@ -20,7 +20,7 @@ from fleet.devices.models import Device, DeviceClass
 from fleet.mqtt.codec.names import BankFlag, Chip, ConfigKey, RefusalCode, ResetReason, UpdateState
 from fleet.mqtt.codec.reported import BankReport, Reported, SlotReport
 from fleet.telemetry import ingest
-from ota import delivery, reports, rollouts
+from ota import approval, delivery, reports, rollouts
 from ota.models import ClassVerdict, DesiredState, Job, Manifest, Rollout, Staging
 from tests.telemetry.batches import make_batch
 
@@ -223,8 +223,12 @@ class World:
         return rollouts.create("walk", manifest, plan=plan, actor=ACTOR, now=self.now, target=target or None)
 
     def ready(self, manifest: Manifest, plan: dict[str, Any], **target: Any) -> Rollout:
-        """A rollout that may start."""
+        """A rollout that may start, approved where it has to be."""
         rollout = rollouts.run_preflight(self.create(manifest, plan, **target), actor=ACTOR, now=self.now)
+        if rollout.state == "awaiting_approval":
+            read = approval.facts(rollout)["submission"]
+            digests = {name: read[name] for name in ("manifest_sha256", "plan_digest", "target_digest")}
+            rollouts.approve(rollout, actor=SECOND, now=self.now, **digests)
         assert rollout.state == "ready", rollout.reason
         return rollout
 
