@@ -19,7 +19,7 @@ def halted(call: Caller, world: World) -> tuple[str, Rollout]:
     bad = world.manifest()
     device.faults[bad.pk] = (UpdateState.REVERTED, RefusalCode.SELFTEST_MISMATCH)
     plan = FIRST_PLAN | {"waves": [{"named": [device.id, "dev-002"]}, {"percent": 100}]}
-    made = call("POST", "/rollouts", draft_of(bad, plan))
+    made = call.as_role("operator")("POST", "/rollouts", draft_of(bad, plan))
     path = f"/rollouts/{made.json()['id']}"
     assert call("GET", f"{path}/waves").json()["items"] == [], "none before the start"
     verb(call, path, "preflight")

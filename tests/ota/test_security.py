@@ -13,7 +13,7 @@ from ota import rollouts
 from ota.models import Job, Manifest, SigningKey
 from ota.security import RevokedError
 from ota.transitions import IllegalTransition
-from tests.ota.world import ACTOR, FIRST_PLAN, World
+from tests.ota.world import ACTOR, FIRST_PLAN, SECOND, World
 
 pytestmark = pytest.mark.django_db
 SLOW = FIRST_PLAN | {"soak_s": 600}
@@ -46,7 +46,7 @@ def test_the_device_that_reported_a_broken_signature_is_left_out_once_a_person_h
     assert rollout.state == "halted", "it never rolls back by itself"
     assert Device.objects.get(pk=odd.id).quarantined_at is None
     evidence = rollout.halted_on_id
-    rollouts.resume(rollout, actor=ACTOR, now=world.now, ack_evidence=evidence, reason="one board")
+    rollouts.resume(rollout, actor=SECOND, now=world.now, ack_evidence=evidence, reason="one board")
     row = Device.objects.get(pk=odd.id)
     assert row.quarantine_reason == "it reported a broken signature of what it was told to run"
     world.run(rollout, until={"completed"}, seconds=60)
