@@ -128,9 +128,9 @@ def state(
         "start_at": _iso(plan.start_at),
         "opens_at": _iso(_opens_at(rollout, plan, now)),
         "superseded_by": _named(rollout.superseded_by),
-        "supersedes": [_named(other) for other in rollout.supersedes.order_by("created_at")[:20]],
+        "supersedes": _all_named(rollout.supersedes) if plan.supersede else [],
         "reverts": _named(rollout.reverts),
-        "reverted_by": [_named(other) for other in rollout.reverted_by.order_by("created_at")[:20]],
+        "reverted_by": _all_named(rollout.reverted_by) if rollout.state == RolloutState.COMPLETED else [],
         "is_staged": rollout.kind == "revert" or is_staged(rollout),
         "is_simulated": Membership.objects.filter(
             rollout=rollout, device__device_class__chip="host"
@@ -301,6 +301,10 @@ def _rollback(rollout: Rollout) -> dict[str, Any] | None:
 
 def _may_go_back(rollout: Rollout, plan: Plan) -> bool:
     return rollout.state == RolloutState.HALTED and plan.rollback_to != NOWHERE
+
+
+def _all_named(others: Any) -> list[dict[str, str] | None]:
+    return [_named(other) for other in others.order_by("created_at")[:20]]
 
 
 def _named(rollout: Rollout | None) -> dict[str, str] | None:
