@@ -12,7 +12,7 @@ from typing import Any
 
 from fleet.rehearsal.errors import RehearsalError
 from ota.gates.quality import least_pairs
-from ota.plan import ALPHA, Plan
+from ota.plan import ALPHA, NOWHERE, PREVIOUS, Plan
 
 DEVICES_MAX = 500
 CLOCKS: dict[str, float] = {
@@ -28,6 +28,14 @@ CLOCKS: dict[str, float] = {
     "retry_base_s": 2,
 }
 """Clock -> least seconds that make sense for a virtual device on a busy machine."""
+NOT_REHEARSED = {
+    "requires_approval": "nobody approves a rehearsal",
+    "start_at": "it starts at once",
+    "windows": "virtual devices wait for no window",
+    "late": "nobody joins",
+    "supersede": "nothing else runs there",
+}
+"""Part of a plan that says when and after whom it may run -> why a rehearsal leaves it out."""
 COHORT_SHARE = 0.4
 """Most of the virtual devices that the first gated wave takes, and as many that its control cohort does."""
 PAIR_SD = 0.12
@@ -63,6 +71,12 @@ def scale(plan: Plan, classes: Mapping[str, int], *, devices: int, speed: float)
         if small[name] != was:
             floor = ", the least that virtual devices need" if small[name] == floor_s else ""
             notes.append(f"{name}: {was:g} s -> {small[name]:g} s (1/{was / small[name]:.4g}{floor})")
+    for name, words in NOT_REHEARSED.items():
+        if small.pop(name, None) not in (None, False, [], "skip"):
+            notes.append(f"{name}: left out, {words}")
+    if small["rollback_to"] not in (PREVIOUS, NOWHERE):
+        small["rollback_to"] = PREVIOUS
+        notes.append(f"rollback_to: {PREVIOUS}, the named version is not in the copy")
     small["timers"] = {state: max(60.0, seconds / speed) for state, seconds in plan.timers.items()}
     least_soak = small["settle_s"] + small["window_s"]
     if plan.is_gated and small["max_soak_s"] < 3 * least_soak + 60:

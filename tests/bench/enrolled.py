@@ -28,6 +28,7 @@ from ota.signing import manifest_id, sign_manifest
 from ota.tensors import DType, GoldenVector, TensorSpec, make_golden
 
 ACTOR = Actor("command", "bench")
+SECOND = Actor("command", "second")
 CLASS = "host-a"
 ROWS = 5_000
 

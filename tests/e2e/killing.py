@@ -157,6 +157,7 @@ def perform(args: argparse.Namespace, folder: Path) -> list[Run]:
         k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "REDIS_URL", "FLEET_RUN_DIR")
     }
     runs: list[Run] = []
+    os.environ["FLEET_APPROVAL_OVER"] = str(args.devices)  # one person runs this
     with Stack(RunDir(folder), say=say, has_plain_mqtt=True, environ=environment) as stack:
         info = stack.start()
         os.environ.update(info.env, DJANGO_SETTINGS_MODULE="fleet.settings")

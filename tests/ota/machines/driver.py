@@ -110,7 +110,7 @@ class Driver(RuleBasedStateMachine):
         """Ticks at this moment until they change nothing; False when eight do not get there."""
         last: dict[str, Any] = {}
         for _ in range(8):
-            for pk in rollouts.due():
+            for pk in rollouts.due(now=self.now):
                 rollouts.tick(pk, self.now)
             found = Facts.read().outcome()
             if found == last:

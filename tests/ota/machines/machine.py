@@ -85,7 +85,7 @@ class Machine(Driver):
 
     @rule()
     def tick(self) -> None:
-        for pk in rollouts.due():
+        for pk in rollouts.due(now=self.now):
             rollouts.tick(pk, self.now)
         self._publish()
 
@@ -94,7 +94,7 @@ class Machine(Driver):
         """I14: a tick with nothing to do does nothing, not even an audit row."""
         if self._settle():
             before = Facts.read()
-            for pk in rollouts.due():
+            for pk in rollouts.due(now=self.now):
                 rollouts.tick(pk, self.now)
             after = Facts.read()
             assert after.outcome() == before.outcome()
@@ -114,7 +114,7 @@ class Machine(Driver):
     @rule(at=st.integers(1, 120))
     def worker_dies_in_a_tick(self, at: int) -> None:
         """I14: killed at any statement, the next worker comes to the end that an undisturbed one comes to."""
-        for pk in rollouts.due():
+        for pk in rollouts.due(now=self.now):
             self._dies(at, lambda pk=pk: rollouts.tick(pk, self.now), is_tick=True)
 
     @rule(data=st.data(), verb=st.sampled_from(sorted(CALLS)), choice=choices, at=st.integers(1, 60))

@@ -25,7 +25,7 @@ from device_firmware.host.scenario_run import ScenarioRun
 from fleet.demo.client import ApiError, NotReached
 from fleet.rehearsal import scaling, stage, subject, telling
 from fleet.rehearsal.errors import RehearsalError
-from fleet.rehearsal.scaling import Small
+from fleet.rehearsal.scaling import DEVICES_MAX, Small
 from fleet.rehearsal.stage import Stage
 from fleet.rehearsal.subject import Subject
 from fleet.stack.errors import StackError
@@ -146,9 +146,11 @@ def _forgetting_this_installation() -> Iterator[None]:
     ours = {name: value for name, value in os.environ.items() if name.startswith(_OURS)}
     for name in ours:
         del os.environ[name]
+    os.environ["FLEET_APPROVAL_OVER"] = str(DEVICES_MAX)  # nobody approves a rehearsal
     try:
         yield
     finally:
+        del os.environ["FLEET_APPROVAL_OVER"]
         os.environ.update(ours)
 
 
