@@ -64,7 +64,8 @@ def test_what_is_left_out_gets_the_printed_default() -> None:
         "tail_days": 30,
         "offers_per_minute": 1_000,
         "rollback_to": "previous",
-        "no_rollback_reason": "",
+        "rollback_reason": "",
+        "supersede": False,
     }
     assert Plan.parse(GATED | {"control": {"percent": 5}}).control == Size(percent=5.0)
 
