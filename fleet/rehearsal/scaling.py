@@ -28,14 +28,14 @@ CLOCKS: dict[str, float] = {
     "retry_base_s": 2,
 }
 """Clock -> least seconds that make sense for a virtual device on a busy machine."""
-NOT_REHEARSED = {
-    "requires_approval": "nobody approves a rehearsal",
-    "start_at": "it starts at once",
-    "windows": "virtual devices wait for no window",
-    "late": "nobody joins",
-    "supersede": "nothing else runs there",
+NOT_REHEARSED: dict[str, tuple[Any, str]] = {
+    "requires_approval": (False, "nobody approves a rehearsal"),
+    "start_at": (None, "it starts at once"),
+    "windows": ([], "virtual devices wait for no window"),
+    "late": ("skip", "nobody joins"),
+    "supersede": (False, "nothing else runs there"),
 }
-"""Part of a plan that says when and after whom it may run -> why a rehearsal leaves it out."""
+"""Part of a plan that says when and after whom it may run -> what a rehearsal has instead, and why."""
 COHORT_SHARE = 0.4
 """Most of the virtual devices that the first gated wave takes, and as many that its control cohort does."""
 PAIR_SD = 0.12
@@ -71,8 +71,9 @@ def scale(plan: Plan, classes: Mapping[str, int], *, devices: int, speed: float)
         if small[name] != was:
             floor = ", the least that virtual devices need" if small[name] == floor_s else ""
             notes.append(f"{name}: {was:g} s -> {small[name]:g} s (1/{was / small[name]:.4g}{floor})")
-    for name, words in NOT_REHEARSED.items():
-        if small.pop(name, None) not in (None, False, [], "skip"):
+    for name, (none, words) in NOT_REHEARSED.items():
+        if small[name] != none:
+            small[name] = none
             notes.append(f"{name}: left out, {words}")
     if small["rollback_to"] not in (PREVIOUS, NOWHERE):
         small["rollback_to"] = PREVIOUS

@@ -20,7 +20,7 @@ def test_a_thousand_devices_are_frozen_offered_and_told_in_bounded_batches(
 ) -> None:
     monkeypatch.setattr(frozen, "BATCH", 300)
     found = scale_steps.run(DEVICES, now=now, offers=DEVICES)
-    assert found["preflight"]["state"] == "ready", found["preflight"]["why"]
+    assert found["preflight"]["state"] == "awaiting_approval", found["preflight"]["why"]
     assert found["preflight"]["eligible"] == DEVICES
     assert found["start"]["rows"] == DEVICES
     assert found["start"]["most_rows_a_transaction"] == 300
