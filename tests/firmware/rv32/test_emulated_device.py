@@ -25,7 +25,7 @@ from fleet.demo.client import Client, wait_for
 from fleet.demo.report import Report, Step
 from fleet.stack.paths import PROJECT_ROOT, RunDir
 from fleet.stack.run import Stack, StackInfo
-from tests.e2e.conftest import issue_token
+from tests.e2e.conftest import approver, issue_token
 from tests.models.watch import watch_dir
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("rv32"), pytest.mark.timeout(600)]
@@ -77,6 +77,7 @@ def bench(chip: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Benc
             url=info.web_url,
             ca_file=info.env["FLEET_WEB_CA"],
             api=Client(info.console_url, issue_token(info)),
+            approver=Client(info.console_url, issue_token(info, approver(info))),
             manage=stack.manage,
             report=report,
             data_dir=data,
