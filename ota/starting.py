@@ -29,7 +29,8 @@ def begin(rollout: Rollout, *, actor: Actor, now: datetime) -> str | None:
 
     The memberships come first, in transactions of their own that nobody looks at yet, then one short
     transaction makes the waves and lets the rollout run: killed anywhere before it, the rollout has not
-    started and is started anew. Of two callers one waits for the other, and then finds it running.
+    started and is started anew. Of two callers one waits for the other, and then finds it running. Over REST
+    all of it is part of the transaction that keeps the idempotency key: key and start commit together.
 
     A text says why it does not: the eligible set differs from the previewed one by more than 5 % or by a
     class, or it needs an approval that it does not have. It is a draft again then, and what was approved is

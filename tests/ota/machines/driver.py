@@ -43,7 +43,7 @@ class Driver(RuleBasedStateMachine):
     sent: list[Arrived]
 
     def whatever_happened(self) -> None:
-        """Judge by every invariant what the step did."""
+        """Judge by every invariant what the step did: `Machine` does, what is here only makes steps."""
         raise NotImplementedError
 
     def _lead_to_an_end(self, rollout: Rollout) -> None:
