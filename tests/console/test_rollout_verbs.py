@@ -76,6 +76,7 @@ def test_a_completed_rollout_is_taken_back_by_a_draft_of_its_own(
 def test_a_superseded_rollout_links_its_successor(as_role: AsRole, filled: rows.Filled) -> None:
     older, newer = filled.rollouts["completed"], filled.rollouts["running"]
     Rollout.objects.filter(pk=older.pk).update(state="superseded", superseded_by=newer)
+    Rollout.objects.filter(pk=newer.pk).update(plan=newer.plan | {"supersede": True})
     client = as_role("viewer")
     page = client.get(f"/rollouts/{older.pk}").content.decode()
     assert f'<a href="/rollouts/{newer.pk}">{newer.name}</a>' in page.split('data-test="superseded-by"')[1]
