@@ -1,6 +1,6 @@
 """Kill everything but the database at random moments of a rollout, again and again; see that nothing is lost.
 
-    python -m tests.e2e.killing [--devices 300] [--runs 10] [--seed 1] [--kib 64]
+    python -m tests.e2e.killing [--devices 300] [--runs 10] [--seed 1] [--kib 64] [--keep FOLDER]
 
 A whole stack, and a swarm of true firmware cores with a played engine, stated as such. In each run a further
 version goes to the fleet in three waves, and worker, beat, gateway, broker and Redis are each killed (SIGKILL
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -218,9 +219,14 @@ def main() -> int:
     options.add_argument("--kib", type=int, default=64, help="size of each version")
     options.add_argument("--deadline", type=float, default=600.0, help="seconds a run may take")
     options.add_argument("--json", type=Path, help="write every run here")
+    options.add_argument("--keep", type=Path, help="copy the logs of every service here at the end")
     args = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="killing-") as folder, ended_by_signals():
-        runs = perform(args, Path(folder) / "run")
+        try:
+            runs = perform(args, Path(folder) / "run")
+        finally:
+            if args.keep:
+                shutil.copytree(RunDir(Path(folder) / "run").logs, args.keep, dirs_exist_ok=True)
     print(table(runs, args.devices))
     if args.json:
         args.json.write_text(json.dumps([asdict(run) for run in runs], indent=1) + "\n")
