@@ -56,20 +56,19 @@ class Desired:
 
     def encode(self) -> bytes:
         """The deterministic payload bytes. Raises DesiredError as `parse` does."""
-        payload = encode(
-            {
-                0: 1,
-                1: self.device_id,
-                2: self.counter,
-                3: self.trust_version,
-                4: {slot: _entry_item(entry) for slot, entry in self.entries.items()},
-                5: dict(self.config),
-                6: self.issued,
-                7: self.expires,
-            }
-        )
-        Desired.parse(payload)
-        return payload
+        item = {
+            0: 1,
+            1: self.device_id,
+            2: self.counter,
+            3: self.trust_version,
+            4: {slot: _entry_item(entry) for slot, entry in self.entries.items()},
+            5: {int(key): value for key, value in self.config.items()},
+            6: self.issued,
+            7: self.expires,
+        }
+        fields, shape = _checked(item, "desired", required=range(8))
+        Desired._read(fields, shape)
+        return _fitting(encode(item))
 
     @classmethod
     def parse(cls, payload: bytes) -> Desired:
@@ -79,6 +78,10 @@ class Desired:
         `unknown_action`.
         """
         fields, shape = _open(payload, "desired", required=range(8))
+        return cls._read(fields, shape)
+
+    @classmethod
+    def _read(cls, fields: dict[int, Any], shape: Shape) -> Desired:
         if type(fields[4]) is not dict:
             raise shape.fail("entries are not a map")
         config = fields[5]
@@ -118,15 +121,15 @@ class Command:
             1: self.device_id,
             2: self.counter,
             3: self.trust_version,
-            4: self.verb,
+            4: int(self.verb),
             6: self.issued,
             7: self.expires,
         }
         if self.args is not None:
             item[5] = list(self.args)
-        payload = encode(item)
-        Command.parse(payload)
-        return payload
+        fields, shape = _checked(item, "cmd", required=(0, 1, 2, 3, 4, 6, 7), optional=(5,))
+        Command._read(fields, shape)
+        return _fitting(encode(item))
 
     @classmethod
     def parse(cls, payload: bytes) -> Command:
@@ -136,6 +139,10 @@ class Command:
         `unknown_action` for a verb that version 1 lacks.
         """
         fields, shape = _open(payload, "cmd", required=(0, 1, 2, 3, 4, 6, 7), optional=(5,))
+        return cls._read(fields, shape)
+
+    @classmethod
+    def _read(cls, fields: dict[int, Any], shape: Shape) -> Command:
         verb = shape.uint(fields[4], "verb")
         if verb not in CommandVerb.__members__.values():
             raise DesiredError("unknown_action", f"verb {verb} is not known")
@@ -282,6 +289,18 @@ def _open(
     """Decode, check format, counter and trust version."""
     with refusing_as(DesiredError):
         item = decode_strict(payload, max_bytes=cose.MAX_SIGNED_BYTES, code="schema")
+    return _checked(item, what, required=required, optional=optional)
+
+
+def _fitting(payload: bytes) -> bytes:
+    if len(payload) > cose.MAX_SIGNED_BYTES:
+        raise DesiredError("too_large", f"{len(payload)} bytes, at most {cose.MAX_SIGNED_BYTES} are read")
+    return payload
+
+
+def _checked(
+    item: Any, what: str, *, required: Any, optional: tuple[int, ...] = ()
+) -> tuple[dict[int, Any], Shape]:
     shape = document_shape(DesiredError)
     fields = shape.map(item, what, required=required, optional=optional)
     shape.integer(fields[0], "format", 1, 1)
@@ -300,7 +319,7 @@ def _device_id(value: Any, shape: Shape) -> str:
 
 
 def _entry_item(entry: DesiredEntry) -> list[Any]:
-    return [entry.action, entry.manifest_id, entry.not_before, entry.deadline, entry.attempt]
+    return [int(entry.action), entry.manifest_id, entry.not_before, entry.deadline, entry.attempt]
 
 
 def _parse_entry(value: Any, shape: Shape) -> DesiredEntry:

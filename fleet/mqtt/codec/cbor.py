@@ -48,10 +48,13 @@ def encode(obj: object) -> bytes:
     Map keys are sorted by their encoding. Raises TypeError for anything else (bool, float and None among
     them) and ValueError for an integer beyond 64 bits or a key listed twice: both are faults of the caller.
     """
-    if type(obj) is bytes:  # most of what a worker encodes, thousands of documents a second
-        return _head(2, len(obj)) + obj
+    # The exact types first: a worker encodes thousands of documents a second.
     if type(obj) is int and 0 <= obj < 24:
         return _SMALL[obj]
+    if type(obj) is bytes:
+        return _head(2, len(obj)) + obj
+    if type(obj) is list:
+        return _head(4, len(obj)) + b"".join(map(encode, obj))
     if isinstance(obj, int) and not isinstance(obj, bool):
         if 0 <= obj <= MAX_UINT:
             return _head(0, obj)
