@@ -105,6 +105,7 @@ class BackendClient:
         self._refusal = ""
         self._failure_logged = ""
         self._acked: set[int] = set()
+        self._awaited = 0
         self._granted: dict[int, bool] = {}
         self._collected: dict[str, bytes] | None = None
         self._sentinel = b""
@@ -232,34 +233,39 @@ class BackendClient:
         """
         until_s = time.monotonic() + deadline_s
         done = 0
+        most = min(window, MAX_WINDOW)
         pending: deque[int] = deque()
         with self._state:
             self._acked.clear()
         for topic, payload in items:
-            while len(pending) >= min(window, MAX_WINDOW):
-                self._await_ack(pending[0], until_s, done, topic)
-                pending.popleft()
-                done += 1
+            if len(pending) >= most:  # half of them at once: each wait costs two changes of thread
+                done = self._await_acks(pending, max(1, most // 2), until_s, done, topic)
             info = self._client.publish(topic, payload, qos=qos, retain=retain)
             pending.append(info.mid)
-        while pending:
-            self._await_ack(pending[0], until_s, done, "the last topics")
-            pending.popleft()
-            done += 1
-        return done
+        return self._await_acks(pending, len(pending), until_s, done, "the last topics")
 
-    def _await_ack(self, mid: int, until_s: float, done: int, what: str) -> None:
+    def _await_acks(self, pending: deque[int], count: int, until_s: float, done: int, what: str) -> int:
+        """Wait for the first `count` of `pending`, the last of them first, and take them out; returns `done`
+        and them.
+        """
+        first = [pending[n] for n in range(count)]
         with self._state:
-            while mid not in self._acked:
-                left_s = until_s - time.monotonic()
-                if left_s <= 0:
-                    raise MqttError(
-                        "publish_timeout",
-                        f"the broker acknowledged {done:,} publishes in time, none further before {what}",
-                        acknowledged=done,
-                    )
-                self._state.wait(left_s)
-            self._acked.discard(mid)
+            for mid in reversed(first):
+                self._awaited = mid
+                while mid not in self._acked:
+                    left_s = until_s - time.monotonic()
+                    if left_s <= 0:
+                        safe = done + next(n for n, one in enumerate(first) if one not in self._acked)
+                        raise MqttError(
+                            "publish_timeout",
+                            f"the broker acknowledged {safe:,} publishes in time, none further before {what}",
+                            acknowledged=safe,
+                        )
+                    self._state.wait(left_s)
+            self._acked.difference_update(first)
+        for _ in first:
+            pending.popleft()
+        return done + count
 
     def read_retained(self, topic_filter: str, *, expect: int | None, timeout_s: float) -> dict[str, bytes]:
         """The retained messages below `topic_filter`, by topic.
@@ -389,7 +395,8 @@ class BackendClient:
     ) -> None:
         with self._state:
             self._acked.add(mid)
-            self._state.notify_all()
+            if mid == self._awaited:
+                self._state.notify_all()
 
     def _on_subscribe(
         self,
