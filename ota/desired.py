@@ -247,7 +247,8 @@ def verify_command(
     return command
 
 
-_CONFIG_RANGES: dict[ConfigKey, tuple[tuple[int, int], ...]] = {
+_LAST_ACTION = max(Action)
+_CONFIG_RANGES: dict[int, tuple[tuple[int, int], ...]] = {
     ConfigKey.HEARTBEAT_S: ((1, 86_400),),
     ConfigKey.WINDOW_S: ((1, 3_600),),
     ConfigKey.PERIOD_MS: ((10, 3_600_000),),
@@ -267,9 +268,9 @@ def config_errors(config: Mapping[int, Any]) -> list[int]:
 
 
 def _is_config_valid(key: int, value: Any) -> bool:
-    if key not in ConfigKey.__members__.values():
+    ranges = _CONFIG_RANGES.get(key)
+    if ranges is None:
         return False
-    ranges = _CONFIG_RANGES[ConfigKey(key)]
     if len(ranges) == 1:
         numbers = [value]
     elif isinstance(value, list | tuple) and len(value) == len(ranges):
@@ -325,7 +326,7 @@ def _entry_item(entry: DesiredEntry) -> list[Any]:
 def _parse_entry(value: Any, shape: Shape) -> DesiredEntry:
     part = shape.array(value, "entry", least=5, most=5)
     action = shape.uint(part[0], "action")
-    if action > max(Action):
+    if action > _LAST_ACTION:
         raise DesiredError("unknown_action", f"action {action} is not known")
     digest = shape.raw(part[1], "manifest id", 32)
     if (action == Action.STOP) != (digest == NO_DIGEST):
