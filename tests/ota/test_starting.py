@@ -241,3 +241,17 @@ def test_operations_are_forgotten_thirty_days_after_their_end(world: World) -> N
     assert operations.forget(now=world.now + timedelta(days=30)) == 0
     assert reconcile.reconcile(now=world.now + timedelta(days=30, seconds=1))["operations"] == 1
     assert not Operation.objects.exists()
+
+
+def test_of_two_workers_at_the_same_batch_one_counts_it(world: World) -> None:
+    world.add(5)
+    rollout = world.ready(world.manifest(), FIRST_PLAN)
+    asked(rollout, world)
+    first, second = operations.live(rollout.pk), operations.live(rollout.pk)
+    assert first is not None
+    assert second is not None
+    assert operations.advance(first, 3)
+    assert not operations.advance(second, 3)
+    assert operations.advance(first, 2)
+    first.refresh_from_db()
+    assert (first.state, first.done) == ("running", 5)
