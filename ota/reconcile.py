@@ -10,7 +10,7 @@ import time
 from datetime import datetime
 from typing import Final
 
-from ota import delivery, device_windows, operations, staging
+from ota import device_windows, operations, publishing, staging
 from ota.choices import VersionState
 from ota.models import ModelVersion
 from ota.queues import enqueue
@@ -39,7 +39,7 @@ def reconcile(*, now: datetime) -> dict[str, int]:
     for manifest_id in staging.waiting(now=now):
         enqueue("ota.stage_manifest", manifest_id, expires_s=PERIOD_S)
         found["stage"] += 1
-    if delivery.is_pending():
+    if publishing.is_pending():
         enqueue("ota.publish_desired", expires_s=PERIOD_S)
         found["publish"] = 1
     return found
@@ -53,7 +53,7 @@ def publish_desired() -> int:
     """
     until_s, total, idle = time.monotonic() + PUBLISH_FOR_S, 0, 0
     while idle < 2:
-        done = delivery.publish_pending()
+        done = publishing.publish_pending()
         total += done.count
         if not done.is_more:
             return total

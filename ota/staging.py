@@ -25,7 +25,7 @@ from fleet.accounts.audit import SYSTEM
 from fleet.devices.models import DeviceSlot
 from fleet.mqtt import topics
 from fleet.mqtt.client import BackendClient, MqttError
-from ota import chunking, delivery
+from ota import chunking, publishing
 from ota.choices import ROLLOUT_TERMINAL, StagingState, VersionState
 from ota.errors import OtaError
 from ota.models import DesiredState, Manifest, ModelVersion, Rollout, Staging, Trust
@@ -138,7 +138,7 @@ def ensure_staged(*, now: datetime) -> dict[str, int]:
             held = client.read_retained(f"{topics.TRUST}/#", expect=None, timeout_s=BROKER_DEADLINE_S)
             wanted = (topics.TRUST, topics.trust_version(newest.version))
             if any(held.get(topic) != bytes(newest.message) for topic in wanted):
-                delivery.publish_trust(client)
+                publishing.publish_trust(client)
                 found["trust"], is_thorough = 1, True  # a store that lost this lost more
         rows = Staging.objects.select_related("manifest").order_by("pk")
         wanted_rows = rows.filter(manifest_id__in=_wanted())
@@ -148,7 +148,7 @@ def ensure_staged(*, now: datetime) -> dict[str, int]:
         for row in looked_at.filter(state=StagingState.STAGED):
             if _is_damaged(client, row.manifest, is_thorough=is_thorough):
                 found["manifests"] += _lost(row)
-    found["desired"] = delivery.publish_everything_again() if is_thorough else delivery.repair()
+    found["desired"] = publishing.publish_everything_again() if is_thorough else publishing.repair()
     _remember_start(started_s)  # only now: a call killed before this repairs the same restart again
     if any(found.values()):
         log.warning("broker_repaired", **found, is_thorough=is_thorough)

@@ -24,7 +24,7 @@ from fleet.devices.models import DeviceSlot
 from fleet.mqtt import topics
 from fleet.mqtt.client import BackendClient
 from fleet.mqtt.codec.names import ConfigKey
-from ota import approval, delivery, keys, reconcile, rollouts, staging, ticking
+from ota import approval, delivery, keys, publishing, reconcile, rollouts, staging, ticking
 from ota.choices import JobState, RolloutState
 from ota.desired import sign_desired
 from ota.models import DesiredState, Job, Manifest, Membership, Rollout
@@ -106,7 +106,7 @@ def run(
     with meter.step("enrol") as row:
         enrolled.enrol(devices, baseline, now=now, told=lambda n: say(f"enrolled {n:,}"))
         row["devices"] = devices
-    delivery.publish_trust()
+    publishing.publish_trust()
     staging.request(candidate)
     staging.stage(candidate.pk, now=now)
     _plan_and_start(meter, candidate, devices, now)
@@ -227,7 +227,7 @@ def _documents(meter: Meter, devices: int, now: datetime) -> None:
         row["documents"] = devices
     with meter.step("documents: signed and published") as row:
         done = 0
-        while delivery.is_pending():
+        while publishing.is_pending():
             done += reconcile.publish_desired()
             meter.say(f"published {done:,}")
         row["documents"] = done
@@ -235,7 +235,7 @@ def _documents(meter: Meter, devices: int, now: datetime) -> None:
     signer, identity = keys.online_signer(), installation_id()
     with meter.step("documents: signed alone") as row:
         messages = [
-            (topics.desired(one.pk), sign_desired(delivery.document(one), signer, installation_id=identity))
+            (topics.desired(one.pk), sign_desired(publishing.document(one), signer, installation_id=identity))
             for one in rows
         ]
         row["documents"] = len(messages)

@@ -1,7 +1,6 @@
-"""Desired documents: counters that rise, bytes that repeat, publishing that may be killed anywhere."""
+"""Desired documents as rows: counters that rise, entries and configuration that are kept."""
 
 import threading
-from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -10,15 +9,12 @@ import pytest
 from django.db import connection, transaction
 
 from fleet.accounts.models import AuditEvent
-from fleet.devices.models import DeviceSlot, Presence
-from fleet.mqtt import topics
-from fleet.mqtt.client import BackendClient, MqttError
+from fleet.devices.models import DeviceSlot
 from fleet.mqtt.codec.names import Action
-from ota import delivery, keys
+from ota import delivery, publishing
 from ota.delivery import DeliveryError
-from ota.desired import NO_DIGEST, Desired, verify_desired
+from ota.desired import NO_DIGEST
 from ota.models import DesiredState
-from tests.stack.services import Broker
 
 TARGET = "ab" * 32
 
@@ -26,33 +22,6 @@ TARGET = "ab" * 32
 def job(device: Any, *, target: str = TARGET, attempt: int = 1, slot: int = 0) -> Any:
     """As much of a rollout's job as delivery reads."""
     return SimpleNamespace(pk=uuid4(), device_id=device.pk, slot=slot, target=target, attempt=attempt)
-
-
-def retained(device: Any) -> bytes:
-    with BackendClient("test").connect() as client:
-        topic = topics.desired(device.pk)
-        return client.read_retained(topic, expect=1, timeout_s=10).get(topic, b"")
-
-
-def accepted(device: Any, installation: bytes, message: bytes, **given: Any) -> Desired:
-    trust, _ = keys.current_trust()
-    return verify_desired(message, device_id=device.pk, installation_id=installation, trust=trust, **given)
-
-
-def test_an_offer_reaches_the_broker_signed_for_its_device(
-    broker: Broker, installation: bytes, make_device: Any, now: Any
-) -> None:
-    device = make_device("offer-1")
-    made = job(device, attempt=3)
-    counters = delivery.offer([made], now=now, deadlines={made.pk: now + timedelta(hours=1)})
-    assert delivery.publish_pending() == delivery.Published(1, False)
-    document = accepted(device, installation, retained(device))
-    assert document.counter == counters[made.pk]
-    entry = document.entries[0]
-    assert (entry.action, entry.manifest_id.hex(), entry.attempt) == (Action.RUN, TARGET, 3)
-    assert entry.deadline == int((now + timedelta(hours=1)).timestamp())
-    assert document.expires == int((now + delivery.LIFETIME).timestamp())
-    assert delivery.publish_pending() == delivery.Published(0, False)
 
 
 def test_the_counter_rises_with_a_clock_that_stands_still_and_above_what_was_reported(
@@ -82,14 +51,14 @@ def test_slots_and_configuration_are_kept_when_another_slot_changes(
     delivery.set_config([device.pk], {1: 5, 5: (3, 5)}, now=now)
     delivery.offer([job(device, slot=0)], now=now)
     delivery.offer([job(device, slot=1, target="cd" * 32, attempt=2)], now=now)
-    document = delivery.document(DesiredState.objects.get(pk=device.pk))
+    document = publishing.document(DesiredState.objects.get(pk=device.pk))
     assert {slot: entry.manifest_id.hex() for slot, entry in document.entries.items()} == {
         0: TARGET,
         1: "cd" * 32,
     }
     assert document.config == {1: 5, 5: [3, 5]}
     delivery.set_config([device.pk], {5: None}, now=now)
-    assert delivery.document(DesiredState.objects.get(pk=device.pk)).config == {1: 5}
+    assert publishing.document(DesiredState.objects.get(pk=device.pk)).config == {1: 5}
     assert AuditEvent.objects.filter(verb="config.set").count() == 2
 
 
@@ -117,7 +86,7 @@ def test_a_withdrawal_names_what_the_device_runs_or_stops_an_empty_slot(
     delivery.offer(jobs, now=now)
     delivery.withdraw(jobs, now=now)
     entries = [
-        delivery.document(DesiredState.objects.get(pk=device.pk)).entries for device in (running, empty)
+        publishing.document(DesiredState.objects.get(pk=device.pk)).entries for device in (running, empty)
     ]
     assert (entries[0][0].action, entries[0][0].manifest_id.hex()) == (Action.RUN, manifest.pk)
     assert (entries[1][0].action, entries[1][0].manifest_id) == (Action.STOP, NO_DIGEST)
@@ -127,83 +96,9 @@ def test_a_withdrawal_names_what_the_device_runs_or_stops_an_empty_slot(
 def test_a_revert_asks_for_the_other_bank_and_stops_a_slot_that_was_empty(make_device: Any, now: Any) -> None:
     device, first = make_device("revert-1"), make_device("revert-2")
     delivery.revert([job(device, attempt=2), job(first, target="", attempt=2)], now=now)
-    entry = delivery.document(DesiredState.objects.get(pk=device.pk)).entries[0]
+    entry = publishing.document(DesiredState.objects.get(pk=device.pk)).entries[0]
     assert (entry.action, entry.manifest_id.hex(), entry.attempt) == (Action.RUN_OTHER_BANK, TARGET, 2)
-    assert delivery.document(DesiredState.objects.get(pk=first.pk)).entries[0].action == Action.STOP
-
-
-def test_publishing_again_repeats_the_same_bytes(
-    broker: Broker, installation: bytes, make_device: Any, now: Any
-) -> None:
-    device = make_device("again-1")
-    delivery.offer([job(device)], now=now)
-    delivery.publish_pending()
-    first = retained(device)
-    with BackendClient("test").connect() as client:
-        client.publish_all([(topics.desired(device.pk), b"")], deadline_s=10)
-    assert retained(device) == b""
-    assert delivery.publish_everything_again() == 1
-    assert delivery.publish_pending().count == 1
-    assert retained(device) == first
-    # A killed publisher leaves a signed row that is not marked: its successor must not sign other bytes under
-    # the same counter.
-    DesiredState.objects.update(published_counter=0, message=None)
-    delivery.publish_pending()
-    assert retained(device) == first
-
-
-def test_a_document_that_changed_while_it_was_published_stays_pending(
-    broker: Broker, make_device: Any, now: Any
-) -> None:
-    device = make_device("race-1")
-    delivery.offer([job(device)], now=now)
-
-    class Racing:
-        """Publishes like the broker's client, and lets a newer offer slip in before the acknowledgement."""
-
-        def publish_all(self, items: Any, **given: Any) -> int:
-            with BackendClient("test").connect() as client:
-                count = client.publish_all(items, **given)
-            delivery.offer([job(device, attempt=2)], now=now)
-            return count
-
-    published = delivery.publish_pending(client=Racing())  # type: ignore[arg-type]
-    assert published == delivery.Published(1, True)
-    row = DesiredState.objects.get(pk=device.pk)
-    assert row.published_counter < row.counter
-    assert delivery.publish_pending() == delivery.Published(1, False)
-
-
-def test_publishing_goes_in_bounded_batches(broker: Broker, make_device: Any, now: Any) -> None:
-    devices = [make_device(f"batch-{n}") for n in range(5)]
-    delivery.offer([job(device) for device in devices], now=now)
-    assert delivery.publish_pending(2) == delivery.Published(2, True)
-    assert delivery.publish_pending(2) == delivery.Published(2, True)
-    assert delivery.publish_pending(2) == delivery.Published(1, False)
-
-
-def test_without_a_broker_nothing_is_marked_as_published(
-    broker: Broker, make_device: Any, now: Any, settings: Any
-) -> None:
-    device = make_device("away-1")
-    delivery.offer([job(device)], now=now)
-    client = BackendClient("test")
-    client.connect()
-    client.close()
-    with pytest.raises(MqttError) as caught:
-        client.publish_all([(topics.desired(device.pk), b"x")], deadline_s=0.5)
-    assert caught.value.code == "publish_timeout"
-    with pytest.raises(MqttError):
-        delivery.publish_pending(client=_Failing())  # type: ignore[arg-type]
-    assert DesiredState.objects.get(pk=device.pk).published_counter == 0
-    assert delivery.publish_pending().count == 1
-
-
-class _Failing:
-    def publish_all(self, items: Any, **given: Any) -> int:
-        for _ in items:
-            raise MqttError("publish_timeout", "gone")
-        return 0
+    assert publishing.document(DesiredState.objects.get(pk=first.pk)).entries[0].action == Action.STOP
 
 
 def test_documents_are_signed_anew_at_half_of_their_life(
@@ -214,35 +109,11 @@ def test_documents_are_signed_anew_at_half_of_their_life(
     assert delivery.sign_anew(now=now + delivery.LIFETIME * 0.49) == 0
     later = now + delivery.LIFETIME * 0.51
     assert delivery.sign_anew(now=later) == 1
-    document = delivery.document(DesiredState.objects.get(pk=device.pk))
+    document = publishing.document(DesiredState.objects.get(pk=device.pk))
     assert document.counter > before
     assert document.issued == int(later.timestamp())
     assert document.entries[0].manifest_id.hex() == TARGET
     assert delivery.sign_anew(now=later) == 0
-
-
-def test_a_device_that_reports_an_older_counter_gets_its_document_again(make_device: Any, now: Any) -> None:
-    device = make_device("lost-1", presence=Presence.ONLINE)
-    counter = delivery.offer([job(device)], now=now).popitem()[1]
-    DesiredState.objects.update(published_counter=counter)
-    later = now + 2 * delivery.REPAIR_AFTER
-    assert delivery.repair() == 0, "no report since: no evidence"
-    device.reported_at = later
-    device.save(update_fields=["reported_at"])
-    assert delivery.repair() == 1
-    assert DesiredState.objects.get(pk=device.pk).published_counter == 0
-    DesiredState.objects.update(published_counter=counter)
-    device.desired_counter = counter
-    device.save(update_fields=["desired_counter"])
-    assert delivery.repair() == 0
-
-
-def test_trust_is_published_as_newest_and_as_chain(broker: Broker, installation: bytes) -> None:
-    assert delivery.publish_trust() == 2
-    _, message = keys.current_trust()
-    with BackendClient("test").connect() as client:
-        found = client.read_retained("f1/trust/#", expect=2, timeout_s=10)
-    assert found == {"f1/trust": message, "f1/trust/1": message}
 
 
 @pytest.mark.django_db(transaction=True)

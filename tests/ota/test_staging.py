@@ -11,7 +11,7 @@ from django.utils import timezone
 from fleet.devices.models import DeviceSlot
 from fleet.mqtt import topics
 from fleet.mqtt.client import BackendClient, MqttError
-from ota import chunking, delivery, staging
+from ota import chunking, delivery, publishing, staging
 from ota.choices import StagingState, VersionState
 from ota.models import DesiredState, Manifest, ModelVersion, Staging
 from ota.staging import StagingError
@@ -200,7 +200,7 @@ def test_staging_what_was_never_requested_has_a_code(make_manifest: Any) -> None
 
 def test_a_healthy_broker_is_left_alone(make_manifest: Any, make_device: Any) -> None:
     manifest = make_manifest()
-    delivery.publish_trust()
+    publishing.publish_trust()
     row = staged(manifest)
     refer_to(manifest, make_device, "healthy-1")
     assert staging.ensure_staged(now=timezone.now()) == {"trust": 0, "manifests": 0, "desired": 0}
@@ -212,7 +212,7 @@ def test_a_lost_message_of_a_manifest_in_use_is_published_again(
     what: str, make_manifest: Any, make_device: Any
 ) -> None:
     manifest = make_manifest(size=3 * 4096)
-    delivery.publish_trust()
+    publishing.publish_trust()
     staged(manifest)
     refer_to(manifest, make_device, f"lost-{what}")
     topic = {
@@ -231,16 +231,16 @@ def test_a_broker_that_lost_everything_gets_everything_again(
     make_manifest: Any, make_device: Any, now: Any
 ) -> None:
     manifest = make_manifest()
-    delivery.publish_trust()
+    publishing.publish_trust()
     staged(manifest)
     device = make_device("store-lost-1")
     delivery.set_config([device.pk], {1: 60}, now=now)
     DesiredState.objects.update(entries={"0": [0, manifest.pk, 0, 0, 1]})
-    assert delivery.publish_pending().count == 1
+    assert publishing.publish_pending().count == 1
     lose(*held(manifest), "f1/trust", "f1/trust/1", topics.desired(device.pk))
     assert staging.ensure_staged(now=timezone.now()) == {"trust": 1, "manifests": 1, "desired": 1}
     assert staging.stage(manifest.pk, now=timezone.now())
-    assert delivery.publish_pending().count == 1
+    assert publishing.publish_pending().count == 1
     assert staging.ensure_staged(now=timezone.now()) == {"trust": 0, "manifests": 0, "desired": 0}
     with BackendClient("test").connect() as client:
         assert len(client.read_retained("f1/trust/#", expect=2, timeout_s=10)) == 2
@@ -251,12 +251,12 @@ def test_a_restarted_broker_is_noticed_by_its_uptime(
     broker: Broker, make_manifest: Any, make_device: Any, now: Any
 ) -> None:
     manifest = make_manifest(size=40 * 4096)
-    delivery.publish_trust()
+    publishing.publish_trust()
     staged(manifest)
     device = make_device("restart-1")
     delivery.set_config([device.pk], {1: 60}, now=now)
     DesiredState.objects.update(entries={"0": [0, manifest.pk, 0, 0, 1]})
-    delivery.publish_pending()
+    publishing.publish_pending()
     up_for_an_hour_s = timezone.now().timestamp() - 3600
     staging.cache.set(staging._STARTED_KEY, up_for_an_hour_s, timeout=None)
     before = broker.supervisor.pid("mosquitto")
@@ -274,19 +274,19 @@ def test_an_emptied_cache_and_a_store_that_lost_a_part_are_mended_from_the_datab
     make_manifest: Any, make_device: Any, now: Any
 ) -> None:
     manifest = make_manifest(size=40 * 4096)
-    delivery.publish_trust()
+    publishing.publish_trust()
     staged(manifest)
     told, lost = make_device("cache-lost-1"), make_device("cache-lost-2")
     delivery.set_config([told.pk, lost.pk], {1: 60}, now=now)
     DesiredState.objects.update(entries={"0": [0, manifest.pk, 0, 0, 1]})
-    delivery.publish_pending()
+    publishing.publish_pending()
     gone = {topics.chunk(manifest.mid, index) for index in range(7, 9)}
     lose(topics.desired(lost.pk), *gone)  # the trust document is still there and raises no suspicion
     staging.cache.delete(staging._STARTED_KEY)
     wait_until(lambda: _uptime() != b"", what="the broker's uptime", deadline_s=30)
     assert staging.ensure_staged(now=timezone.now()) == {"trust": 0, "manifests": 1, "desired": 2}
     assert staging.stage(manifest.pk, now=timezone.now())
-    assert delivery.publish_pending().count == 2
+    assert publishing.publish_pending().count == 2
     assert gone <= held(manifest).keys()
     with BackendClient("test").connect() as client:
         assert client.read_retained(topics.desired(lost.pk), expect=1, timeout_s=10)
@@ -346,7 +346,7 @@ def test_a_collected_manifest_that_is_wanted_again_is_staged_again(
     make_manifest: Any, make_device: Any
 ) -> None:
     manifest = make_manifest()
-    delivery.publish_trust()
+    publishing.publish_trust()
     staged(manifest)
     later = timezone.now() + 2 * staging.KEEP_UNUSED
     assert staging.collect(now=later) == 1
@@ -360,7 +360,7 @@ def test_after_a_restart_a_manifest_that_waits_for_its_first_rollout_is_looked_a
     make_manifest: Any,
 ) -> None:
     manifest = make_manifest()
-    delivery.publish_trust()
+    publishing.publish_trust()
     staged(manifest)
     lose(topics.chunk(manifest.mid, 0))
     assert staging.ensure_staged(now=timezone.now())["manifests"] == 0, "nothing names it yet"

@@ -23,7 +23,7 @@ from fleet.celery import app
 from fleet.devices.models import DeviceClass, Installation
 from fleet.mqtt import topics
 from fleet.mqtt.client import BackendClient
-from ota import delivery, reconcile, registry, staging, tasks
+from ota import delivery, publishing, reconcile, registry, staging, tasks
 from ota.choices import StagingState, VersionState
 from ota.models import DesiredState, ModelVersion, Rollout, Staging
 from ota.queues import enqueue
@@ -140,12 +140,12 @@ def test_the_tasks_stage_publish_and_repair(
 def test_publishing_takes_as_many_batches_as_it_needs(
     broker: Any, make_device: Any, now: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = delivery.publish_pending
-    monkeypatch.setattr(delivery, "publish_pending", lambda: real(2))
+    real = publishing.publish_pending
+    monkeypatch.setattr(publishing, "publish_pending", lambda: real(2))
     names = [make_device(f"many-{n}").pk for n in range(5)]
     delivery.set_config(names, {1: 60}, now=now)
     assert reconcile.publish_desired() == 5
-    assert not delivery.is_pending()
+    assert not publishing.is_pending()
 
 
 def test_a_broker_that_is_away_puts_tasks_off_without_an_error(
@@ -157,7 +157,7 @@ def test_a_broker_that_is_away_puts_tasks_off_without_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(staging, "CONNECT_S", 0.5)
-    monkeypatch.setattr(delivery, "CONNECT_S", 0.5)
+    monkeypatch.setattr(publishing, "CONNECT_S", 0.5)
     manifest = make_manifest()
     staging.request(manifest)
     delivery.set_config([make_device("away-1").pk], {1: 60}, now=now)
@@ -167,7 +167,7 @@ def test_a_broker_that_is_away_puts_tasks_off_without_an_error(
     tasks.ensure_staged()
     row = Staging.objects.get(manifest=manifest)
     assert "broker_unreachable" in row.error
-    assert delivery.is_pending()
+    assert publishing.is_pending()
     assert staging.waiting(now=timezone.now() + staging.BACKOFF) == [manifest.pk]
 
 

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 from fleet.devices.models import Device
 from fleet.gateway.handlers import Control
 from fleet.mqtt.client import Arrived, MqttError
-from ota import delivery, rollouts
+from ota import publishing, rollouts
 from ota.errors import OtaError
 from ota.models import Rollout
 from ota.ticking import ACTIVE
@@ -139,7 +139,7 @@ class Driver(RuleBasedStateMachine):
 
     def _publish(self) -> None:
         with contextlib.suppress(MqttError):
-            delivery.publish_pending(client=self.broker)  # type: ignore[arg-type]
+            publishing.publish_pending(client=self.broker)  # type: ignore[arg-type]
 
     def _retire(self, double: Double) -> None:
         Device.objects.filter(pk=double.id).update(retired_at=self.now, presence="offline")

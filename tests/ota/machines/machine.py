@@ -20,7 +20,7 @@ from fleet.gateway.uplink import Reader
 from fleet.mqtt.client import Arrived
 from fleet.mqtt.codec.names import RefusalCode, UpdateState
 from fleet.mqtt.codec.reported import BankReport
-from ota import delivery, rollouts
+from ota import publishing, rollouts
 from ota.choices import ROLLOUT_TERMINAL
 from ota.errors import OtaError
 from ota.models import Rollout
@@ -315,7 +315,7 @@ class Machine(Driver):
     @rule()
     def broker_forgets_everything(self) -> None:
         self.broker.store.clear()
-        delivery.publish_everything_again()
+        publishing.publish_everything_again()
 
     # --- after every step --------------------------------------------------------------
 

@@ -1,0 +1,141 @@
+"""Publishing: signed once, repeated byte for byte, bounded, repaired."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from fleet.devices.models import Presence
+from fleet.mqtt import topics
+from fleet.mqtt.client import BackendClient, MqttError
+from fleet.mqtt.codec.names import Action
+from ota import delivery, keys, publishing
+from ota.desired import Desired, verify_desired
+from ota.models import DesiredState
+from tests.ota.test_delivery import TARGET, job
+from tests.stack.services import Broker
+
+
+def retained(device: Any) -> bytes:
+    with BackendClient("test").connect() as client:
+        topic = topics.desired(device.pk)
+        return client.read_retained(topic, expect=1, timeout_s=10).get(topic, b"")
+
+
+def accepted(device: Any, installation: bytes, message: bytes, **given: Any) -> Desired:
+    trust, _ = keys.current_trust()
+    return verify_desired(message, device_id=device.pk, installation_id=installation, trust=trust, **given)
+
+
+def test_an_offer_reaches_the_broker_signed_for_its_device(
+    broker: Broker, installation: bytes, make_device: Any, now: Any
+) -> None:
+    device = make_device("offer-1")
+    made = job(device, attempt=3)
+    counters = delivery.offer([made], now=now, deadlines={made.pk: now + timedelta(hours=1)})
+    assert publishing.publish_pending() == publishing.Published(1, False)
+    document = accepted(device, installation, retained(device))
+    assert document.counter == counters[made.pk]
+    entry = document.entries[0]
+    assert (entry.action, entry.manifest_id.hex(), entry.attempt) == (Action.RUN, TARGET, 3)
+    assert entry.deadline == int((now + timedelta(hours=1)).timestamp())
+    assert document.expires == int((now + delivery.LIFETIME).timestamp())
+    assert publishing.publish_pending() == publishing.Published(0, False)
+
+
+def test_publishing_again_repeats_the_same_bytes(
+    broker: Broker, installation: bytes, make_device: Any, now: Any
+) -> None:
+    device = make_device("again-1")
+    delivery.offer([job(device)], now=now)
+    publishing.publish_pending()
+    first = retained(device)
+    with BackendClient("test").connect() as client:
+        client.publish_all([(topics.desired(device.pk), b"")], deadline_s=10)
+    assert retained(device) == b""
+    assert publishing.publish_everything_again() == 1
+    assert publishing.publish_pending().count == 1
+    assert retained(device) == first
+    # A killed publisher leaves a signed row that is not marked: its successor must not sign other bytes under
+    # the same counter.
+    DesiredState.objects.update(published_counter=0, message=None)
+    publishing.publish_pending()
+    assert retained(device) == first
+
+
+def test_a_document_that_changed_while_it_was_published_stays_pending(
+    broker: Broker, make_device: Any, now: Any
+) -> None:
+    device = make_device("race-1")
+    delivery.offer([job(device)], now=now)
+
+    class Racing:
+        """Publishes like the broker's client, and lets a newer offer slip in before the acknowledgement."""
+
+        def publish_all(self, items: Any, **given: Any) -> int:
+            with BackendClient("test").connect() as client:
+                count = client.publish_all(items, **given)
+            delivery.offer([job(device, attempt=2)], now=now)
+            return count
+
+    published = publishing.publish_pending(client=Racing())  # type: ignore[arg-type]
+    assert published == publishing.Published(1, True)
+    row = DesiredState.objects.get(pk=device.pk)
+    assert row.published_counter < row.counter
+    assert publishing.publish_pending() == publishing.Published(1, False)
+
+
+def test_publishing_goes_in_bounded_batches(broker: Broker, make_device: Any, now: Any) -> None:
+    devices = [make_device(f"batch-{n}") for n in range(5)]
+    delivery.offer([job(device) for device in devices], now=now)
+    assert publishing.publish_pending(2) == publishing.Published(2, True)
+    assert publishing.publish_pending(2) == publishing.Published(2, True)
+    assert publishing.publish_pending(2) == publishing.Published(1, False)
+
+
+def test_without_a_broker_nothing_is_marked_as_published(
+    broker: Broker, make_device: Any, now: Any, settings: Any
+) -> None:
+    device = make_device("away-1")
+    delivery.offer([job(device)], now=now)
+    client = BackendClient("test")
+    client.connect()
+    client.close()
+    with pytest.raises(MqttError) as caught:
+        client.publish_all([(topics.desired(device.pk), b"x")], deadline_s=0.5)
+    assert caught.value.code == "publish_timeout"
+    with pytest.raises(MqttError):
+        publishing.publish_pending(client=_Failing())  # type: ignore[arg-type]
+    assert DesiredState.objects.get(pk=device.pk).published_counter == 0
+    assert publishing.publish_pending().count == 1
+
+
+class _Failing:
+    def publish_all(self, items: Any, **given: Any) -> int:
+        for _ in items:
+            raise MqttError("publish_timeout", "gone")
+        return 0
+
+
+def test_a_device_that_reports_an_older_counter_gets_its_document_again(make_device: Any, now: Any) -> None:
+    device = make_device("lost-1", presence=Presence.ONLINE)
+    counter = delivery.offer([job(device)], now=now).popitem()[1]
+    DesiredState.objects.update(published_counter=counter)
+    later = now + 2 * publishing.REPAIR_AFTER
+    assert publishing.repair() == 0, "no report since: no evidence"
+    device.reported_at = later
+    device.save(update_fields=["reported_at"])
+    assert publishing.repair() == 1
+    assert DesiredState.objects.get(pk=device.pk).published_counter == 0
+    DesiredState.objects.update(published_counter=counter)
+    device.desired_counter = counter
+    device.save(update_fields=["desired_counter"])
+    assert publishing.repair() == 0
+
+
+def test_trust_is_published_as_newest_and_as_chain(broker: Broker, installation: bytes) -> None:
+    assert publishing.publish_trust() == 2
+    _, message = keys.current_trust()
+    with BackendClient("test").connect() as client:
+        found = client.read_retained("f1/trust/#", expect=2, timeout_s=10)
+    assert found == {"f1/trust": message, "f1/trust/1": message}
