@@ -10,7 +10,7 @@ import time
 from datetime import datetime
 from typing import Final
 
-from ota import device_windows, operations, publishing, staging
+from ota import delivery, device_windows, operations, publishing, staging
 from ota.choices import VersionState
 from ota.models import ModelVersion
 from ota.queues import enqueue
