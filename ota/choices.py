@@ -134,6 +134,18 @@ class Arm(models.TextChoices):
     SKIPPED = "skipped", "Skipped"
 
 
+class OperationState(models.TextChoices):
+    """Work that a verb left to the workers."""
+
+    QUEUED = "queued", "Queued"
+    RUNNING = "running", "Running"
+    SUCCEEDED = "succeeded", "Succeeded"
+    FAILED = "failed", "Failed"
+    CANCELLED = "cancelled", "Cancelled"
+
+
+OPERATION_LIVE = frozenset({OperationState.QUEUED, OperationState.RUNNING})
+
 R, W, J = RolloutState, WaveState, JobState
 
 ROLLOUT_EDGES: dict[str, frozenset[str]] = {

@@ -10,13 +10,9 @@ import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import chain, islice
 from typing import Any
-
-from django.db import transaction
 
 from ota import evidence
 from ota.assignment import Assigned, assign, device_hash, is_gated
@@ -73,61 +69,78 @@ def _moved(rollout: Rollout, everyone: Sequence[Member]) -> tuple[int, int]:
     return len(before - after), len(after - before)
 
 
-@dataclass(frozen=True)
-class Frozen:
-    """What a start froze besides the memberships.
+def pack(everyone: Sequence[Member]) -> bytes:
+    """The devices of a start, with all that the draw needs to know of them: JSON, zlib."""
+    rows = [(member.device_id, member.class_name, member.run, member.skip) for member in everyone]
+    return zlib.compress(json.dumps(rows, separators=(",", ":")).encode())
 
-    summary: what the rollout's gains. sizes: wave -> devices.
+
+def unpack(packed: bytes) -> list[Member]:
+    """What `pack` has packed."""
+    return [Member(*row) for row in json.loads(zlib.decompress(packed))]
+
+
+class Draw:
+    """Who is in which wave or in control, row by row.
+
+    The order of the rows depends on nothing but the plan, its salt and `everyone`, so whoever goes on with a
+    start that was killed begins behind the last row that was written. Raises PlanError as `assign`.
     """
 
-    summary: dict[str, Any]
-    sizes: dict[int, int]
+    def __init__(self, rollout: Rollout, everyone: Sequence[Member], *, at: datetime) -> None:
+        self._rollout, self._at = rollout, at
+        self._plan, self._salt = Plan.parse(rollout.plan), bytes(rollout.salt)
+        self._runs = {member.device_id: member.run for member in everyone}
+        candidates = [member.candidate for member in everyone if not member.skip]
+        self._assigned = assign(candidates, self._plan, self._salt)
+        self._skipped = [member for member in everyone if member.skip]
+
+    def __len__(self) -> int:
+        return len(self._assigned) + len(self._skipped)
+
+    def write(self, first: int, count: int) -> None:
+        """Write `count` memberships from row `first` on, in the caller's transaction, with the history of the
+        devices that are compared. Raises django.db.IntegrityError when a device is gone.
+        """
+        drawn = self._assigned[first : first + count]
+        past = max(0, first - len(self._assigned))
+        skipped = self._skipped[past : past + count - len(drawn)]
+        history = self._history(drawn)
+        rows = [_frozen(self._rollout, row, self._runs[row.device_id], history) for row in drawn]
+        rows += [_skipped(self._rollout, member, self._salt) for member in skipped]
+        copy_rows(Membership, _FIELDS, rows)
+
+    def _history(self, rows: Sequence[Assigned]) -> dict[str, dict[str, list[float]]]:
+        compared = {row.device_id: self._runs[row.device_id] for row in rows if self._is_compared(row)}
+        if not compared:
+            return {}
+        return evidence.baselines(compared, self._plan, self._rollout, now=self._at)
+
+    def _is_compared(self, row: Assigned) -> bool:
+        if not self._runs[row.device_id] or not self._plan.is_gated:
+            return False
+        return row.arm == Arm.CONTROL or is_gated(self._plan, row.wave)
+
+    def summary(self) -> dict[str, Any]:
+        """What the rollout's summary gains once every row is written."""
+        compared = Membership.objects.filter(rollout=self._rollout).exclude(baseline={})
+        return {
+            "strata_means": evidence.strata_means(list(compared.only("stratum", "baseline"))),
+            "frozen": len(self._assigned),
+            "frozen_skipped": len(self._skipped),
+            "control": sum(row.arm == Arm.CONTROL for row in self._assigned),
+        }
+
+    def sizes(self) -> Counter[int]:
+        """Wave -> devices."""
+        return Counter(row.wave for row in self._assigned)
 
 
-def freeze(rollout: Rollout, everyone: Sequence[Member], *, now: datetime) -> Frozen:
-    """Write who is in which wave or in control, BATCH rows a transaction.
-
-    Until the rollout runs nothing looks at these rows, so a call that was killed in between is repeated from
-    the start: what it left is forgotten first. One caller at a time (`rollouts.start` holds a lock). Raises
-    PlanError as `assign`, before anything is written.
-    """
-    plan, salt = Plan.parse(rollout.plan), bytes(rollout.salt)
-    assigned = assign([member.candidate for member in everyone if not member.skip], plan, salt)
-    runs = {member.device_id: member.run for member in everyone}
-    compared = {
-        row.device_id: runs[row.device_id]
-        for row in assigned
-        if runs[row.device_id] and plan.is_gated and (row.arm == Arm.CONTROL or is_gated(plan, row.wave))
-    }
-    history = evidence.baselines(compared, plan, rollout, now=now) if compared else {}
-    skipped = [member for member in everyone if member.skip]
-    forget(rollout)
-    rows = chain(
-        (_frozen(rollout, row, runs[row.device_id], history.get(row.device_id, {})) for row in assigned),
-        (_skipped(rollout, member, salt) for member in skipped),
-    )
-    while batch := list(islice(rows, BATCH)):
-        with transaction.atomic():
-            copy_rows(Membership, _FIELDS, batch)
-    with_history = (
-        Membership(stratum=row.stratum, baseline=history[row.device_id])
-        for row in assigned
-        if row.device_id in history
-    )
-    summary = {
-        "strata_means": evidence.strata_means(list(with_history)),
-        "frozen": len(assigned),
-        "frozen_skipped": len(skipped),
-        "control": sum(row.arm == Arm.CONTROL for row in assigned),
-    }
-    return Frozen(summary, Counter(row.wave for row in assigned))
-
-
-def make_waves(rollout: Rollout, frozen: Frozen) -> None:
+def make_waves(rollout: Rollout, sizes: Mapping[int, int]) -> None:
     """Write the waves of a rollout that begins to run."""
     plan = Plan.parse(rollout.plan)
     Wave.objects.bulk_create(
-        Wave(rollout=rollout, n=n, is_gated=is_gated(plan, n), size=frozen.sizes.get(n, 0))
+        Wave(rollout=rollout, n=n, is_gated=is_gated(plan, n), size=sizes.get(n, 0))
         for n in range(1, len(plan.waves) + 1 + (plan.late == "tail"))
     )
 
@@ -145,8 +158,10 @@ _FIELDS = (
 )
 
 
-def _frozen(rollout: Rollout, row: Assigned, run: str, history: dict[str, list[float]]) -> tuple[Any, ...]:
-    baseline = json.dumps(history) if history else "{}"
+def _frozen(
+    rollout: Rollout, row: Assigned, run: str, history: Mapping[str, Mapping[str, list[float]]]
+) -> tuple[Any, ...]:
+    baseline = json.dumps(history.get(row.device_id, {}))
     return (
         *(rollout.pk, row.device_id, str(row.arm), row.wave, row.stratum, row.h, row.rank),
         *("", run, baseline),

@@ -10,7 +10,7 @@ from django.db.models import Count
 from django.utils import timezone
 
 from fleet.accounts.models import AuditEvent, Role
-from ota import approval, evidence, rollback, rollback_target, tail, zones
+from ota import approval, evidence, operations, rollback, rollback_target, tail, zones
 from ota.choices import (
     TONES,
     WAVE_ACTIVE,
@@ -72,6 +72,7 @@ def state(
                   "rest": [{"device_id", "state", "code", "is_online"}]},
      "undo": None | `ota.rollback.dry_run` (only while halted),
      "halted_on": evidence id | None, "halted_at": its time | None,
+     "starting": None | {"operation": id, "done": devices that have their place, "total"} once it was started,
      "approval": `ota.approval.facts`, "start_at": None | when it starts by itself,
      "opens_at": None | when a window is open next, only while one is waited for,
      "superseded_by": None | {"id", "name"}, "supersedes": [{"id", "name"}, ...],
@@ -124,6 +125,7 @@ def state(
         "undo": rollback.dry_run(rollout) if _may_go_back(rollout, plan) else None,
         "halted_on": str(rollout.halted_on_id) if rollout.halted_on_id else None,
         "halted_at": _iso(rollout.halted_on.at) if rollout.halted_on else None,
+        "starting": _starting(rollout),
         "approval": approval.facts(rollout),
         "start_at": _iso(plan.start_at),
         "opens_at": _iso(_opens_at(rollout, plan, now)),
@@ -140,6 +142,14 @@ def state(
     wave = current(rollout) if rollout.state in (RolloutState.RUNNING, RolloutState.PAUSED) else None
     facts["sentence"] = sentence(facts, plan, current=wave.n if wave else None, now=now)
     return facts
+
+
+def _starting(rollout: Rollout) -> dict[str, Any] | None:
+    """How far a start is that was asked for, until the rollout runs."""
+    operation = operations.wanted(rollout.pk, rollout.rev) if rollout.state == RolloutState.READY else None
+    if operation is None:
+        return None
+    return {"operation": str(operation.pk), "done": operation.done, "total": operation.total}
 
 
 def _opens_at(rollout: Rollout, plan: Plan, now: datetime) -> datetime | None:

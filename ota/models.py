@@ -20,6 +20,7 @@ from ota.choices import (
     VersionState,
     WaveState,
 )
+from ota.operations import Operation as Operation
 from ota.submissions import Approval as Approval
 from ota.submissions import Submission as Submission
 

@@ -95,14 +95,15 @@ def publish_everything_again() -> int:
 def repair(*, limit: int = BATCH) -> int:
     """Publish again what connected devices evidently did not get. Returns how many documents.
 
-    Evidence: a report from well after the document was issued that still names an older counter. So one lost
-    message never strands a device.
+    Evidence: a report that was made well after the document was issued and still names an older counter. So
+    one lost message never strands a device. When it was made is told by the device's clock: a report that
+    waited for a gateway proves nothing about a document that was issued meanwhile.
     """
     late = DesiredState.objects.filter(
         published_counter=F("counter"),
         counter__gt=F("device__desired_counter"),
         device__presence=Presence.ONLINE,
-        device__reported_at__gt=F("issued_at") + REPAIR_AFTER,
+        device__report_made_at__gt=F("issued_at") + REPAIR_AFTER,
     )
     names = list(late.values_list("device_id", flat=True)[:limit])
     with transaction.atomic():

@@ -10,7 +10,7 @@ import time
 from datetime import datetime
 from typing import Final
 
-from ota import delivery, device_windows, publishing, staging
+from ota import delivery, device_windows, operations, publishing, staging
 from ota.choices import VersionState
 from ota.models import ModelVersion
 from ota.queues import enqueue
@@ -23,7 +23,7 @@ PUBLISH_FOR_S: Final = 15.0
 
 def reconcile(*, now: datetime) -> dict[str, int]:
     """Send tasks for unfinished inspections, stagings and unpublished documents; sign ageing documents anew,
-    and take windows of rollouts that are over out of them.
+    take windows of rollouts that are over out of them, and forget operations that ended long ago.
 
     Returns counts by kind. Safe to call at any time: the tasks decide by themselves whether there is anything
     to do.
@@ -32,6 +32,7 @@ def reconcile(*, now: datetime) -> dict[str, int]:
     versions = ModelVersion.objects.filter(state__in=unfinished).order_by("pk").values_list("pk", flat=True)
     found = {"inspect": 0, "stage": 0, "signed_anew": delivery.sign_anew(now=now), "publish": 0}
     found["windows"] = device_windows.clear(now=now)
+    found["operations"] = operations.forget(now=now)
     for version_id in versions[:INSPECTIONS_AT_ONCE]:
         enqueue("ota.inspect_version", version_id, expires_s=PERIOD_S)
         found["inspect"] += 1

@@ -22,7 +22,7 @@ from ota.choices import Decision, RolloutState, WaveState
 from ota.errors import RolloutError
 from ota.explain import explain
 from ota.live import state
-from ota.models import Manifest, Rollout
+from ota.models import Manifest, Operation, Rollout
 from ota.offers import withdraw
 from ota.permits import do as _do
 from ota.permits import move as _move
@@ -33,6 +33,7 @@ from ota.plan import Plan, PlanError
 from ota.readiness import after_approval, finish_preflight, preview
 from ota.retries import retry_failed
 from ota.reverts import create_revert
+from ota.starting import carry_on
 from ota.targeting import Target, TargetError
 from ota.ticking import due, tick
 from ota.transitions import IllegalTransition, move_rollout, move_wave
@@ -47,6 +48,7 @@ __all__ = [
     "allowed",
     "approve",
     "cancel",
+    "carry_on",
     "create",
     "create_revert",
     "delete",
@@ -214,25 +216,28 @@ def reject(rollout: Rollout, *, actor: Actor, now: datetime, reason: str) -> Rol
 
 def start(
     rollout: Rollout, *, actor: Actor, now: datetime, dry_run: bool = False
-) -> Rollout | dict[str, Any]:
-    """Freeze who is in which wave and let the rollout run; one that supersedes ends those in its way.
+) -> Operation | dict[str, Any]:
+    """Freeze who is eligible and let a worker make the rollout run; one that supersedes ends those in its
+    way.
 
-    dry_run: the same checks, then only count, as `ota.dry_runs.start` says. Raises RolloutError
-    `target_changed` when the eligible set differs from the previewed and approved one by more than 5 % or by
-    a class, or needs an approval by now; the rollout is a draft again then, unless it was a dry run. Raises
-    OverlapError when other rollouts hold every device, RevokedError when its manifest is trusted no more,
-    PlanError when nobody is eligible any more, or a query is none any more; then nothing changes.
+    Returns the operation that does it (`ota.starting.carry_on`); the rollout stays `ready` until then and is
+    started no second time. dry_run: the same checks, then only count, as `ota.dry_runs.start` says. Raises
+    RolloutError `target_changed` when the eligible set differs from the previewed and approved one by more
+    than 5 % or by a class, or needs an approval by now; the rollout is a draft again then, unless it was a
+    dry run. Raises OverlapError when other rollouts hold every device, RevokedError when its manifest is
+    trusted no more, PlanError when nobody is eligible any more, or a query is none any more; then nothing
+    changes.
     """
     fresh = _permitted(rollout, "start")
     if dry_run:
         return starting.dry_run(fresh, now=now)
-    changed = starting.begin(fresh, actor=actor, now=now)
-    if changed is None:
+    asked = starting.ask(fresh, actor=actor, now=now)
+    if asked is None:
         raise _refused(rollout, "start")
     _refreshed(rollout)
-    if changed:
-        raise starting.target_changed(changed)
-    return rollout
+    if isinstance(asked, str):
+        raise starting.target_changed(asked)
+    return asked
 
 
 def pause(

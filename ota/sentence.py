@@ -184,6 +184,8 @@ def _reach(facts: Facts) -> str:
 
 
 def _ready(facts: Facts, plan: Plan, now: datetime) -> str:
+    if begun := facts["starting"]:
+        return f"Starting, {begun['done']:,} of {begun['total']:,}: each device gets its place in the plan."
     summary = facts["summary"]
     text = f"Ready: {_reach(facts)}"
     if summary.get("control"):

@@ -12,13 +12,14 @@ from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
-from django.db.models import Count
+from django.db.models import Count, Exists, OuterRef
 
 from fleet.accounts.audit import Actor
 from ota.choices import ROLLOUT_LIVE, RolloutState
 from ota.models import Membership, Rollout
 from ota.offers import withdraw
 from ota.plan import PlanError
+from ota.targeting import holding
 from ota.transitions import BATCH, IllegalTransition, move_rollout
 
 SUPERSEDABLE = frozenset({RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.HALTED})
@@ -70,6 +71,15 @@ def in_the_way(rollout: Rollout, device_ids: Iterable[str]) -> list[tuple[Rollou
         counts.update(dict(held.annotate(n=Count("pk"))))
     rows = Rollout.objects.filter(pk__in=counts).order_by("created_at")
     return [(row, counts[row.pk]) for row in rows]
+
+
+def held_meanwhile(rollout: Rollout) -> int:
+    """How many of the devices that a start has frozen another rollout holds by now, that it does not end."""
+    rivals = holding(rollout)
+    if not rivals:
+        return 0
+    others = Membership.objects.filter(device_id=OuterRef("device_id"), rollout_id__in=rivals, wave__gt=0)
+    return Membership.objects.filter(Exists(others), rollout=rollout, wave__gt=0).count()
 
 
 def take_over(rollout: Rollout, *, actor: Actor, now: datetime) -> list[Rollout]:

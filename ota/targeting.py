@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import reduce
 from typing import Any
+from uuid import UUID
 
 from django.db.models import (
     BooleanField,
@@ -312,14 +313,19 @@ def _run(slot: int) -> Subquery:
     return Subquery(rows.annotate(stopped=F("run_flags").bitand(STOPPED)).filter(stopped=0).values("run")[:1])
 
 
-def _is_held(rollout: Rollout) -> Exists | Value:
-    """Whether another rollout of this slot holds a device.
+def holding(rollout: Rollout) -> list[UUID]:
+    """Other rollouts of this one's slot whose devices it leaves alone.
 
-    That is a live one; when this one supersedes, only one that is taking a model back.
+    Those are the live ones; when this one supersedes, only those that are taking a model back.
     """
-    holding = TAKING_BACK if rollout.plan.get("supersede") else ROLLOUT_LIVE
-    others = Rollout.objects.filter(slot=rollout.slot, state__in=holding).exclude(pk=rollout.pk)
-    rivals = list(others.values_list("pk", flat=True))
+    states = TAKING_BACK if rollout.plan.get("supersede") else ROLLOUT_LIVE
+    others = Rollout.objects.filter(slot=rollout.slot, state__in=states).exclude(pk=rollout.pk)
+    return list(others.values_list("pk", flat=True))
+
+
+def _is_held(rollout: Rollout) -> Exists | Value:
+    """Whether another rollout of this slot holds a device."""
+    rivals = holding(rollout)
     if not rivals:
         return Value(False)
     return Exists(Membership.objects.filter(device_id=OuterRef("pk"), rollout_id__in=rivals, wave__gt=0))

@@ -14,14 +14,14 @@ from uuid import UUID
 
 import structlog
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.fields.json import KT
 
 from fleet.accounts.audit import TICK, Actor
-from ota import device_windows, evidence, readiness, rollback, security, starting, waves, zones
-from ota.choices import JOB_TERMINAL, JobState, RolloutState
+from ota import device_windows, evidence, operations, readiness, rollback, security, starting, waves, zones
+from ota.choices import JOB_TERMINAL, OPERATION_LIVE, JobState, RolloutState
 from ota.errors import OtaError
-from ota.models import Rollout
+from ota.models import Operation, Rollout
 from ota.offers import (
     cancel_queued,
     clear_offers,
@@ -46,6 +46,7 @@ ACTIVE: Final = frozenset(
     {R.PREFLIGHT, R.RUNNING, R.PAUSED, R.HALTED, R.ABORTING, R.ROLLING_BACK, R.ROLLBACK_INCOMPLETE}
 )
 _STARTING = frozenset({R.SCHEDULED, R.READY})  # they need ticks only with a start time
+_IS_STARTED = Exists(Operation.objects.filter(rollout=OuterRef("pk"), state__in=OPERATION_LIVE))
 _KEEPING = frozenset({R.RUNNING, R.PAUSED, R.HALTED, R.ABORTING})
 
 Step = Callable[[Rollout, Plan, datetime], object]
@@ -56,10 +57,18 @@ class LeaseLost(Exception):
 
 
 def due(*, now: datetime) -> list[UUID]:
-    """Rollouts that need ticks, oldest first: those under way, and those whose start time has come."""
-    rows = Rollout.objects.filter(state__in=ACTIVE | _STARTING).order_by("created_at")
-    found = rows.values_list("pk", "state", KT("plan__start_at"))
-    return [pk for pk, state, start in found if state in ACTIVE or (start and _time(start) <= now)]
+    """Rollouts that need ticks, oldest first: those under way, those that somebody has started, and those
+    whose start time has come.
+    """
+    rows = Rollout.objects.filter(Q(state__in=ACTIVE | _STARTING) | _IS_STARTED).order_by("created_at")
+    found = rows.annotate(is_started=_IS_STARTED).values_list(
+        "pk", "state", KT("plan__start_at"), "is_started"
+    )
+    return [
+        pk
+        for pk, state, start, is_started in found
+        if state in ACTIVE or is_started or (start and _time(start) <= now)
+    ]
 
 
 def tick(rollout_id: UUID | str, now: datetime) -> bool:
@@ -75,6 +84,7 @@ def tick(rollout_id: UUID | str, now: datetime) -> bool:
         for states, step in _BEFORE:
             _run(rollout_id, fence, states, step, now)
         _start(rollout_id, now)
+        starting.carry_on(rollout_id, now=now)
         for states, step in _STEPS:
             _run(rollout_id, fence, states, step, now)
     except LeaseLost:
@@ -89,7 +99,7 @@ def _take(rollout_id: UUID | str, now: datetime) -> int | None:
     """The fence number of a new lease; None when it is held or the rollout needs no tick."""
     free = Q(lease_until=None) | Q(lease_until__lte=now)
     starts = Q(state__in=_STARTING, plan__start_at__isnull=False) & ~Q(plan__start_at=None)
-    found = Rollout.objects.filter(free, Q(state__in=ACTIVE) | starts, pk=rollout_id)
+    found = Rollout.objects.filter(free, Q(state__in=ACTIVE) | _IS_STARTED | starts, pk=rollout_id)
     with transaction.atomic():
         if not found.update(fence=F("fence") + 1, lease_until=now + LEASE):
             return None
@@ -120,10 +130,8 @@ def _schedule(rollout: Rollout, plan: Plan, now: datetime) -> None:
 
 
 def _start(rollout_id: UUID | str, now: datetime) -> None:
-    """Start what was scheduled. A fleet that is another one by now makes it a draft again: a person looks.
-
-    Not in a transaction of the tick: a start freezes in many of its own, and waits for another's with no row
-    locked. Whoever is second finds that the rollout changed.
+    """Ask for the start of what was scheduled. A fleet that is another one by now makes it a draft again: a
+    person looks. Not in a transaction of the tick: reading a whole fleet takes longer than a row is locked.
     """
     rollout = Rollout.objects.select_related("manifest__version").get(pk=rollout_id)
     if rollout.state != R.READY:
@@ -131,8 +139,10 @@ def _start(rollout_id: UUID | str, now: datetime) -> None:
     plan = Plan.parse(rollout.plan)
     if plan.start_at is None or now < plan.start_at:
         return
+    if operations.wanted(rollout_id, rollout.rev) is not None:
+        return
     try:
-        starting.begin(rollout, actor=TICK, now=now)
+        starting.ask(rollout, actor=TICK, now=now)
     except OtaError as problem:
         starting.back_to_draft(rollout, f"{problem.code}: {problem.text}", actor=TICK, now=now)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fleet.accounts.models import Role
-from ota import approval
+from ota import approval, operations
 from ota.backoff import retryable
 from ota.choices import RolloutState as R
 from ota.choices import WaveState
@@ -36,11 +36,13 @@ _SECOND = frozenset({"approve", "reject", "override"})
 def verbs(rollout: Rollout) -> list[str]:
     """What this rollout's state allows, whoever asks.
 
-    `override` needs a wave without a PASS, `rollback` a plan that leaves a way back, `retry-failed` a device
-    that another attempt may help; a halt that names no evidence (a revoked key) allows neither `resume` nor
-    `override`.
+    `start` is asked for once. `override` needs a wave without a PASS, `rollback` a plan that leaves a way
+    back, `retry-failed` a device that another attempt may help; a halt that names no evidence (a revoked key)
+    allows neither `resume` nor `override`.
     """
     names = list(VERBS[rollout.state])
+    if rollout.state == R.READY and operations.wanted(rollout.pk, rollout.rev) is not None:
+        names.remove("start")
     if rollout.plan.get("rollback_to") == "none" and "rollback" in names:
         names.remove("rollback")
     if rollout.state == R.HALTED and rollout.halted_on_id is None:

@@ -14,21 +14,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from functools import lru_cache
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+from fleet.devices.time_zones import find
 from ota.plan_parts import PlanError, read_number
 
 WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 DEVICE: Final = "device"
-ATTRIBUTE: Final = "tz"
-"""Attribute of a device that names its zone."""
 MAX_WINDOWS: Final = 10
 DAY_MIN: Final = 1_440
 LONGEST_LOOK_BACK: Final = timedelta(days=400)
 _AT = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])", re.ASCII)
-_ZONE = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,2}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -80,12 +77,14 @@ def parse(value: Any, name: str = "windows") -> tuple[Window, ...]:
 
 def is_zone(name: str) -> bool:
     """True for a name of the IANA database."""
-    return _zone(name) is not None
+    return find(name) is not None
 
 
 def zone_of(name: str) -> ZoneInfo:
-    """The zone of this name; UTC for one that is none: a device with a wrong attribute is not left out."""
-    return _zone(name) or ZoneInfo("UTC")
+    """The zone of this name; UTC for one that is none: a device whose attribute was stored before it was
+    checked, or by an older zone database, is not left out.
+    """
+    return find(name) or ZoneInfo("UTC")
 
 
 def is_open(windows: Sequence[Window], now: datetime, device_zone: str = "UTC") -> bool:
@@ -170,17 +169,6 @@ def _between(window: Window, since: datetime, until: datetime, device_zone: str)
             opens = datetime.combine(day, at, tzinfo=zone).astimezone(UTC)
             yield Occurrence(window, opens, opens + timedelta(minutes=window.minutes), day)
         day += timedelta(days=1)
-
-
-@lru_cache(maxsize=1_024)
-def _zone(name: str) -> ZoneInfo | None:
-    """A zone by a name of the IANA database only: never a path, and no zone of this machine (`localtime`)."""
-    if not _ZONE.fullmatch(name) or name in ("localtime", "Factory"):
-        return None
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # no such zone, or a folder of zones
-        return None
 
 
 def _window(value: Any, name: str) -> Window:

@@ -11,6 +11,7 @@ from django.db.models import QuerySet, TextField, Value
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Coalesce
 
+from fleet.devices import time_zones
 from fleet.devices.models import Device
 from ota import windows
 from ota.models import Job, Membership, Wave
@@ -22,7 +23,7 @@ MAX_ZONES = 600
 
 def of_device(device: Device) -> str:
     """The zone a device says it is in; "" when it says none."""
-    return str(device.attributes.get(windows.ATTRIBUTE, ""))
+    return str(device.attributes.get(time_zones.ATTRIBUTE, ""))
 
 
 def open_zones(plan: Plan, zones: list[str], *, now: datetime) -> set[str]:
@@ -104,7 +105,7 @@ def opens_at(plan: Plan, *, now: datetime) -> datetime:
 
 def _zone_in(attributes: str) -> Coalesce:
     """The zone that a device's attributes say, "" for none."""
-    return Coalesce(KeyTextTransform(windows.ATTRIBUTE, attributes), Value(""), output_field=TextField())
+    return Coalesce(KeyTextTransform(time_zones.ATTRIBUTE, attributes), Value(""), output_field=TextField())
 
 
 def _zones(rows: Any) -> list[str]:

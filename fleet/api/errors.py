@@ -91,20 +91,21 @@ def problem(
     **more: Any,
 ) -> HttpResponse:
     """The problem document as an answer."""
-    body = {
-        "type": f"/errors/{code}",
-        "title": _TITLES.get(status, "Error"),
-        "status": status,
-        "code": code,
-        "detail": detail,
-        "errors": errors or [],
-        "request_id": getattr(request, "request_id", ""),
-        **more,
-    }
+    body = document(status, code, detail, errors)
+    body |= {"request_id": getattr(request, "request_id", ""), **more}
     answer = JsonResponse(body, status=status, content_type="application/problem+json")
     if status == 503:
         answer["Retry-After"] = str(RETRY_AFTER_S)
     return answer
+
+
+def document(
+    status: int, code: str, detail: str, errors: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """What a problem document says, without the request that it answers."""
+    title = _TITLES.get(status, "Error")
+    told = {"type": f"/errors/{code}", "title": title, "status": status, "code": code, "detail": detail}
+    return told | {"errors": errors or []}
 
 
 def field_errors(

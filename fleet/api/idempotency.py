@@ -52,9 +52,13 @@ def _render(result: Any) -> HttpResponse:
 
 
 def _tagged(answer: HttpResponse, body: Any) -> HttpResponse:
-    """Name the revision that a body tells: the first answer and its replay carry the same ETag."""
+    """Name the revision that a body tells, and where the operation of a 202 is: the first answer and its
+    replay carry the same ETag and Location.
+    """
     if isinstance(body, dict) and isinstance(body.get("rev"), int):
         tag(answer, body["rev"])
+    if answer.status_code == 202:
+        answer["Location"] = f"/api/v1/operations/{body['id']}"
     return answer
 
 

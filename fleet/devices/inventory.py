@@ -15,6 +15,8 @@ from fleet.mqtt.codec.reported import BankReport, Reported, SlotReport
 
 STALE_AFTER: Final = timedelta(minutes=15)
 TOUCH_EVERY: Final = timedelta(seconds=10)
+MOST_LAG: Final = timedelta(hours=1)
+"""A device's clock that is further behind is wrong rather than its report late."""
 EVENT_AGE_MAX: Final = timedelta(days=30)
 _QUIET_STATES: Final = frozenset({UpdateState.IDLE.label, UpdateState.OFFERED.label})
 
@@ -52,12 +54,28 @@ def apply_report(device_id: str, reported: Reported, *, now: datetime) -> bool:
     return True
 
 
+def _made_at(reported: Reported, now: datetime) -> datetime:
+    """When the device made a report: by its own clock, so that a gateway that lags does not make it younger.
+
+    Without a clock, or with one that is ahead or more than MOST_LAG behind, it is the time of now: a wrong
+    clock must not hide for good what a report proves.
+    """
+    if not now - MOST_LAG <= (made_at := _time(reported.unix_s)) <= now:
+        return now
+    return made_at
+
+
+def _time(unix_s: int) -> datetime:
+    return datetime.fromtimestamp(min(unix_s, 2**32), UTC)
+
+
 def _columns(reported: Reported, now: datetime) -> dict[str, Any]:
     firmware = reported.firmware_text[:24] or ".".join(map(str, reported.firmware))
     return {
         "boot": reported.boot,
         "report_n": reported.n,
         "reported_at": now,
+        "report_made_at": _made_at(reported, now),
         "last_seen_at": now,
         "reported_class_id": reported.class_id.hex(),
         "firmware_version": firmware,

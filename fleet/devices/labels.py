@@ -13,6 +13,7 @@ from django.db import transaction
 
 from fleet.accounts import audit
 from fleet.accounts.audit import Actor
+from fleet.devices import time_zones
 from fleet.devices.errors import GroupError
 from fleet.devices.models import Device
 from fleet.devices.records import Record
@@ -115,7 +116,9 @@ def checked_tags(tags: Sequence[Any]) -> list[str]:
 
 
 def checked_attributes(attributes: Mapping[str, Any]) -> dict[str, str | None]:
-    """Attributes as they came; None removes. Raises GroupError `validation`."""
+    """Attributes as they came; None removes. `tz` is a zone of the IANA database: a wrong one would let the
+    device be offered a model at another hour than its windows say. Raises GroupError `validation`.
+    """
     for key, value in attributes.items():
         if not _KEY.fullmatch(key):
             text = f"{key[:40]!r} is no key: 1 to 32 of a-z, 0-9, _ and -, beginning with a letter"
@@ -124,6 +127,9 @@ def checked_attributes(attributes: Mapping[str, Any]) -> dict[str, str | None]:
             text = (
                 f"the value of {key} is not a text of 1 to {MAX_VALUE} characters without control characters"
             )
+            raise GroupError("validation", text, field=f"attributes.{key}")
+        if key == time_zones.ATTRIBUTE and value is not None and time_zones.find(value) is None:
+            text = f"{value[:40]!r} is no time zone: a name of the IANA database, as Europe/Berlin or UTC"
             raise GroupError("validation", text, field=f"attributes.{key}")
     return dict(attributes)
 

@@ -56,6 +56,9 @@ class Device(models.Model):
     boot = models.BigIntegerField(default=0)
     report_n = models.BigIntegerField(default=0)
     reported_at = models.DateTimeField(null=True)
+    report_made_at = models.DateTimeField(
+        null=True
+    )  # by the device's clock where that can be, <= reported_at
     reported_class_id = models.CharField(max_length=32, blank=True, default="")
     firmware_version = models.CharField(max_length=24, blank=True, default="")
     firmware_key = models.CharField(max_length=KEY_CHARS, blank=True, default="", db_collation="C")

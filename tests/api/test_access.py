@@ -72,6 +72,7 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "GET /rollouts/{rollout_id}/gate/{evidence_id}": ("rollouts:read",),
     "GET /rollouts/{rollout_id}/explain/{device_id}": ("rollouts:read",),
     "POST /telemetry:query": ("telemetry:read",),
+    "GET /operations/{operation_id}": ("rollouts:read",),
     "GET /telemetry/metrics": ("telemetry:read",),
     "GET /tokens": ("users:admin",),
     "POST /tokens": ("users:admin",),
@@ -88,7 +89,7 @@ def operations() -> list[str]:
 
 def ask(call: Caller, operation: str, **headers: str) -> Any:
     method, path = operation.split()
-    for name in ("rollout_id", "evidence_id"):
+    for name in ("rollout_id", "evidence_id", "operation_id"):
         path = path.replace(f"{{{name}}}", ID)
     path = path.replace("{n}", "1")
     for name in ("device_id", "name", "model", "version", "public_id"):

@@ -7,6 +7,7 @@ import pytest
 
 from ota.models import Approval, Rollout
 from tests.api.conftest import Caller
+from tests.api.test_rollouts import begin
 from tests.ota.world import FIRST_PLAN, World
 
 pytestmark = pytest.mark.django_db
@@ -49,7 +50,7 @@ def test_a_second_person_approves_what_they_read(call: Caller, path: str) -> Non
         row for row in call("GET", f"{path}/events").json()["items"] if row["verb"] == "approval.approve"
     ]
     assert f"approver/tfk_{approver.token.public_id}" in str(event["actor"])
-    assert post(call, f"{path}/start").json()["state"] == "running"
+    assert begin(call, path)["state"] == "running"
 
 
 def test_the_author_is_no_second_person_with_another_token_either(call: Caller, path: str) -> None:

@@ -85,6 +85,11 @@ def test_tags_and_attributes_are_set_with_the_revision_that_was_read(call: Calle
         {"attributes": {"site": "a\u0000"}},
         {"attributes": {"site": "a" * 129}},
         {"attributes": {"site": 3}},
+        {"attributes": {"tz": "Mars/Phobos"}},
+        {"attributes": {"tz": "europe/berlin"}},
+        {"attributes": {"tz": "../Berlin"}},
+        {"attributes": {"tz": "localtime"}},
+        {"attributes": {"tz": "+02:00"}},
         {"label": "a"},
     ],
 )
@@ -92,6 +97,16 @@ def test_labels_that_cannot_be_change_nothing(call: Caller, fleet: World, body: 
     answer = call("PATCH", "/devices/dev-001", body, IF_MATCH="*")
     assert (answer.status_code, answer.json()["code"]) == (422, "validation")
     assert Device.objects.get(pk="dev-001").tags == []
+
+
+def test_a_time_zone_is_one_of_the_database_and_may_be_taken_away(call: Caller, fleet: World) -> None:
+    for zone in ("Europe/Berlin", "America/Argentina/Buenos_Aires", "UTC", "Etc/GMT+2"):
+        answer = call("PATCH", "/devices/dev-001", {"attributes": {"tz": zone}}, IF_MATCH="*")
+        assert answer.json()["attributes"] == {"tz": zone}
+    wrong = call("PATCH", "/devices/dev-001", {"attributes": {"tz": "Berlin"}}, IF_MATCH="*")
+    assert "no time zone" in str(wrong.json()), wrong.json()
+    gone = call("PATCH", "/devices/dev-001", {"attributes": {"tz": None}}, IF_MATCH="*")
+    assert gone.json()["attributes"] == {}
 
 
 def test_many_devices_are_labelled_by_import_or_none(call: Caller, fleet: World) -> None:
@@ -108,6 +123,7 @@ def test_many_devices_are_labelled_by_import_or_none(call: Caller, fleet: World)
     for bad, code, line in [
         (b"id,tags\ndev-001,ok\nnobody,ok\n", "unknown_device", 3),
         (b"id,tags\ndev-001,ok\ndev-002,not!ok\n", "validation", 3),
+        (b"id,attr.tz\ndev-001,UTC\ndev-002,Berlin\n", "validation", 3),
         (b"id,colour\ndev-001,red\n", "validation", 2),
         (b"id,tags\ndev-001,a\ndev-001,b\n", "duplicate", 3),
     ]:

@@ -13,7 +13,7 @@ from fleet.accounts.models import AuditEvent
 from fleet.api.models import IdempotentRequest
 from ota import rollouts
 from ota.models import Artifact, Job, Manifest, ModelVersion, Rollout
-from tests.api.conftest import Caller
+from tests.api.conftest import Caller, clock
 from tests.ota.world import FIRST_PLAN, GATED_PLAN, World
 
 pytestmark = pytest.mark.django_db
@@ -33,6 +33,15 @@ def draft_of(manifest: Manifest, plan: Any = None, **given: Any) -> dict[str, An
 
 def verb(call: Caller, path: str, name: str, body: Any = None, key: str = "") -> Any:
     return call("POST", f"{path}/{name}", body or {}, IDEMPOTENCY_KEY=key or uuid4().hex)
+
+
+def begin(call: Caller, path: str, key: str = "") -> dict[str, Any]:
+    """Start a rollout and do the work that is a worker's; the rollout as it is told then."""
+    asked = verb(call, path, "start", key=key)
+    assert asked.status_code == 202, asked.json()
+    assert rollouts.carry_on(path.rpartition("/")[2], now=clock())
+    told: dict[str, Any] = call("GET", path).json()
+    return told
 
 
 @pytest.fixture
@@ -55,7 +64,7 @@ def test_a_rollout_goes_from_draft_to_completed(call: Caller, world: World, cand
     path = f"/rollouts/{state['id']}"
     ready = verb(call, path, "preflight").json()
     assert (ready["state"], ready["summary"]["eligible"], ready["summary"]["reasons"]) == ("ready", 6, [])
-    running = verb(call, path, "start").json()
+    running = begin(call, path)
     assert (running["state"], running["size"], len(running["waves"])) == ("running", 6, 1)
     rollout = Rollout.objects.get()
     world.now = rollout.started_at or world.now
@@ -106,7 +115,7 @@ def test_a_preview_stores_nothing(call: Caller, world: World, candidate: Manifes
 
 
 def test_pause_resume_abort(call: Caller, world: World, path: str) -> None:
-    verb(call, path, "start")
+    begin(call, path)
     rollout = world.tick(Rollout.objects.get())
     assert Job.objects.filter(rollout=rollout).count() == 6
     paused = verb(call, path, "pause", {"reason": "storm"}).json()
@@ -120,7 +129,7 @@ def test_pause_resume_abort(call: Caller, world: World, path: str) -> None:
 
 
 def test_rollback_counts_first_and_then_takes_back(call: Caller, world: World, path: str) -> None:
-    verb(call, path, "start")
+    begin(call, path)
     rollout = Rollout.objects.get()
     world.now = rollout.started_at or world.now
     world.tick(rollout)
@@ -142,7 +151,7 @@ def test_a_halt_is_resumed_only_with_its_evidence_and_the_right_to(call: Caller,
     made = call("POST", "/rollouts", draft_of(bad, GATED_PLAN | {"on_fail": "halt"}))
     path = f"/rollouts/{made.json()['id']}"
     assert verb(call, path, "preflight").json()["state"] == "ready"
-    verb(call, path, "start")
+    begin(call, path)
     rollout = Rollout.objects.get(pk=made.json()["id"])
     world.now = world._telemetry_at = rollout.started_at or world.now
     world.run(rollout, until={"halted"})
@@ -189,15 +198,17 @@ def test_a_fleet_that_changed_since_preflight_stops_the_start(call: Caller, worl
     assert answer.json()["fix"]
     assert call("GET", path).json()["state"] == "draft", "the refusal itself moved it"
     verb(call, path, "preflight")
-    again = verb(call, path, "start", key="same")
-    assert again.json()["state"] == "running", "a refused key may be used again"
+    again = begin(call, path, key="same")
+    assert again["state"] == "running", "a refused key may be used again"
 
 
 def test_a_repeated_verb_gets_the_first_answer_and_acts_once(call: Caller, path: str) -> None:
     first = verb(call, path, "start", key="same")
+    assert rollouts.carry_on(path.rpartition("/")[2], now=clock())
     again = verb(call, path, "start", key="same")
     assert again.content == first.content
-    assert (again.status_code, again["Idempotent-Replayed"]) == (200, "true")
+    assert (again.status_code, again["Idempotent-Replayed"]) == (202, "true")
+    assert again["Location"] == first["Location"]
     assert "Idempotent-Replayed" not in first
     other = verb(call, path, "start", {"reason": "other"}, key="same")
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
@@ -254,7 +265,7 @@ def test_only_a_released_version_is_rolled_out(call: Caller, candidate: Manifest
 
 def test_an_explanation_names_what_is_in_the_way(call: Caller, path: str) -> None:
     assert call("GET", f"{path}/explain/dev-001").json()["code"] == "not_started"
-    verb(call, path, "start")
+    begin(call, path)
     told = call("GET", f"{path}/explain/dev-001").json()
     assert (told["device_id"], told["membership"]["arm"], told["membership"]["wave"]) == (
         "dev-001",

@@ -7,7 +7,7 @@ import pytest
 from fleet.mqtt.codec.names import RefusalCode, UpdateState
 from ota.models import Evidence, Rollout
 from tests.api.conftest import Caller
-from tests.api.test_rollouts import draft_of, verb
+from tests.api.test_rollouts import begin, draft_of, verb
 from tests.ota.world import FIRST_PLAN, World
 
 pytestmark = pytest.mark.django_db
@@ -23,7 +23,7 @@ def halted(call: Caller, world: World) -> tuple[str, Rollout]:
     path = f"/rollouts/{made.json()['id']}"
     assert call("GET", f"{path}/waves").json()["items"] == [], "none before the start"
     verb(call, path, "preflight")
-    verb(call, path, "start")
+    begin(call, path)
     rollout = Rollout.objects.get()
     world.now = rollout.started_at or world.now
     return path, world.run(rollout, until={"halted"})

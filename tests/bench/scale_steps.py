@@ -124,8 +124,11 @@ def _plan_and_start(meter: Meter, candidate: Manifest, devices: int, now: dateti
     _approve(rollout, now)
     with meter.step("start") as row:
         rollouts.start(rollout, actor=ACTOR, now=now)
+    with meter.step("start: carried out") as row:
+        rollouts.carry_on(rollout.pk, now=now)
+        rollout.refresh_from_db()
         row["rows"] = Membership.objects.filter(rollout=rollout).count()
-    meter.rows["start"]["most_rows_a_transaction"] = most_rows_a_transaction(Membership)
+    meter.rows["start: carried out"]["most_rows_a_transaction"] = most_rows_a_transaction(Membership)
     rollouts.abort(rollout, actor=ACTOR, now=now)
     while rollout.state != RolloutState.ABORTED:
         ticking.tick(rollout.pk, now)
@@ -146,6 +149,8 @@ def _open(candidate: Manifest, now: datetime) -> Rollout:
     rollouts.run_preflight(rollout, actor=ACTOR, now=now)
     _approve(rollout, now)
     rollouts.start(rollout, actor=ACTOR, now=now)
+    rollouts.carry_on(rollout.pk, now=now)
+    rollout.refresh_from_db()
     return rollout
 
 

@@ -17,6 +17,7 @@ from fleet.accounts.scopes import scopes_of
 from fleet.demo import plans, story
 from fleet.demo.client import Client
 from fleet.demo.report import Report, Step
+from ota import rollouts
 from ota.models import Manifest, Rollout
 from tests.ota.conftest import installation as installation
 from tests.ota.conftest import make_manifest as make_manifest
@@ -72,6 +73,7 @@ def test_without_an_approval_a_person_starts_it(
     world.add(6)
     version = world.manifest().version.version
     made = story.roll_out(setting, "now", version, plans.everyone())
+    assert rollouts.tick(made, timezone.now()), "a worker's part"
     rollout = Rollout.objects.get(pk=made)
     assert rollout.state == "running"
     assert not rollout.approvals.exists()

@@ -87,7 +87,7 @@ def test_an_approved_rollout_says_who_approved_it_and_runs(world: World) -> None
     assert (event.actor, event.reason) == ("dana", "read it twice")
     assert {key: event.after[key] for key in digests(rollout)} == digests(rollout)
     assert event.after["target_count"] == 20
-    rollouts.start(rollout, actor=ACTOR, now=world.now)
+    world.begin(rollout)
     assert world.run(rollout, until={"completed"}).state == "completed"
 
 
@@ -290,7 +290,7 @@ def test_going_on_against_evidence_takes_a_second_person(world: World) -> None:
 def test_without_a_way_back_nothing_rolls_back(world: World) -> None:
     plan = FIRST_PLAN | {"rollback_to": "none", "rollback_reason": "new format", "on_fail": "halt"}
     rollout = approved(world, submitted(world, plan))
-    rollouts.start(rollout, actor=ACTOR, now=world.now)
+    world.begin(rollout)
     assert rollouts.allowed(rollout) == ["pause", "abort"]
     with pytest.raises(RollbackError, match="new format"):
         rollouts.rollback(rollout, actor=ACTOR, now=world.now)

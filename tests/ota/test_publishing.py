@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 
-from fleet.devices.models import Presence
+from fleet.devices import inventory
+from fleet.devices.models import Device, Presence
 from fleet.mqtt import topics
 from fleet.mqtt.client import BackendClient, MqttError
 from fleet.mqtt.codec.names import Action
 from ota import delivery, keys, publishing
 from ota.desired import Desired, verify_desired
 from ota.models import DesiredState
+from tests.devices.makers import make_report
 from tests.ota.test_delivery import TARGET, job
 from tests.stack.services import Broker
 
@@ -123,14 +125,45 @@ def test_a_device_that_reports_an_older_counter_gets_its_document_again(make_dev
     DesiredState.objects.update(published_counter=counter)
     later = now + 2 * publishing.REPAIR_AFTER
     assert publishing.repair() == 0, "no report since: no evidence"
-    device.reported_at = later
-    device.save(update_fields=["reported_at"])
+    device.reported_at = device.report_made_at = later
+    device.save(update_fields=["reported_at", "report_made_at"])
     assert publishing.repair() == 1
     assert DesiredState.objects.get(pk=device.pk).published_counter == 0
     DesiredState.objects.update(published_counter=counter)
     device.desired_counter = counter
     device.save(update_fields=["desired_counter"])
     assert publishing.repair() == 0
+
+
+def told(device: Any, now: Any, n: int, made_at: Any) -> None:
+    """A report of no document, made then by the device's clock, taken in now."""
+    unix_s = int(made_at.timestamp()) if made_at else 0
+    assert inventory.apply_report(device.pk, make_report(1, n, unix_s=unix_s), now=now)
+    Device.objects.filter(pk=device.pk).update(presence=Presence.ONLINE)
+
+
+def test_a_gateway_that_lags_is_no_evidence_that_a_document_was_lost(make_device: Any, now: Any) -> None:
+    device = make_device("late-1", presence=Presence.ONLINE)
+    counter = delivery.offer([job(device)], now=now).popitem()[1]
+    DesiredState.objects.update(published_counter=counter)
+    later = now + 10 * publishing.REPAIR_AFTER
+    told(device, later, 1, now - timedelta(seconds=5))
+    assert publishing.repair() == 0, "the device spoke before the document was issued"
+    told(device, later, 2, now + 2 * publishing.REPAIR_AFTER)
+    assert publishing.repair() == 1
+
+
+@pytest.mark.parametrize("clock", [None, timedelta(days=-400), timedelta(hours=3)])
+def test_a_device_whose_clock_says_nothing_is_taken_by_the_time_of_arrival(
+    make_device: Any, now: Any, clock: timedelta | None
+) -> None:
+    device = make_device("late-2", presence=Presence.ONLINE)
+    counter = delivery.offer([job(device)], now=now).popitem()[1]
+    DesiredState.objects.update(published_counter=counter)
+    told(device, now, 1, None if clock is None else now + clock)
+    assert publishing.repair() == 0
+    told(device, now + 2 * publishing.REPAIR_AFTER, 2, None if clock is None else now + clock)
+    assert publishing.repair() == 1
 
 
 def test_trust_is_published_as_newest_and_as_chain(broker: Broker, installation: bytes) -> None:

@@ -199,7 +199,7 @@ def test_a_completed_rollout_is_taken_back_by_a_rollout_of_its_own(world: World)
     assert (revert.name, revert.reverts_id) == ("Revert of walk", first.pk)
     rollouts.run_preflight(revert, actor=ACTOR, now=world.now)
     assert (revert.state, revert.summary["skipped"]) == ("ready", {"not_in_bank": 1})
-    rollouts.start(revert, actor=ACTOR, now=world.now)
+    world.begin(revert)
     world.tick(revert)
     told = DesiredState.objects.filter(pk__in=[device.id for device in devices[:3]])
     assert {tuple(row.entries["0"][:2]) for row in told} == {(1, base.pk)}

@@ -141,7 +141,7 @@ def test_explain_names_the_first_thing_in_the_way(world: World) -> None:
         return [found["code"], *(item["code"] for item in found["blockers"])]
 
     assert why(devices[0].id) == ["not_started", "not_started"]
-    rollouts.start(rollout, actor=ACTOR, now=world.now)
+    world.begin(rollout)
     world.tick(rollout)
     members = Membership.objects.filter(rollout=rollout)
     control = members.filter(arm="control")[0].device_id

@@ -14,7 +14,7 @@ from django.db import connection
 
 from fleet.accounts.models import AuditEvent
 from ota import rollouts, ticking
-from ota.models import Job, Manifest, Rollout
+from ota.models import Job, Manifest, Operation, Rollout
 from ota.transitions import IllegalTransition
 from tests.ota.world import ACTOR, FIRST_PLAN, World
 
@@ -95,12 +95,17 @@ def test_two_people_start_and_one_of_them_did(world: World) -> None:
     world.add(5)
     rollout = world.ready(world.manifest(), FIRST_PLAN)
 
-    def start() -> Rollout:
+    def start() -> Any:
         return rollouts.start(Rollout.objects.get(pk=rollout.pk), actor=ACTOR, now=world.now)
 
     results = at_once(start, start, start)
-    assert sum(isinstance(result, Rollout) for result in results) == 1, results
+    assert sum(isinstance(result, Operation) for result in results) == 1, results
     assert sum(isinstance(result, IllegalTransition) for result in results) == 2, results
+
+    def worker() -> bool:
+        return rollouts.carry_on(rollout.pk, now=world.now)
+
+    assert sum(result is True for result in at_once(worker, worker, worker)) == 1
     assert rollout.members.count() == 5
     assert rollout.waves.count() == 1
 

@@ -144,7 +144,7 @@ def test_a_start_time_waits_for_the_window(world: World) -> None:
 
 def test_no_wave_opens_and_nothing_is_offered_outside_a_window(world: World) -> None:
     rollout = submitted(world, windows=[NIGHT], max_in_flight=2, max_in_flight_later=2)
-    rollouts.start(rollout, actor=ACTOR, now=world.now)
+    world.begin(rollout)
     world.tick(rollout)
     assert rollout.waves.get().state == "pending"
     assert "opens at 22:00 UTC" in rollouts.state(rollout, now=world.now)["sentence"]
@@ -179,7 +179,7 @@ def test_no_wave_opens_and_nothing_is_offered_outside_a_window(world: World) -> 
 def test_a_closing_window_interrupts_no_trial(world: World) -> None:
     jump(world, "2026-05-02T22:30")
     rollout = submitted(world, windows=[NIGHT], trial_deadline_s=86_400)
-    rollouts.start(rollout, actor=ACTOR, now=world.now)
+    world.begin(rollout)
     world.tick(rollout)
     while Job.objects.filter(state="trial").count() != 6:
         world.step()
@@ -195,7 +195,7 @@ def test_the_zone_of_the_device_decides_for_windows_in_device_time(world: World)
     for name, zone in zones.items():
         Device.objects.filter(pk=name).update(attributes={"tz": zone})
     rollout = submitted(world, windows=[NIGHT | {"tz": "device"}])
-    rollouts.start(rollout, actor=ACTOR, now=world.now)
+    world.begin(rollout)
 
     def offered_at(text: str) -> set[str]:
         jump(world, text)
@@ -226,7 +226,7 @@ def test_devices_are_told_the_window_and_forget_it_when_nothing_is_under_way(wor
     jump(world, "2026-05-02T22:30")
     delivery.set_config(["dev-002"], {WINDOW_KEY: [1, 60, 30]}, now=world.now)
     rollout = submitted(world, windows=[NIGHT | {"weekdays": ["sat", "sun"]}])
-    rollouts.start(rollout, actor=ACTOR, now=world.now)
+    world.begin(rollout)
     world.tick(rollout)
     assert told("dev-001") == [0b1100000, 22 * 60, 120]
     assert told("dev-002") == [1, 60, 30], "what a person set for a device wins"
@@ -247,7 +247,7 @@ def test_a_device_that_waits_is_told_the_next_window_after_a_clock_change(world:
     jump(world, "2026-03-28T21:30")  # the night before summer time
     world.devices["dev-001"].faults = {}
     rollout = submitted(world, windows=[NIGHT | {"tz": "Europe/Berlin"}], timers={"offered": 86_400})
-    rollouts.start(rollout, actor=ACTOR, now=world.now)
+    world.begin(rollout)
     world.tick(rollout)
     assert told("dev-001") == [127, 21 * 60, 120]
     device = world.devices["dev-001"]
@@ -268,7 +268,7 @@ def test_taking_back_waits_for_no_window(world: World) -> None:
     world.running(world.manifest())
     jump(world, "2026-05-02T22:30")
     rollout = submitted(world, windows=[NIGHT], soak_s=86_400)
-    rollouts.start(rollout, actor=ACTOR, now=world.now)
+    world.begin(rollout)
     world.tick(rollout)
     for _ in range(8):
         world.step()
@@ -285,7 +285,7 @@ def test_time_outside_windows_does_not_count_against_reach(world: World) -> None
     rollout = submitted(
         world, windows=[NIGHT], reach_deadline_s=2 * 3_600, max_in_flight=1, max_in_flight_later=1
     )
-    rollouts.start(rollout, actor=ACTOR, now=world.now)
+    world.begin(rollout)
     world.tick(rollout)
     jump(world, "2026-05-03T21:00")  # 22 h later, one of them open
     world.tick(rollout)

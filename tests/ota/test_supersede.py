@@ -31,7 +31,7 @@ def states(rollout: Rollout) -> dict[str, str]:
 def test_a_rollout_whose_devices_are_all_held_is_refused_and_stays_as_it_is(world: World) -> None:
     world.add(3)
     first, second = (world.ready(world.manifest(), SLOW) for _ in range(2))
-    rollouts.start(first, actor=ACTOR, now=world.now)
+    world.begin(first)
     for dry_run in (True, False):
         with pytest.raises(OverlapError) as refused:
             rollouts.start(second, actor=ACTOR, now=world.now, dry_run=dry_run)
@@ -80,7 +80,7 @@ def test_the_newer_rollout_ends_the_older_one_and_serves_its_devices(world: Worl
     assert dry["supersedes"] == [{"id": str(older.pk), "name": "walk", "state": "running", "devices": 4}]
     assert world.tick(older).state == "running", "a dry run changes nothing"
     assert newer.state == "ready"
-    rollouts.start(newer, actor=ACTOR, now=world.now)
+    world.begin(newer)
     older.refresh_from_db()
     assert (older.state, older.superseded_by_id) == ("aborting", newer.pk)
     assert older.reason == "superseded by walk"
@@ -139,7 +139,7 @@ def test_a_trial_that_outran_its_withdrawal_is_the_newer_rollouts_to_serve(world
     for _ in range(5):
         device.step()  # its trial has begun, and no report has said so
     newer = world.ready(new, NEWER)
-    rollouts.start(newer, actor=ACTOR, now=world.now)
+    world.begin(newer)
     world.send(device)
     for _ in range(12):
         world.tick(newer)

@@ -141,7 +141,7 @@ def test_what_was_previewed_is_what_runs_although_the_number_is_the_same(world: 
 def test_a_fleet_that_moved_by_five_percent_may_still_start(world: World) -> None:
     rollout = world.ready(world.manifest(["host-a", "host-b"]), FIRST_PLAN)
     Device.objects.filter(pk__in=["dev-001", "dev-002"]).update(quarantined_at=world.now)
-    assert rollouts.start(rollout, actor=ACTOR, now=world.now).state == "running"
+    assert world.begin(rollout).state == "running"
 
 
 def test_a_preview_names_devices_and_counts_reasons_by_class(world: World) -> None:
@@ -169,7 +169,7 @@ def test_named_devices_go_first_and_are_judged_by_hard_gates_only(world: World) 
     assert shown == [(2, False, 0), (12, True, 10), (16, False, 0)], (
         "sizes are cumulative, named ones count in"
     )
-    rollouts.start(rollout, actor=ACTOR, now=world.now)
+    world.begin(rollout)
     rows = Membership.objects.filter(rollout=rollout, wave=1).order_by("rank")
     assert [(row.device_id, row.arm, row.rank) for row in rows] == [
         ("dev-004", "wave", 0),

@@ -234,7 +234,14 @@ class World:
 
     def started(self, manifest: Manifest, plan: dict[str, Any], **target: Any) -> Rollout:
         """A running rollout."""
-        return rollouts.start(self.ready(manifest, plan, **target), actor=ACTOR, now=self.now)
+        return self.begin(self.ready(manifest, plan, **target))
+
+    def begin(self, rollout: Rollout) -> Rollout:
+        """Start a rollout and do the work that a start leaves to a worker."""
+        rollouts.start(rollout, actor=ACTOR, now=self.now)
+        assert rollouts.carry_on(rollout.pk, now=self.now)
+        rollout.refresh_from_db()
+        return rollout
 
     def send(self, device: FakeDevice, reported: Reported | None = None) -> list[Job]:
         """Deliver a report as the gateway does: inventory and jobs in one transaction."""

@@ -9,7 +9,17 @@ from ninja import NinjaAPI
 
 from fleet.api import errors
 from fleet.api.guard import guarded
-from fleet.api.routes import accounts, devices, groups, models, previews, rollouts, telemetry, waves
+from fleet.api.routes import (
+    accounts,
+    devices,
+    groups,
+    models,
+    operations,
+    previews,
+    rollouts,
+    telemetry,
+    waves,
+)
 
 
 class Api(NinjaAPI):
@@ -42,6 +52,7 @@ api.add_router("", groups.router)
 api.add_router("/models", models.router)
 api.add_router("/rollouts", rollouts.router)
 api.add_router("/rollouts", waves.router)
+api.add_router("", operations.router)
 api.add_router("", previews.router)
 api.add_router("", telemetry.router)
 api.add_router("", accounts.router)

@@ -176,7 +176,7 @@ def _verb(
         operation_id=f"rollout_{name.replace('-', '_')}",
         summary=_SUMMARIES.get(name, f"{name.capitalize()} a rollout"),
     )
-    @idempotent(is_required=name in {"start", "resume", "abort", "rollback", "retry-failed"})
+    @idempotent(is_required=name in {"resume", "abort", "rollback", "retry-failed"})
     def endpoint(request: HttpRequest, rollout_id: uuid.UUID, body: VerbBody) -> Any:
         rollout = rollout_of(rollout_id)
         expect(request, rollout)
@@ -191,7 +191,6 @@ _verb(
     lambda r, x, b: rollouts.reject(x, reason=b.reason, actor=actor(r), now=timezone.now()),
     ("rollouts:approve",),
 )
-_verb("start", lambda r, x, b: rollouts.start(x, dry_run=b.dry_run, actor=actor(r), now=timezone.now()))
 _verb("pause", lambda r, x, b: rollouts.pause(x, reason=b.reason, actor=actor(r), now=timezone.now()))
 _verb("resume", lambda r, x, b: _resume(r, x, b), ("rollouts:write", "rollouts:approve"))
 _verb(

@@ -20,7 +20,8 @@ from ota import approval, rollouts
 from ota.choices import RolloutState
 from ota.errors import OtaError
 from ota.evidence import newest
-from ota.models import Rollout
+from ota.models import Operation, Rollout
+from ota.targeting import BATCH
 from ota.transitions import IllegalTransition
 from ota.waves import current
 
@@ -37,6 +38,22 @@ def _read(request: HttpRequest) -> dict[str, str]:
     return {name: request.POST.get(name, "")[:64] for name in DIGESTS}
 
 
+def _start(request: HttpRequest, row: Rollout) -> Rollout:
+    """Start it; a fleet that one transaction holds is done here, so that the next page shows it running.
+
+    Raises OtaError for what it failed with.
+    """
+    now = timezone.now()
+    operation = rollouts.start(row, actor=actor(request), now=now)
+    if isinstance(operation, Operation) and operation.total <= BATCH:
+        rollouts.carry_on(row.pk, now=now)
+        operation.refresh_from_db(fields=["problem"])
+        if told := operation.problem:
+            raise OtaError(told["code"], told["text"], told["fix"])
+    row.refresh_from_db()
+    return row
+
+
 _ACTS: dict[str, Act] = {
     "submit": lambda r, x, why: rollouts.submit(x, actor=actor(r), now=timezone.now()),
     "preflight": lambda r, x, why: rollouts.submit(x, actor=actor(r), now=timezone.now()),
@@ -44,7 +61,7 @@ _ACTS: dict[str, Act] = {
         x, reason=why, actor=actor(r), now=timezone.now(), **_read(r)
     ),
     "reject": lambda r, x, why: rollouts.reject(x, reason=why, actor=actor(r), now=timezone.now()),
-    "start": lambda r, x, why: rollouts.start(x, actor=actor(r), now=timezone.now()),
+    "start": lambda r, x, why: _start(r, x),
     "pause": lambda r, x, why: rollouts.pause(x, reason=why, actor=actor(r), now=timezone.now()),
     "resume": lambda r, x, why: rollouts.resume(
         x, reason=why, ack_evidence=_given(r), actor=actor(r), now=timezone.now()
@@ -102,7 +119,8 @@ def confirm(request: HttpRequest, rollout_id: uuid.UUID, verb: str) -> HttpRespo
         done = _ACTS[verb](request, row, form.cleaned_data["reason"])
     except OtaError as error:
         return refused(request, error, back=back)
-    messages.success(request, _DONE[verb])
+    is_begun = verb == "start" and isinstance(done, Rollout) and done.state == RolloutState.READY
+    messages.success(request, "Starting." if is_begun else _DONE[verb])
     if isinstance(done, Rollout) and done.pk != row.pk:
         back = reverse("console:rollout", args=[done.pk])
     answer = HttpResponseRedirect(back)
