@@ -60,6 +60,7 @@ INSTALLED_APPS = [
     "fleet.devices",
     "fleet.telemetry",
     "ota",
+    "fleet.alerts",
     "fleet.gateway",
     "fleet.api",
     "fleet.console",
