@@ -13,6 +13,7 @@ from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from fleet.accounts.tokens import TokenError
+from fleet.alerts.errors import AlertError
 from fleet.devices.errors import DeviceError
 from fleet.sealing import SealError
 from fleet.telemetry.errors import TelemetryError
@@ -160,7 +161,7 @@ def install(api: NinjaAPI) -> None:
             request, status_of(error.code), error.code, error.text, _about_field(error), **_more(error)
         )
 
-    for kind in (OtaError, TokenError, DeviceError, TelemetryError, SealError):
+    for kind in (OtaError, TokenError, AlertError, DeviceError, TelemetryError, SealError):
         api.add_exception_handler(kind, coded)
 
     @api.exception_handler(ValidationError)
