@@ -36,7 +36,8 @@ STATUS = {
     412: "stale",
     413: "too_large",
     415: "media_type",
-    422: "validation idempotency_key_reused unknown_device unknown_class unknown_group group_query_invalid "
+    422: "validation address_refused idempotency_key_reused unknown_device unknown_class unknown_group "
+    "group_query_invalid "
     "config_invalid alpha_split gate_unreachable empty_target no_baseline preflight_required io_contract "
     "signature sequence expired trust unknown_action window_never_opens rollback_unavailable",
     428: "if_match_required",

@@ -1,9 +1,10 @@
-"""JSON of alerts, rules and silences."""
+"""JSON of alerts, rules, silences, webhooks and deliveries."""
 
 from typing import Any
 
+from fleet.alerts.choices import DeliveryState
 from fleet.alerts.kinds import KINDS
-from fleet.alerts.models import Alert, Rule, Silence
+from fleet.alerts.models import Alert, Delivery, Rule, Silence, Webhook
 from fleet.api.render import stamp
 
 
@@ -71,4 +72,34 @@ def silence_json(row: Silence) -> dict[str, Any]:
         "created_at": stamp(row.created_at),
         "created_by": row.created_by,
         "ended_at": stamp(row.ended_at),
+    }
+
+
+def webhook_json(row: Webhook) -> dict[str, Any]:
+    """A webhook without its secret."""
+    return {
+        "id": str(row.pk),
+        "name": row.name,
+        "url": row.url,
+        "events": row.events,
+        "is_enabled": row.is_enabled,
+        "rev": row.rev,
+        "created_at": stamp(row.created_at),
+        "created_by": row.created_by,
+    }
+
+
+def delivery_json(row: Delivery) -> dict[str, Any]:
+    """A delivery. status: of the receiver's newest answer, null without one."""
+    return {
+        "id": str(row.pk),
+        "event": row.event,
+        "alert": str(row.alert_id) if row.alert_id else None,
+        "state": row.state,
+        "attempts": row.attempts,
+        "next_at": stamp(row.next_at) if row.state == DeliveryState.PENDING else None,
+        "status": row.status,
+        "error": row.error,
+        "created_at": stamp(row.created_at),
+        "finished_at": stamp(row.finished_at),
     }

@@ -9,7 +9,18 @@ from ninja import NinjaAPI
 
 from fleet.api import errors
 from fleet.api.guard import guarded
-from fleet.api.routes import accounts, alerts, devices, groups, models, previews, rollouts, telemetry, waves
+from fleet.api.routes import (
+    accounts,
+    alerts,
+    devices,
+    groups,
+    models,
+    previews,
+    rollouts,
+    telemetry,
+    waves,
+    webhooks,
+)
 
 
 class Api(NinjaAPI):
@@ -45,4 +56,5 @@ api.add_router("/rollouts", waves.router)
 api.add_router("", previews.router)
 api.add_router("", telemetry.router)
 api.add_router("", alerts.router)
+api.add_router("", webhooks.router)
 api.add_router("", accounts.router)
