@@ -1,5 +1,5 @@
-"""The Celery application: queues, schedule and time limits. Tasks live in `ota.tasks` and
-`fleet.devices.tasks`.
+"""The Celery application: queues, schedule and time limits. Tasks live in the `tasks` modules of `ota`,
+`fleet.alerts`, `fleet.devices` and `fleet.telemetry`.
 
 The database is the truth; a task is short, idempotent and safe to lose. Leases with a fencing counter plus
 the beat schedule carry work on
@@ -48,6 +48,8 @@ app.conf.update(
             "schedule": 3600.0,
             "options": {"expires": 600},
         },
+        "alerts": {"task": "alerts.evaluate", "schedule": 60.0, "options": {"expires": 55}},
+        "alert-deliveries": {"task": "alerts.send", "schedule": 5.0, "options": {"expires": 5}},
         "presence": {"task": "devices.mark_stale", "schedule": 30.0, "options": {"expires": 60}},
     },
 )

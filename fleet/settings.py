@@ -60,6 +60,7 @@ INSTALLED_APPS = [
     "fleet.devices",
     "fleet.telemetry",
     "ota",
+    "fleet.alerts",
     "fleet.gateway",
     "fleet.api",
     "fleet.console",
@@ -138,6 +139,9 @@ FILE_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
 
 # A rollout to more devices than this needs a second person's approval; 0 asks for one always.
 APPROVAL_OVER = env.int("FLEET_APPROVAL_OVER", default=100)
+
+# Webhooks reach public addresses only, unless receivers stand in the same private network.
+WEBHOOK_ALLOW_PRIVATE = env.bool("FLEET_WEBHOOK_ALLOW_PRIVATE", default=False)
 
 CELERY_BROKER_URL = REDIS_URL
 CELERY_TASK_DEFAULT_QUEUE = "default"

@@ -13,6 +13,7 @@ from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from fleet.accounts.tokens import TokenError
+from fleet.alerts.errors import AlertError
 from fleet.devices.errors import DeviceError
 from fleet.sealing import SealError
 from fleet.telemetry.errors import TelemetryError
@@ -35,7 +36,8 @@ STATUS = {
     412: "stale",
     413: "too_large",
     415: "media_type",
-    422: "validation idempotency_key_reused unknown_device unknown_class unknown_group group_query_invalid "
+    422: "validation address_refused idempotency_key_reused unknown_device unknown_class unknown_group "
+    "group_query_invalid "
     "config_invalid alpha_split gate_unreachable empty_target no_baseline preflight_required io_contract "
     "signature sequence expired trust unknown_action window_never_opens rollback_unavailable",
     428: "if_match_required",
@@ -161,7 +163,7 @@ def install(api: NinjaAPI) -> None:
             request, status_of(error.code), error.code, error.text, _about_field(error), **_more(error)
         )
 
-    for kind in (OtaError, TokenError, DeviceError, TelemetryError, SealError):
+    for kind in (OtaError, TokenError, AlertError, DeviceError, TelemetryError, SealError):
         api.add_exception_handler(kind, coded)
 
     @api.exception_handler(ValidationError)

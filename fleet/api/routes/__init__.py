@@ -11,6 +11,7 @@ from fleet.api import errors
 from fleet.api.guard import guarded
 from fleet.api.routes import (
     accounts,
+    alerts,
     devices,
     groups,
     models,
@@ -19,6 +20,7 @@ from fleet.api.routes import (
     rollouts,
     telemetry,
     waves,
+    webhooks,
 )
 
 
@@ -55,4 +57,6 @@ api.add_router("/rollouts", waves.router)
 api.add_router("", operations.router)
 api.add_router("", previews.router)
 api.add_router("", telemetry.router)
+api.add_router("", alerts.router)
+api.add_router("", webhooks.router)
 api.add_router("", accounts.router)

@@ -1,0 +1,132 @@
+"""What a rule can watch for: statistic, unit, default, least evidence and advice of each kind, in one table.
+
+Thresholds are the rule's; K of N, spans and least evidence are the kind's. A kind `is_fleet` looks at whole
+parts of the fleet, (device class, model run); any other looks at single devices, and opens one alert more for
+a part of the fleet when the share of its devices that fire is above CLEAN_RATE for certain: that alert folds
+its devices' own, so that one bad version is one message.
+
+Kinds of the design that need what nothing stores yet (drift, telemetry gaps, ingest lag, the share of refused
+messages) are not here: a rule that could never fire would look like a guard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from fleet.alerts.choices import Severity
+
+CLEAN_RATE: Final = 0.05
+"""Share of devices that may fire before a part of the fleet does; compared with the Wilson lower bound."""
+FLEET_CONFIDENCE: Final = 0.99
+LEAST_FLEET_DEVICES: Final = 3
+WINDOWS: Final = 5
+WINDOWS_FIRING: Final = 3
+LEAST_DEVICES: Final = 5
+LEAST_LABELS: Final = 100
+LEAST_INFERENCES: Final = 1_000
+REFERENCE: Final = timedelta(days=7)
+"""How far back accuracy and latency look for what is usual of a class and model."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A statistic and how it reads.
+
+    default, least, most: of the threshold, in `unit`. span: how far back it looks. is_fleet: judges parts of
+    the fleet instead of devices. folds: its devices' alerts fold into one of their part of the fleet.
+    """
+
+    name: str
+    label: str
+    text: str
+    unit: str
+    default: float
+    least: float
+    most: float
+    severity: Severity
+    span: timedelta
+    advice: str
+    is_fleet: bool = False
+    folds: bool = True
+
+
+_HOUR: Final = timedelta(hours=1)
+
+KINDS: Final[Mapping[str, Kind]] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "golden_mismatch", "Golden vectors disagree",
+            "mismatches of golden vectors that a device told of within 1 h, at least",
+            "events", 1, 1, 100, Severity.CRITICAL, _HOUR,
+            "Pause the rollout of this version. Compare its kernels and flash with the manifest: run "
+            "the golden vectors again by a command, then roll back if they still disagree.",
+        ),
+        Kind(
+            "mac_bad", "Messages with a wrong MAC",
+            "messages under a device's name whose MAC is wrong, within 1 h, at least",
+            "messages", 1, 1, 100, Severity.CRITICAL, _HOUR,
+            "Somebody else may write as this device, or it lost its key. Quarantine it, renew its credential "
+            "and enrol it again.",
+            folds=False,
+        ),
+        Kind(
+            "dead_letters", "Refused messages",
+            "messages of a device that were refused within 1 h for anything but their MAC, more than",
+            "messages", 10, 1, 1_000, Severity.WARNING, _HOUR,
+            "Read the codes on the device's page: a format or range code after a firmware release is that "
+            "firmware's mistake.",
+            folds=False,
+        ),
+        Kind(
+            "crash_loop", "Crash loop",
+            "boots after an abnormal reset within 1 h, at least",
+            "resets", 3, 2, 100, Severity.CRITICAL, _HOUR,
+            "Read the reset reasons on the device's page. If they began with a version, stop its rollout and "
+            "roll it back.",
+        ),
+        Kind(
+            "anomaly_rate", "Anomalies above the usual",
+            "share of anomalous inferences whose lower bound (Wilson, 99 %) is above this in 3 of the last 5 "
+            "windows",
+            "ratio", 0.1, 0.001, 0.9, Severity.WARNING, timedelta(hours=2),
+            "Look at the anomaly grid: one device points at its sensor, a whole version at the model or its "
+            "threshold.",
+        ),
+        Kind(
+            "accuracy_drop", "Accuracy dropped",
+            "proxy accuracy whose 95 % interval over device means lies below the week before by more than "
+            "this; at least 5 devices and 100 labels",
+            "ratio", 0.05, 0.01, 0.5, Severity.WARNING, _HOUR,
+            "Compare the versions in the telemetry explorer. If one version is worse than the other on the "
+            "same class, roll it back.",
+            is_fleet=True,
+        ),
+        Kind(
+            "latency_budget", "Inference is slow",
+            "p95 over windows of the mean inference time, as a multiple of that of the week before; at least "
+            "1,000 inferences",
+            "times", 1.5, 1.05, 20, Severity.WARNING, timedelta(minutes=15),
+            "Compare the operators of the two versions: a kernel without its fast path shows in preflight's "
+            "report.",
+            is_fleet=True,
+        ),
+        Kind(
+            "low_heap", "Little free memory",
+            "lowest free heap in bytes that is below this in 3 of the last 5 windows",
+            "bytes", 16_384, 1_024, 1_048_576, Severity.WARNING, timedelta(hours=2),
+            "The arena of this version leaves too little memory. Compare arena use in preflight with the "
+            "class's memory.",
+        ),
+        Kind(
+            "silent", "Silent",
+            "seconds without a message, and longer than three of the device's own intervals",
+            "s", 900, 60, 604_800, Severity.INFO, timedelta(days=7),
+            "One device: power or network. A class at once: the broker, its certificate, or what was rolled "
+            "out last.",
+        ),
+    )
+}  # fmt: skip

@@ -1,0 +1,120 @@
+"""Sends what is in the outbox, at least once, always under the same delivery id.
+
+A sender claims a row by one conditional UPDATE that moves its `next_at` ahead by LEASE. One that is killed
+leaves the row as it is, and it is due again after the lease.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from datetime import datetime, timedelta
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+import structlog
+from django.conf import settings
+from django.db import transaction
+
+from fleet.accounts import audit
+from fleet.accounts.audit import Actor
+from fleet.alerts import addresses, webhooks
+from fleet.alerts.choices import DELIVERY_EDGES, DeliveryKind, DeliveryState
+from fleet.alerts.errors import AlertError
+from fleet.alerts.models import Delivery
+from fleet.sealing import SealError
+from ota.transitions import IllegalTransition
+
+log = structlog.get_logger(__name__)
+TRIES: Final = 8
+TIMEOUT_S: Final = 5.0
+LEASE: Final = timedelta(seconds=60)
+BATCH: Final = 8
+"""Deliveries of one task: with every receiver silent they still end before the task's time limit."""
+_FIRST: Final = timedelta(seconds=30)
+_LONGEST: Final = timedelta(hours=12)
+
+
+def send_due(now: datetime, *, rng: random.Random) -> int:
+    """Send what is due, oldest first, at most BATCH; returns how many were delivered."""
+    due = Delivery.objects.filter(
+        kind=DeliveryKind.WEBHOOK, state=DeliveryState.PENDING, next_at__lte=now, webhook__is_enabled=True
+    )
+    ids = list(due.order_by("next_at").values_list("pk", flat=True)[:BATCH])
+    return sum(send(str(pk), now=now, rng=rng) for pk in ids)
+
+
+def send(delivery_id: str, *, now: datetime, rng: random.Random) -> bool:
+    """Try one delivery that is due; True when the receiver took it. Safe from many workers."""
+    claimed = Delivery.objects.filter(pk=delivery_id, state=DeliveryState.PENDING, next_at__lte=now)
+    if claimed.update(next_at=now + LEASE) != 1:
+        return False  # another worker is at it, or was
+    row = Delivery.objects.select_related("webhook").get(pk=delivery_id)
+    status, error = _post(row, now)
+    row.attempts += 1
+    is_taken = status is not None and 200 <= status < 300
+    is_last = not is_taken and row.attempts >= TRIES
+    values: dict[str, Any] = {"attempts": row.attempts, "status": status, "error": error[:256]}
+    if is_taken or is_last:
+        values |= {"state": DeliveryState.DELIVERED if is_taken else DeliveryState.FAILED, "finished_at": now}
+    else:
+        values["next_at"] = now + backoff(row.attempts, rng=rng)
+    Delivery.objects.filter(pk=row.pk, state=DeliveryState.PENDING).update(**values)
+    if is_last:
+        log.error("webhook_delivery_failed", delivery=str(row.pk), status=status, reason=error)
+    return is_taken
+
+
+def redeliver(row: Delivery, *, actor: Actor, now: datetime) -> Delivery:
+    """Send a finished delivery again under its id. Raises IllegalTransition while it is still tried."""
+    with transaction.atomic():
+        found = Delivery.objects.filter(pk=row.pk).exclude(state=DeliveryState.PENDING)
+        if found.update(state=DeliveryState.PENDING, attempts=0, next_at=now, finished_at=None) != 1:
+            allowed = DELIVERY_EDGES[DeliveryState.PENDING]
+            raise IllegalTransition(DeliveryState.PENDING, allowed, asked="redeliver")
+        audit.record(
+            actor=actor, verb="delivery.redeliver", subject_kind="delivery", subject_id=str(row.pk), at=now
+        )
+    row.refresh_from_db()
+    return row
+
+
+def backoff(attempts: int, *, rng: random.Random) -> timedelta:
+    """How long to wait after so many tries: 30 s, then four times as long each, at most 12 h, +-20 %."""
+    longest: timedelta = min(_FIRST * int(4 ** (attempts - 1)), _LONGEST)
+    return longest * rng.uniform(0.8, 1.2)
+
+
+def _post(row: Delivery, now: datetime) -> tuple[int | None, str]:
+    """Status of the answer, None without one, and what went wrong. The answer's body is never read."""
+    hook = row.webhook
+    assert hook is not None  # a webhook's delivery goes with it
+    body = json.dumps({"id": str(row.pk), **row.body}, separators=(",", ":")).encode()
+    timestamp = int(now.timestamp())
+    try:
+        place = addresses.resolve(hook.url, allow_private=settings.WEBHOOK_ALLOW_PRIVATE)
+        secret = webhooks.secret_of(hook)
+        headers = {
+            "host": urlsplit(hook.url).netloc,
+            "content-type": "application/json",
+            "user-agent": "tinyfleet",
+            "webhook-id": str(row.pk),
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": webhooks.signature(
+                secret, delivery_id=str(row.pk), timestamp=timestamp, body=body
+            ),
+        }
+        url = httpx.URL(hook.url).copy_with(host=place.address)
+        with (
+            httpx.Client(timeout=TIMEOUT_S, follow_redirects=False, trust_env=False) as client,
+            client.stream(
+                "POST", url, content=body, headers=headers, extensions={"sni_hostname": place.host}
+            ) as answer,
+        ):
+            status = answer.status_code
+    except (AlertError, SealError) as problem:
+        return None, str(problem)
+    except httpx.HTTPError as problem:
+        return None, f"{type(problem).__name__}: {problem}"
+    return status, "" if 200 <= status < 300 else f"the receiver answered {status}"

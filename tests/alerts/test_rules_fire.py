@@ -1,0 +1,144 @@
+"""Each kind of rule fires on planted rows, stays silent on clean ones, and does nothing without data."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+
+from fleet.accounts.audit import SYSTEM
+from fleet.alerts import evaluation, rules
+from fleet.alerts.kinds import KINDS
+from fleet.alerts.models import Alert
+from fleet.devices.models import Device
+from tests.alerts.planting import plant_devices, plant_events, plant_letters, plant_windows
+
+pytestmark = pytest.mark.django_db
+MINUTE = timedelta(minutes=1)
+
+
+def plant_drop(now: datetime) -> None:
+    ids = plant_devices(6, now)
+    plant_windows(ids, now - timedelta(days=1), 10, lab_n=10, lab_ok=9)
+    plant_windows(ids, now, 5, lab_n=10, lab_ok=6, version="2.0.0", mid="f" * 16)
+
+
+def plant_slow(now: datetime) -> None:
+    ids = plant_devices(6, now)
+    plant_windows(ids, now - timedelta(days=1), 10, n=50)
+    plant_windows(ids, now, 5, n=50, us_mean=2400, version="2.0.0", mid="f" * 16)
+
+
+def plant_silent(now: datetime) -> None:
+    plant_windows(plant_devices(1, now), now - timedelta(minutes=16), 5)
+
+
+def with_windows(now: datetime, **fields: int) -> None:
+    plant_windows(plant_devices(1, now), now, 5, **fields)
+
+
+def with_events(now: datetime, kind: str, n: int, code: str = "") -> None:
+    (one,) = plant_devices(1, now)
+    plant_events(one, now - MINUTE, kind, n, code)
+
+
+def with_letters(now: datetime, code: str, n: int) -> None:
+    (one,) = plant_devices(1, now)
+    plant_letters(one, now - MINUTE, code, n)
+
+
+FIRING: dict[str, Callable[[datetime], None]] = {
+    "golden_mismatch": lambda now: with_events(now, "golden_mismatch", 1),
+    "mac_bad": lambda now: with_letters(now, "mac_bad", 1),
+    "dead_letters": lambda now: with_letters(now, "range", 11),
+    "crash_loop": lambda now: with_events(now, "boot", 3, "panic"),
+    "anomaly_rate": lambda now: with_windows(now, n=60, anom_n=30),
+    "accuracy_drop": plant_drop,
+    "latency_budget": plant_slow,
+    "low_heap": lambda now: with_windows(now, heap_min_64b=255),
+    "silent": plant_silent,
+}
+JUST_NOT: dict[str, Callable[[datetime], None]] = {
+    "golden_mismatch": lambda now: with_events(now, "low_heap", 1),
+    "mac_bad": lambda now: with_letters(now, "range", 1),
+    "dead_letters": lambda now: with_letters(now, "range", 10),
+    "crash_loop": lambda now: with_events(now, "boot", 2, "panic"),
+    "anomaly_rate": lambda now: with_windows(now, n=60, anom_n=6),
+    "low_heap": lambda now: with_windows(now, heap_min_64b=256),
+    "silent": lambda now: plant_windows(plant_devices(1, now), now - timedelta(minutes=14), 5),
+}
+
+
+def make(kind: str, now: datetime, **more: object) -> None:
+    rules.create("the-rule", kind=kind, actor=SYSTEM, now=now, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rule_of_each_kind_fires_on_what_it_is_for(kind: str, now: datetime) -> None:
+    make(kind, now)
+    FIRING[kind](now)
+    outcome = evaluation.evaluate(now)
+    assert outcome is not None
+    assert (outcome.opened, outcome.problems) == (1, 0)
+    alert = Alert.objects.get()
+    assert (alert.kind, alert.state, alert.count) == (kind, "open", 1)
+    assert alert.evidence["devices"]
+
+
+@pytest.mark.parametrize("kind", JUST_NOT)
+def test_a_rule_does_not_fire_just_under_its_threshold(kind: str, now: datetime) -> None:
+    make(kind, now)
+    JUST_NOT[kind](now)
+    assert evaluation.evaluate(now) == evaluation.Outcome()
+
+
+def test_a_rules_query_leaves_other_devices_alone(now: datetime) -> None:
+    make("low_heap", now, q="id==host-a-001")
+    plant_windows(plant_devices(2, now), now, 5, heap_min_64b=10)
+    evaluation.evaluate(now)
+    assert [alert.device_id for alert in Alert.objects.all()] == ["host-a-001"]
+
+
+def test_a_bad_version_is_one_alert_that_folds_those_of_its_devices(now: datetime) -> None:
+    make("low_heap", now)
+    plant_windows(plant_devices(6, now), now, 5, heap_min_64b=10)
+    evaluation.evaluate(now)
+    fleet = Alert.objects.get(device_id="")
+    assert (fleet.severity, fleet.folded.count(), fleet.evidence["firing"]) == ("critical", 6, 6)
+
+
+def test_no_data_neither_fires_nor_resolves(now: datetime) -> None:
+    make("low_heap", now)
+    with_windows(now, heap_min_64b=10)
+    evaluation.evaluate(now)
+    for n in range(1, 5):
+        evaluation.evaluate(now + timedelta(hours=3, minutes=n))
+    assert Alert.objects.get().state == "open"
+
+
+def test_an_alert_resolves_after_three_clear_evaluations_and_reopens_as_a_flap(now: datetime) -> None:
+    make("silent", now)
+    plant_silent(now)
+    evaluation.evaluate(now)
+    Device.objects.update(last_seen_at=now)
+    for n in (1, 2):
+        evaluation.evaluate(now + n * MINUTE)
+        assert Alert.objects.get().state == "open"
+    evaluation.evaluate(now + 3 * MINUTE)
+    assert Alert.objects.get().state == "resolved"
+    evaluation.evaluate(now + 16 * MINUTE)
+    alert = Alert.objects.get()
+    assert (alert.state, alert.flaps, alert.clear_n) == ("open", 1, 0)
+    assert [event.verb for event in alert.events.all()] == ["opened", "resolved", "reopened"]
+
+
+def test_a_rule_that_cannot_be_evaluated_says_why_and_holds_up_no_other(now: datetime) -> None:
+    make("low_heap", now)
+    rules.create("broken", kind="silent", actor=SYSTEM, now=now)
+    type(rules.create("x", kind="silent", actor=SYSTEM, now=now)).objects.filter(name="broken").update(q="((")
+    with_windows(now, heap_min_64b=10)
+    outcome = evaluation.evaluate(now)
+    assert outcome is not None
+    assert (outcome.opened, outcome.problems) == (1, 1)
+    from fleet.alerts.models import Rule
+
+    assert "query_syntax" in Rule.objects.get(name="broken").problem

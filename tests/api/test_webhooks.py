@@ -1,0 +1,47 @@
+"""Webhooks over REST."""
+
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from fleet.alerts.models import Delivery, Webhook
+
+pytestmark = pytest.mark.django_db
+
+
+def test_an_administrator_makes_a_webhook_and_sees_its_secret_once(call: Any, settings: Any) -> None:
+    settings.WEBHOOK_ALLOW_PRIVATE = True
+    made = call("POST", "/webhooks", {"name": "pager", "url": "http://127.0.0.1:9/hook"})
+    assert made.status_code == 201
+    assert made.json()["secret"].startswith("whsec_")
+    (shown,) = call("GET", "/webhooks").json()["items"]
+    assert "secret" not in shown
+    assert call("DELETE", f"/webhooks/{shown['id']}").status_code == 428
+    assert call("DELETE", f"/webhooks/{shown['id']}", if_match='"1"').status_code == 204
+
+
+def test_a_private_address_is_refused_with_its_code(call: Any) -> None:
+    refused = call("POST", "/webhooks", {"name": "x", "url": "http://169.254.169.254/latest"})
+    assert (refused.status_code, refused.json()["code"]) == (422, "address_refused")
+    assert not Webhook.objects.exists()
+
+
+def test_only_administrators_see_webhooks(call: Any) -> None:
+    for role in ("viewer", "operator"):
+        assert call.as_role(role)("GET", "/webhooks").json()["code"] == "scope_missing"
+
+
+def test_a_finished_delivery_is_sent_again_a_waiting_one_is_not(call: Any, settings: Any) -> None:
+    settings.WEBHOOK_ALLOW_PRIVATE = True
+    hook = call("POST", "/webhooks", {"name": "pager", "url": "http://127.0.0.1:9/"}).json()["id"]
+    now = timezone.now()
+    row = Delivery.objects.create(
+        kind="webhook", webhook_id=hook, event="alert.opened", body={}, next_at=now, created_at=now,
+        state="failed", attempts=8,
+    )  # fmt: skip
+    path = f"/webhooks/{hook}/deliveries"
+    assert [one["state"] for one in call("GET", path).json()["items"]] == ["failed"]
+    again = call("POST", f"{path}/{row.pk}/redeliver").json()
+    assert (again["state"], again["attempts"]) == ("pending", 0)
+    assert call("POST", f"{path}/{row.pk}/redeliver").json()["code"] == "illegal_transition"
