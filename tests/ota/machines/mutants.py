@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ota import approval, delivery, frozen, rollouts, ticking, waves
+from ota import delivery, frozen, rollouts, ticking, waves
 from ota.choices import WAVE_TERMINAL, Arm, RolloutState
 
 
@@ -57,6 +57,4 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("a wave opens before the last one passed", waves, "current", _first_pending, ("i8",)),
     Mutant("a counter follows the clock alone", delivery, "next_counter",
            lambda f: lambda version, now, stored=0, reported=0: f(version, now), ("i2", "i13", "i15")),
-    Mutant("an author is a second person", approval, "check_second", lambda _: lambda *a: None,
-           ("approved by its author", "i10")),
 )  # fmt: skip
