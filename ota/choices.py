@@ -176,7 +176,8 @@ WAVE_EDGES: dict[str, frozenset[str]] = {
     W.SOAKING: frozenset({W.EVALUATING}) | _WAVE_LIVE,
     W.EVALUATING: frozenset({W.PASSED, W.INCONCLUSIVE}) | _WAVE_LIVE,
     W.INCONCLUSIVE: frozenset({W.SOAKING, W.OVERRIDDEN}) | _WAVE_LIVE,
-    W.FAILED: frozenset({W.OPEN, W.OVERRIDDEN, W.CANCELLED}),
+    # a verdict stays when its rollout is aborted or taken back: only a wave without one is cancelled
+    W.FAILED: frozenset({W.OPEN, W.OVERRIDDEN}),
     W.PASSED: frozenset(),
     W.OVERRIDDEN: frozenset(),
     W.CANCELLED: frozenset(),

@@ -11,6 +11,7 @@ from fleet.devices.models import Device, Presence
 from ota import windows, zones
 from ota.choices import JOB_TERMINAL, ROLLOUT_TERMINAL, Arm, JobState, RolloutState, WaveState
 from ota.desired import last_counter
+from ota.gates.failures import COMPAT
 from ota.models import Job, Membership, Rollout, Trust, Wave
 from ota.offers import in_flight
 from ota.plan import Plan
@@ -38,6 +39,7 @@ SENTENCES = {
     "deferred": "The device put the update off and goes on by itself.",
     "retry": "The last attempt failed; another one follows.",
     "retries_exhausted": "The last attempt failed and is not tried again.",
+    "unfit": "The device cannot run the model; it is tried again when its firmware or operators change.",
     "job": "An attempt is under way or has ended.",
 }
 """Every code `explain` answers with, and its sentence."""
@@ -120,7 +122,8 @@ def _blockers(
         return [_blocker("deferred", reason=job.code)]
     if job.state in (JobState.REJECTED, JobState.FAILED, JobState.TIMED_OUT) and job.kind == "install":
         if is_over or job.retry_at is None:
-            return [_blocker("retries_exhausted", reason=job.code)]
+            waits = not is_over and job.state == JobState.REJECTED and job.code in COMPAT
+            return [_blocker("unfit" if waits else "retries_exhausted", reason=job.code)]
         until = job.retry_at.isoformat()
         return [_blocker("retry", reason=job.code, until=until), *_held(rollout, plan, device, now)]
     if job.state == JobState.SKIPPED and job.code in SENTENCES:

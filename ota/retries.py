@@ -15,9 +15,11 @@ from django.db.models import Exists, F, OuterRef
 
 from fleet.accounts import audit
 from fleet.accounts.audit import TICK, Actor
+from fleet.devices.inventory import CHANGED
+from fleet.devices.models import DeviceEvent
 from ota.backoff import FAILED, newest, retryable
 from ota.choices import JOB_TERMINAL, JobState
-from ota.gates.failures import failure_class
+from ota.gates.failures import COMPAT, failure_class
 from ota.models import Job, Rollout
 from ota.offers import install_jobs, next_attempts
 from ota.permits import permitted, refreshed, refused
@@ -93,6 +95,35 @@ def retry_due(rollout: Rollout, *, now: datetime) -> int:
             before={"job": str(job.pk), "state": str(job.state), "code": job.code},
             after={"device": new.device_id, "attempt": new.attempt},
         )
+    return made
+
+
+def renew_changed(rollout: Rollout, *, now: datetime) -> int:
+    """Make up to BATCH devices due again that refused the model as unfit and have changed since (firmware,
+    class, operators); returns how many. Whatever the attempts they had: another firmware is another device.
+
+    The device's own report is the cause, so each leaves an audit row in the device's name. A second call
+    finds nothing: the next attempt is the newest then, and only a later change makes that one due.
+    """
+    changed = DeviceEvent.objects.filter(
+        device_id=OuterRef("device_id"), kind=CHANGED, at__gt=OuterRef("finished_at")
+    )
+    unfit = newest(rollout).filter(
+        Exists(changed), state=JobState.REJECTED, code__in=COMPAT, retry_at=None, device__retired_at=None
+    )
+    made = 0
+    for job in unfit.order_by("device_id")[:BATCH]:
+        if Job.objects.filter(pk=job.pk, state=job.state, retry_at=None).update(retry_at=now):
+            made += 1
+            audit.record(
+                actor=Actor("device", job.device_id),
+                verb="job.renew",
+                subject_kind="job",
+                subject_id=str(job.pk),
+                at=now,
+                after={"device": job.device_id, "attempt": job.attempt, "code": job.code},
+                reason="the device reports another firmware, class or operators",
+            )
     return made
 
 

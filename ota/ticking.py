@@ -33,7 +33,7 @@ from ota.offers import (
     withdraw,
 )
 from ota.plan import Plan
-from ota.retries import retry_due
+from ota.retries import renew_changed, retry_due
 from ota.timers import expire, take_back_absent
 from ota.transitions import move_rollout
 
@@ -170,6 +170,7 @@ def _trust(rollout: Rollout, plan: Plan, now: datetime) -> None:
 
 
 def _retry(rollout: Rollout, plan: Plan, now: datetime) -> None:
+    renew_changed(rollout, now=now)
     retry_due(rollout, now=now)
 
 

@@ -18,6 +18,8 @@ TOUCH_EVERY: Final = timedelta(seconds=10)
 MOST_LAG: Final = timedelta(hours=1)
 """A device's clock that is further behind is wrong rather than its report late."""
 EVENT_AGE_MAX: Final = timedelta(days=30)
+CHANGED: Final = "inventory"
+"""Kind of the timeline's rows that say: what this device can run may be something else from now on."""
 _QUIET_STATES: Final = frozenset({UpdateState.IDLE.label, UpdateState.OFFERED.label})
 
 
@@ -47,7 +49,7 @@ def apply_report(device_id: str, reported: Reported, *, now: datetime) -> bool:
         older = Q(boot__lt=reported.boot) | Q(boot=reported.boot, report_n__lt=reported.n)
         if Device.objects.filter(older, pk=device_id).update(**fields) != 1:
             return False
-        notes = _device_notes(before, reported, now)
+        notes = _device_notes(before, reported, fields, now)
         notes += _apply_slots(device_id, reported, now)
         if notes:
             DeviceEvent.objects.bulk_create(notes)
@@ -67,6 +69,24 @@ def _made_at(reported: Reported, now: datetime) -> datetime:
 
 def _time(unix_s: int) -> datetime:
     return datetime.fromtimestamp(min(unix_s, 2**32), UTC)
+
+
+def _changes(before: Device, after: dict[str, Any]) -> list[tuple[str, str]]:
+    """(what, words) for each thing that decides what a device can run and differs from its last report.
+
+    Nothing for its first report: there is nothing to compare with.
+    """
+    if before.reported_at is None:
+        return []
+    names = {"firmware_version": "firmware", "reported_class_id": "class", "esp_nn_version": "esp_nn"}
+    found = [
+        (what, f"{what} {after[name] or 'none'}, before {getattr(before, name) or 'none'}")
+        for name, what in names.items()
+        if after[name] != getattr(before, name)
+    ]
+    if set(after["operators"]) != set(before.operators):
+        found.append(("operators", f"{len(after['operators'])} operators, before {len(before.operators)}"))
+    return found
 
 
 def _columns(reported: Reported, now: datetime) -> dict[str, Any]:
@@ -166,7 +186,9 @@ def _slot_notes(
     return notes
 
 
-def _device_notes(before: Device, reported: Reported, now: datetime) -> list[DeviceEvent]:
+def _device_notes(
+    before: Device, reported: Reported, after: dict[str, Any], now: datetime
+) -> list[DeviceEvent]:
     notes = []
 
     def note(kind: str, text: str, code: str = "", **data: Any) -> None:
@@ -186,6 +208,8 @@ def _device_notes(before: Device, reported: Reported, now: datetime) -> list[Dev
     wrong = list(reported.config_invalid)
     if wrong and wrong != before.rejected_config:
         note("config_invalid", f"kept old values of config keys {wrong}", "config_invalid", keys=wrong)
+    for what, text in _changes(before, after):
+        note(CHANGED, text, what)
     told = reported.class_id.hex()
     if told not in (before.device_class.class_id, before.reported_class_id):
         note(

@@ -11,6 +11,7 @@ import pytest
 
 from fleet.accounts.audit import Actor
 from fleet.accounts.models import AuditEvent
+from fleet.mqtt.codec.names import RefusalCode, UpdateState
 from ota import approval, rollouts
 from ota.errors import RolloutError
 from ota.models import Approval, Manifest, Membership, Rollout, Submission
@@ -308,3 +309,23 @@ def test_differences_are_named_by_their_place() -> None:
         "[1].a[0] nothing -> 2",
         "[2] nothing -> 3",
     ]
+
+
+def test_evidence_of_another_rollout_acknowledges_nothing(world: World) -> None:
+    devices = world.add(4, prefix="bad")
+    world.running(world.manifest())
+    halted = []
+    for pair in (devices[:2], devices[2:]):
+        bad = world.manifest()
+        pair[0].faults[bad.pk] = (UpdateState.REVERTED, RefusalCode.SELFTEST_MISMATCH)
+        ids = [device.id for device in pair]
+        halted.append(world.run(world.started(bad, FIRST_PLAN, devices=ids), until={"halted"}))
+    mine, other = halted
+    last = AuditEvent.objects.count()
+    for verb in (rollouts.resume, rollouts.override):
+        with pytest.raises(RolloutError) as refused:
+            verb(mine, actor=SECOND, now=world.now, ack_evidence=other.halted_on_id, reason="seen")
+        assert refused.value.code == "evidence_not_current"
+    mine.refresh_from_db()
+    assert (mine.state, mine.waves.get().state, mine.approvals.count()) == ("halted", "failed", 0)
+    assert AuditEvent.objects.count() == last

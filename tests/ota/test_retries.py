@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -10,14 +11,14 @@ import pytest
 
 from fleet.accounts.models import AuditEvent
 from fleet.devices import quarantine
-from fleet.devices.models import Device
+from fleet.devices.models import Device, DeviceEvent
 from fleet.mqtt.codec.names import RefusalCode, UpdateState
 from ota import rollouts
 from ota.backoff import retry_at
 from ota.models import Job, Manifest, Membership
 from ota.plan import Plan
 from ota.transitions import IllegalTransition
-from tests.ota.world import ACTOR, FIRST_PLAN, FakeDevice, World
+from tests.ota.world import ACTOR, FIRST_PLAN, SECOND, FakeDevice, World
 
 pytestmark = pytest.mark.django_db
 PLAN = FIRST_PLAN | {"retry_base_s": 4, "on_fail": "halt", "r_max_delivery": 0.95}
@@ -215,3 +216,33 @@ def test_a_device_quarantined_while_it_waits_is_skipped_until_it_is_released(wor
     fail(world, rollout, 10)
     assert Job.objects.filter(rollout=rollout, device=waiting.id).latest("attempt").state == "confirmed"
     assert not Job.objects.filter(rollout=rollout, device=failed.id, attempt=2).exists()
+
+
+def test_a_device_that_could_not_run_it_is_tried_again_once_its_firmware_changes(world: World) -> None:
+    device, *_ = world.add(3)
+    target = world.manifest()
+    world.send(device)
+    refuse(device, target.pk, RefusalCode.OP_MISSING)
+    rollout = world.started(target, PLAN | {"max_attempts": 1, "soak_s": 600})
+    fail(world, rollout, 40)
+    jobs = Job.objects.filter(rollout=rollout, device=device.id).order_by("attempt")
+    assert [(job.state, job.code, job.retry_at) for job in jobs] == [("rejected", "op_missing", None)]
+    said = rollouts.explain(rollout, device.id, now=world.now)
+    assert said is not None
+    assert (said["code"], said["next"]) == ("unfit", None)
+    world.pass_time(10)
+    assert rollout.state == "halted", "preflight was wrong about it: a person looks first"
+    seen = rollout.halted_on_id
+    rollouts.resume(rollout, actor=SECOND, now=world.now, ack_evidence=seen, reason="its firmware is old")
+    world.send(device)
+    world.tick(rollout)
+    assert jobs.count() == 1, "the same device as before"
+    device.faults.clear()
+    world.send(device, replace(device.report(), firmware_text="1.1.0"))
+    for _ in range(12):
+        world.tick(rollout)
+        world.step()
+    assert [(job.attempt, job.state) for job in jobs.all()] == [(1, "rejected"), (2, "confirmed")]
+    trail = AuditEvent.objects.get(verb="job.renew")
+    assert (trail.actor_kind, trail.actor, trail.subject_id) == ("device", device.id, str(jobs[0].pk))
+    assert DeviceEvent.objects.filter(device=device.id, kind="inventory", code="firmware").count() >= 1

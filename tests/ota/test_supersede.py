@@ -9,6 +9,7 @@ import pytest
 
 from ota import rollouts
 from ota.models import DesiredState, Job, Manifest, Membership, Rollout
+from ota.reports import WITHDRAWN
 from ota.supersede import OverlapError
 from ota.transitions import IllegalTransition
 from tests.ota.world import ACTOR, FIRST_PLAN, World
@@ -148,3 +149,23 @@ def test_a_trial_that_outran_its_withdrawal_is_the_newer_rollouts_to_serve(world
     assert device.run == new.pk
     assert DesiredState.objects.get(pk=device.id).entries["0"][1] == new.pk
     assert Rollout.objects.get(pk=older.pk).state == "superseded"
+
+
+def test_a_device_the_newer_rollout_was_given_is_not_called_back_by_the_older_one(world: World) -> None:
+    (device,) = world.add(1)
+    base, old, new = world.manifest(), world.manifest(), world.manifest()
+    world.running(base)
+    older = world.started(old, SLOW)
+    world.tick(older)
+    for _ in range(7):
+        world.step()
+    newer = world.ready(new, NEWER)
+    rollouts.start(newer, actor=ACTOR, now=world.now)
+    # as when the withdrawal is written while a gateway takes the confirmation (`offers._told`)
+    assert Job.objects.filter(rollout=older, state="confirmed").update(code=WITHDRAWN) == 1
+    world.tick(newer)
+    told = DesiredState.objects.get(pk=device.id)
+    assert told.entries["0"][1] == new.pk
+    world.tick(older)
+    again = DesiredState.objects.get(pk=device.id)
+    assert (again.counter, again.entries) == (told.counter, told.entries)

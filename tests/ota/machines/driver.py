@@ -27,7 +27,10 @@ from tests.ota.machines.store import Retained
 from tests.ota.machines.verbs import CALLS, PERSON, check_after
 from tests.ota.machines.watching import Facts
 
-REFUSALS = ("target_changed", "evidence_not_current", "empty_target", "validation")
+REFUSALS = (
+    "target_changed", "evidence_not_current", "empty_target", "validation", "approver_is_author",
+    "approval_stale",
+)  # fmt: skip
 """What a verb that the state allows may still say: the fleet changed, or there is no evidence."""
 
 
@@ -47,7 +50,8 @@ class Driver(RuleBasedStateMachine):
         raise NotImplementedError
 
     def _lead_to_an_end(self, rollout: Rollout) -> None:
-        asked = {"draft": "cancel", "preflight_failed": "cancel", "ready": "cancel", "paused": "resume"}
+        before_start = ("draft", "preflight_failed", "awaiting_approval", "ready")
+        asked = dict.fromkeys(before_start, "cancel") | {"paused": "resume"}
         verb = asked.get(rollout.state, "rollback" if rollout.state == "halted" else "")
         if not verb and "override" in verbs(rollout):
             verb = "override"
@@ -63,6 +67,8 @@ class Driver(RuleBasedStateMachine):
         if starts:
             self._ask(row, "preflight", 0)
             row.refresh_from_db()
+            if row.state == "awaiting_approval":
+                self._ask(row, "approve", 0)
             if row.state == "ready":
                 self._ask(row, "start", 0)
 

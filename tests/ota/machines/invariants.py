@@ -1,11 +1,12 @@
 """The invariants of rollouts.md section 6 as functions over what a step did. Each raises AssertionError.
 
-I3 and I15 are judged on documents and on what honest devices did with them. I10 (approval) is not built yet.
+I3 and I15 are judged on documents and on what honest devices did with them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -18,6 +19,7 @@ from ota.choices import (
     ROLLOUT_EDGES,
     WAVE_EDGES,
     Arm,
+    Decision,
     JobState,
     RolloutState,
     Verdict,
@@ -140,6 +142,33 @@ def i9(seen: Seen) -> None:
             assert move.rollout_state in allowed, f"{kind} offered while {move.rollout_state}"
 
 
+def i10(seen: Seen) -> None:
+    """What needs an approval runs only as a second person read it: this manifest, plan, salt and target."""
+    for move in seen.moves:
+        if move.kind != "rollout" or (move.before, move.after) != (R.READY, R.RUNNING):
+            continue
+        rollout = seen.now.rollouts[UUID(move.subject)]
+        about = rollout.submissions.first()
+        assert about is not None, "started, and never submitted"
+        if not about.reasons:
+            continue
+        holds = rollout.approvals.filter(decision=Decision.APPROVE, voided_at=None, submission=about)
+        people = {row.by for row in holds}
+        assert people, f"needs an approval ({about.reasons}), started without"
+        assert not people & {*rollout.authors, *about.authors}, f"approved by its author: {people}"
+        assert about.manifest_sha256 == rollout.manifest_id
+        covered = {
+            "plan": rollout.plan, "salt": bytes(rollout.salt).hex(), "slot": rollout.slot,
+            "target": rollout.target,
+        }  # fmt: skip
+        text = json.dumps(covered, sort_keys=True, separators=(",", ":"))
+        assert about.plan_digest == hashlib.sha256(text.encode()).hexdigest(), "another plan was approved"
+    for pk in {move.rollout for move in seen.moves if move.kind in ("rollout", "wave")} - {None}:
+        row = seen.now.rollouts[pk]
+        for decision in row.approvals.filter(voided_at=None):
+            assert decision.by not in row.authors, f"{decision.decision} by an author: {decision.by}"
+
+
 def i11(seen: Seen) -> None:
     """Nothing is told to run but manifests of this installation that are not revoked."""
     known = _manifests(seen)
@@ -198,7 +227,7 @@ def i17(seen: Seen) -> None:
 
 
 INVARIANTS: tuple[Callable[[Seen], None], ...] = (
-    i1, i2, i3, i4, i5, i6, i7, i8, i9, i11, i12, i13, i15, i16, i17,
+    i1, i2, i3, i4, i5, i6, i7, i8, i9, i10, i11, i12, i13, i15, i16, i17,
 )  # fmt: skip
 """Judged after every step. I14 is a rule of its own (`machine.Machine`): ticks again, and dies, and again."""
 

@@ -41,4 +41,5 @@ GATED = {
     "on_inconclusive": "manual",
 }
 PROVEN = {**THREE_WAVES, "on_fail": "rollback", "r_max_model": 0.2, "max_attempts": 2}
-PLANS = (THREE_WAVES, ONE_WAVE, GATED, PROVEN)
+APPROVED = {**ONE_WAVE, "requires_approval": True}
+PLANS = (THREE_WAVES, ONE_WAVE, GATED, PROVEN, APPROVED)

@@ -16,6 +16,9 @@ from tests.ota.machines import plans
 PERSON = Actor("user", "olga")
 SECOND = Actor("user", "dana")
 """Wrote none of the plans: approves, and goes on against evidence."""
+TOKEN = Actor("token", "olga/tfk_0123")
+"""The author through a token."""
+AUTHOR, STALE = 3, 4
 Call = Callable[[Rollout, datetime, int], Any]
 """(rollout, now, choice): choice is a small number that picks between ways of asking."""
 
@@ -34,11 +37,17 @@ def _with(verb: Callable[..., Any], **more: Any) -> Call:
     return lambda rollout, now, _choice: verb(rollout, actor=PERSON, now=now, **more)
 
 
-def _approve(rollout: Rollout, now: datetime, _choice: int) -> Any:
-    """Approve what was submitted last, as it was read; the digests of nothing when there is none."""
+def _approve(rollout: Rollout, now: datetime, choice: int) -> Any:
+    """Approve what was submitted last, as it was read; the digests of nothing when there is none.
+
+    choice: 3 = the author says it through a token, 4 = what was read is another plan.
+    """
     read = approval.facts(rollout)["submission"] or {}
     names = ("manifest_sha256", "plan_digest", "target_digest")
-    return rollouts.approve(rollout, actor=SECOND, now=now, **{name: read.get(name, "") for name in names})
+    digests = {name: read.get(name, "") for name in names}
+    if choice == STALE:
+        digests["plan_digest"] = "ab" * 32
+    return rollouts.approve(rollout, actor=TOKEN if choice == AUTHOR else SECOND, now=now, **digests)
 
 
 CALLS: dict[str, Call] = {
@@ -69,6 +78,7 @@ KNOWN = frozenset(name for names in VERBS.values() for name in names) | {"overri
 
 def check_after(verb: str, rollout: Rollout, choice: int) -> None:
     """What must hold when a verb has returned: stopping takes back every offer whose trial is not begun."""
+    assert not (verb == "approve" and choice in (AUTHOR, STALE)), "approved by its author, or unread"
     if verb in ("pause", "abort", "rollback") and not (verb == "pause" and choice % 3 == 2):
         left = Job.objects.filter(rollout=rollout, kind="install", state__in=JOB_WITHDRAWABLE)
         assert not left.exists(), f"{verb} left offers out: {list(left)}"
