@@ -1,5 +1,6 @@
 """From bytes of a topic to something known: which device, authentic or not, and what it says."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -39,6 +40,10 @@ class Reader:
     def __init__(self, installation_id: bytes, keyring: Keyring = KEYRING) -> None:
         self._installation_id = installation_id
         self._keyring = keyring
+
+    def prepare(self, messages: Iterable[Arrived]) -> None:
+        """Read the keys of the devices of these messages together. Raises django.db.Error and SealError."""
+        self._keyring.load({_device_of(message.topic) for message in messages} - {""})
 
     def read(self, message: Arrived, *, now: datetime) -> Uplink | Refused:
         """What a message says, or why it is refused, with a code of `fleet.telemetry.dead.CODES`.
@@ -85,3 +90,10 @@ class Reader:
         batch = parse_batch(payload)
         ingest.check_times(batch, now=now)
         return batch
+
+
+def _device_of(topic: str) -> str:
+    try:
+        return topics.parse_uplink(topic)[0]
+    except CodecError:
+        return ""
