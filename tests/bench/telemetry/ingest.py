@@ -7,8 +7,8 @@ A private Mosquitto and a durable PostgreSQL with the stack's settings, `manage.
 process, and a generator in C: one connection a device, QoS 1, each batch sealed by HMAC-SHA-256, flat out
 unless --rate paces it. Cells A (raw: a subscriber in C that acknowledges and does nothing else) and B
 (gateway: committed, deduplicated, rolled up) alternate, and so does which comes first. The time of a cell
-ends when the last record is stored, or acknowledged by the raw subscriber. stored != sent voids the run. The raw
-subscriber has no TLS, the gateway has.
+ends when the last record is stored, or acknowledged by the raw subscriber. stored != sent voids the run. The
+raw subscriber has no TLS, the gateway has.
 
 Printed: medians, their ratio, and CPU microseconds a sample of each process. Rates of this machine mean
 nothing elsewhere; ratios of one interleaved run do.

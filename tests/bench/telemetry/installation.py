@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,7 @@ def gateways(there: Installation, options: Sequence[Sequence[str]]) -> Iterator[
                 children.append(subprocess.Popen(command, env=environment, stdout=out, stderr=out))
             logs.append(log)
         for child, log in zip(children, logs, strict=True):
-            wait_until(
-                lambda child=child, log=log: "is ready" in log.read_text() or child.poll() is not None,
-                deadline_s=60,
-                what="a gateway to be ready",
-            )
+            wait_until(partial(_has_begun, child, log), deadline_s=60, what="a gateway to be ready")
             if child.poll() is not None:
                 raise RuntimeError(f"a gateway ended: {log.read_text()[-1000:]}")
         yield [child.pid for child in children]
@@ -123,6 +120,10 @@ def gateways(there: Installation, options: Sequence[Sequence[str]]) -> Iterator[
                 child.wait(timeout=60)
             finally:
                 child.kill()
+
+
+def _has_begun(child: subprocess.Popen[bytes], log: Path) -> bool:
+    return "is ready" in log.read_text() or child.poll() is not None
 
 
 def end_sessions(names: Sequence[str]) -> None:
