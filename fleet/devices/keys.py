@@ -71,7 +71,7 @@ class Keyring:
     def load(self, device_ids: Iterable[str]) -> int:
         """Read those of these devices that are not cached, BATCH at a time; returns how many were read.
 
-        `device` reads one by one, 1 ms each: a thousand devices would cost a gateway a second of every KEEP_S.
+        `device` reads one by one, 1 ms each: a thousand devices would cost a gateway a second every KEEP_S.
         Ids that are not enrolled stay unknown and cost a query each when asked for.
         """
         now_s = time.monotonic()
