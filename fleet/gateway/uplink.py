@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from fleet.devices.keys import KEYRING, Keyring
+from fleet.gateway import pace
 from fleet.mqtt import topics
 from fleet.mqtt.client import Arrived
 from fleet.mqtt.codec.cose import MAX_UPLINK_BYTES
@@ -54,6 +55,15 @@ class Reader:
         device_id = ""
         try:
             device_id, kind = topics.parse_uplink(message.topic)
+            if message.excess:
+                return Refused(
+                    device_id,
+                    message.topic,
+                    "rate_limited",
+                    "this device sends more than it may; what follows at this pace is only counted",
+                    message.payload,
+                    is_kept=message.excess == pace.FIRST,
+                )
             content = self._content(device_id, kind, message, now)
         except (CodecError, TelemetryError) as error:
             return Refused(device_id, message.topic, error.code, error.text, message.payload)
