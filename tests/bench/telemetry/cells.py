@@ -87,7 +87,7 @@ def raw(there: Installation, programs: Programs, load: Load, *, boot: int, deadl
             messages=load.messages,
             deadline=deadline_s,
         ) as acker,
-        running(programs.generator, **_options(there, load, boot, deadline_s)) as generator,
+        running(programs.generator, **options_of(there, load, boot, deadline_s)) as generator,
     ):
         acker.next("up")
         up = generator.next("up")
@@ -118,10 +118,10 @@ def gateway(
     """The product's gateway takes it. options: of each gateway process."""
     with (
         gateways(there, options) as pids,
-        running(programs.generator, **_options(there, load, boot, deadline_s)) as generator,
+        running(programs.generator, **options_of(there, load, boot, deadline_s)) as generator,
     ):
         up = generator.next("up")
-        rollup = _rollup_windows()
+        rollup = rollup_windows()
         before, average = _used(there, pids), os.getloadavg()[0]
         began_s = time.monotonic()
         generator.go()
@@ -130,7 +130,7 @@ def gateway(
         took_s = time.monotonic() - began_s
         after = _used(there, pids)
         sent = generator.next("end")
-        stored, added = stored_windows(boot), _rollup_windows() - rollup
+        stored, added = stored_windows(boot), rollup_windows() - rollup
     if not sent["acked"] == load.messages or not stored == added == load.samples:
         raise VoidError(f"sent {load.samples}, stored {stored}, in the rollup {added}")
     used = {name: after[name] - before[name] for name in after}
@@ -151,14 +151,14 @@ class _Watch:
 
     def __init__(self, load: Load, boot: int, pids: Sequence[int], began_s: float) -> None:
         self._load, self._pids, self._began_s = load, pids, began_s
-        self._before = _rollup_windows()
+        self._before = rollup_windows()
         self.rss_mib = 0.0
         self.timeline: list[dict[str, float]] = []
 
     def until_stored(self, until_s: float) -> None:
         told_s = self._began_s
         while True:
-            done, now_s = _rollup_windows() - self._before, time.monotonic()
+            done, now_s = rollup_windows() - self._before, time.monotonic()
             if now_s - told_s >= 1 or done >= self._load.samples:
                 told_s = now_s
                 rss = sum(_rss_mib(pid) for pid in self._pids)
@@ -171,7 +171,8 @@ class _Watch:
             time.sleep(POLL_S)
 
 
-def _options(there: Installation, load: Load, boot: int, deadline_s: float) -> dict[str, Any]:
+def options_of(there: Installation, load: Load, boot: int, deadline_s: float) -> dict[str, Any]:
+    """Options of the generator for a load."""
     # All in the past, a second at the end of which lies at most an hour: no record is refused for its time.
     t0_ms = int(time.time() * 1000) - 3_600_000
     return {
@@ -213,7 +214,8 @@ def _rss_mib(pid: int) -> float:
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
 
 
-def _rollup_windows() -> int:
+def rollup_windows() -> int:
+    """Windows that the minute rollup has added up."""
     return _number("SELECT coalesce(sum(windows), 0) FROM tele_minute")
 
 
