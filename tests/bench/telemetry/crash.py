@@ -7,7 +7,9 @@ gateway: kill -9 and a successor at once, the third time and later only until a 
 kill -9 of the gateway's PostgreSQL process, upon which the server ends every session and recovers from its
 log. broker: kill -9; its supervisor starts it again, and each device sends its last two acknowledged batches
 again beside what was not acknowledged, as gap repair would have it: a broker that is killed may forget what
-it acknowledged last. Exit 0 only with exact counts and, for gateway and broker, duplicates seen.
+it acknowledged last. Exit 0 only with exact counts and, for the broker, duplicates seen. A gateway that is
+killed shows them only when it dies between commit and acknowledgement: 2,860 in one run of three kills, none
+in another of eight. That moment has a test of its own (tests/gateway/test_service.py).
 """
 
 from __future__ import annotations
@@ -111,7 +113,7 @@ def run(victim: str, load: Load, *, devices: int, kills: int, deadline_s: float,
         return "the stream ended before the kills"
     if victim == "database" and crashes(log) < done:
         return "PostgreSQL was not killed"
-    if victim != "database" and not again:
+    if victim == "broker" and not again:
         return "no duplicate was seen: the kills proved nothing"
     return "ok"
 
