@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,8 @@ from fleet.sealing import unseal
 
 KEEP_S: Final = 30.0
 MAX_CACHED: Final = 50_000
+BATCH: Final = 1000
+MAX_LIVE: Final = 2
 
 
 def mac_purpose(device_id: str) -> str:
@@ -55,7 +58,7 @@ class Keyring:
             cached = self._known.get(device_id)
         if cached is not None and cached[0] > now_s and (kid is None or kid in cached[1].keys):
             return cached[1]
-        found = _read(device_id)
+        found = _read([device_id]).get(device_id)
         with self._lock:
             if len(self._known) >= MAX_CACHED:
                 self._known.clear()
@@ -64,6 +67,26 @@ class Keyring:
             else:
                 self._known[device_id] = (now_s + self._keep_s, found)
         return found
+
+    def load(self, device_ids: Iterable[str]) -> int:
+        """Read those of these devices that are not cached, BATCH at a time; returns how many were read.
+
+        `device` reads one by one, 1 ms each: a thousand devices would cost a gateway a second every KEEP_S.
+        Ids that are not enrolled stay unknown and cost a query each when asked for.
+        """
+        now_s = time.monotonic()
+        with self._lock:
+            wanted = sorted(
+                {one for one in device_ids if one not in self._known or self._known[one][0] <= now_s}
+            )
+        for start in range(0, len(wanted), BATCH):
+            found = _read(wanted[start : start + BATCH])
+            with self._lock:
+                if len(self._known) + len(found) > MAX_CACHED:
+                    self._known.clear()
+                for device_id, known in found.items():
+                    self._known[device_id] = (now_s + self._keep_s, known)
+        return len(wanted)
 
     def mac_key(self, device_id: str, kid: bytes) -> bytes | None:
         """The device's live MAC key of that id, or None."""
@@ -84,17 +107,19 @@ def mac_key(device_id: str, kid: bytes) -> bytes | None:
     return KEYRING.mac_key(device_id, kid)
 
 
-def _read(device_id: str) -> KnownDevice | None:
-    row = Device.objects.filter(pk=device_id).values_list("device_class_id", "retired_at").first()
-    if row is None:
-        return None
-    sealed = DeviceCredential.objects.filter(device_id=device_id, revoked_at__isnull=True).order_by("-pk")[:2]
-    keys = {
-        bytes.fromhex(credential.mac_kid): unseal(
-            bytes(credential.sealed_mac_key),
-            purpose=mac_purpose(device_id),
-            passphrase=settings.KEY_PASSPHRASE,
-        )
-        for credential in sealed
-    }
-    return KnownDevice(row[0], row[1] is not None, keys)
+def _read(device_ids: Sequence[str]) -> dict[str, KnownDevice]:
+    """Those of these devices that are enrolled, each with its two newest live keys."""
+    rows = Device.objects.filter(pk__in=device_ids).values_list("pk", "device_class_id", "retired_at")
+    found = {name: KnownDevice(class_id, retired_at is not None, {}) for name, class_id, retired_at in rows}
+    credentials = (
+        DeviceCredential.objects.filter(device_id__in=found, revoked_at__isnull=True)
+        .order_by("-pk")
+        .values_list("device_id", "mac_kid", "sealed_mac_key")
+    )
+    for name, kid, sealed in credentials:
+        keys = found[name].keys
+        if len(keys) < MAX_LIVE:
+            keys[bytes.fromhex(kid)] = unseal(
+                bytes(sealed), purpose=mac_purpose(name), passphrase=settings.KEY_PASSPHRASE
+            )
+    return found

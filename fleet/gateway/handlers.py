@@ -56,9 +56,10 @@ class Handler(ABC):
             dead.record([refused], slot=self._slot, now=now)
         _count_refused([refused])
 
-    def _read(self, messages: Iterable[Arrived], now: datetime) -> tuple[list[Uplink], list[Refused]]:
+    def _read(self, messages: Sequence[Arrived], now: datetime) -> tuple[list[Uplink], list[Refused]]:
         understood: list[Uplink] = []
         refused: list[Refused] = []
+        self._reader.prepare(messages)
         for message in messages:
             found = self._reader.read(message, now=now)
             if isinstance(found, Refused):

@@ -17,7 +17,9 @@ from django.utils import timezone
 from fleet.devices import broker
 from fleet.devices.errors import DeviceError
 from fleet.devices.installation import installation_id
+from fleet.gateway import pace
 from fleet.gateway.handlers import Control, Handler, Measurements
+from fleet.gateway.pace import Pace
 from fleet.gateway.pump import Pump
 from fleet.gateway.source import Source
 from fleet.gateway.uplink import Reader
@@ -35,7 +37,13 @@ CHECK_S: Final = 0.2
 
 
 def run(
-    *, slot: int, stop: threading.Event, shared: bool = False, on_ready: Callable[[], None] = lambda: None
+    *,
+    slot: int,
+    stop: threading.Event,
+    shared: bool = False,
+    per_s: float = pace.PER_S,
+    burst: int = pace.BURST,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> bool:
     """Take uplinks until `stop` is set; True when it ended as asked, False when a pump failed.
 
@@ -43,7 +51,8 @@ def run(
     between gateways because retained messages are not. shared: this gateway is one of several that share
     telemetry and events; True for every slot above 0. Alone is safer: Mosquitto 2.0 forgets shared
     subscriptions when it restarts, and loses what devices send until the gateway is back. A broker or a
-    database that is away is waited for. Raises MqttError `users_missing`, or `no_free_user` when another
+    database that is away is waited for. per_s, burst: telemetry and events that one device may send; what is
+    beyond is refused as `rate_limited`. Raises MqttError `users_missing`, or `no_free_user` when another
     gateway of this machine has the slot.
     """
     identity = _wait_for(_prepare, stop)
@@ -58,7 +67,10 @@ def run(
     try:
         for station in stations:
             users.append(_lease(f"svc.gateway-{station.user}", stop))
-        sources = [_source(station, user, identity) for station, user in zip(stations, users, strict=True)]
+        sources = [
+            _source(station, user, identity, None if station.clean else Pace(per_s=per_s, burst=burst))
+            for station, user in zip(stations, users, strict=True)
+        ]
         pumps = [Pump(source, one.handler, stop) for source, one in zip(sources, stations, strict=True)]
         return _run_pumps(sources, pumps, stop, on_ready)
     finally:
@@ -81,7 +93,7 @@ class _Station:
     group: str = ""
 
 
-def _source(station: _Station, user: BackendUser, identity: bytes) -> Source:
+def _source(station: _Station, user: BackendUser, identity: bytes, limit: Pace | None) -> Source:
     other = "" if station.group else share_group(identity)
     kinds = station.handler.kinds
     return Source(
@@ -90,6 +102,7 @@ def _source(station: _Station, user: BackendUser, identity: bytes) -> Source:
         [topics.uplink_filter(kind, share=station.group) for kind in kinds],
         clean=station.clean,
         leave=[] if station.clean else [topics.uplink_filter(kind, share=other) for kind in kinds],
+        pace=limit,
     )
 
 

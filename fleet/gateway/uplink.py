@@ -1,10 +1,12 @@
 """From bytes of a topic to something known: which device, authentic or not, and what it says."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from fleet.devices.keys import KEYRING, Keyring
+from fleet.gateway import pace
 from fleet.mqtt import topics
 from fleet.mqtt.client import Arrived
 from fleet.mqtt.codec.cose import MAX_UPLINK_BYTES
@@ -40,6 +42,10 @@ class Reader:
         self._installation_id = installation_id
         self._keyring = keyring
 
+    def prepare(self, messages: Iterable[Arrived]) -> None:
+        """Read the keys of the devices of these messages together. Raises django.db.Error and SealError."""
+        self._keyring.load({_device_of(message.topic) for message in messages} - {""})
+
     def read(self, message: Arrived, *, now: datetime) -> Uplink | Refused:
         """What a message says, or why it is refused, with a code of `fleet.telemetry.dead.CODES`.
 
@@ -49,6 +55,15 @@ class Reader:
         device_id = ""
         try:
             device_id, kind = topics.parse_uplink(message.topic)
+            if message.excess:
+                return Refused(
+                    device_id,
+                    message.topic,
+                    "rate_limited",
+                    "this device sends more than it may; what follows at this pace is only counted",
+                    message.payload,
+                    is_kept=message.excess == pace.FIRST,
+                )
             content = self._content(device_id, kind, message, now)
         except (CodecError, TelemetryError) as error:
             return Refused(device_id, message.topic, error.code, error.text, message.payload)
@@ -85,3 +100,10 @@ class Reader:
         batch = parse_batch(payload)
         ingest.check_times(batch, now=now)
         return batch
+
+
+def _device_of(topic: str) -> str:
+    try:
+        return topics.parse_uplink(topic)[0]
+    except CodecError:
+        return ""

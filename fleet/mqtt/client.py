@@ -49,7 +49,9 @@ _BAD_LOGIN: Final = ("Bad user name or password", "Not authorized")
 class Arrived:
     """A received message.
 
-    epoch: number of the connection it came on; only on that one may it be acknowledged.
+    epoch: number of the connection it came on; only on that one may it be acknowledged. excess: "" unless its
+    sender sent more than it may (`fleet.gateway.pace`). is_again: the broker sent it before and was not
+    answered.
     """
 
     topic: str
@@ -57,6 +59,8 @@ class Arrived:
     is_retained: bool
     mid: int
     epoch: int
+    excess: str = ""
+    is_again: bool = False
 
 
 Handler = Callable[[Arrived], None]
@@ -387,7 +391,14 @@ class BackendClient:
         if self._handler is not None:
             mid = message.mid if message.qos else 0
             self._handler(
-                Arrived(message.topic, bytes(message.payload), bool(message.retain), mid, self._epoch)
+                Arrived(
+                    message.topic,
+                    bytes(message.payload),
+                    bool(message.retain),
+                    mid,
+                    self._epoch,
+                    is_again=bool(message.dup),
+                )
             )
 
     def _on_publish(

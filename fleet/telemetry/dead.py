@@ -20,20 +20,25 @@ MAX_TRACKED: Final = 100_000
 
 CODES: Final = (
     "too_large", "topic_bad", "cbor_bad", "mac_missing", "mac_bad", "key_unknown", "format_unknown", "range",
-    "bad_window", "time_range", "unknown_device", "retired_device", "db_reject", "internal",
+    "bad_window", "time_range", "unknown_device", "retired_device", "db_reject",
+    "internal", "rate_limited",
 )  # fmt: skip
 """Every code a dead letter can have."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """An uplink that was refused. device_id: from the topic, "" when that is malformed."""
+    """An uplink that was refused.
+
+    device_id: from the topic, "" when that is malformed. is_kept: False for one that is only counted.
+    """
 
     device_id: str
     topic: str
     code: str
     detail: str
     payload: bytes
+    is_kept: bool = True
 
 
 class Quota:
@@ -63,7 +68,7 @@ def record(letters: Sequence[Refused], *, slot: int, now: datetime, quota: Quota
 
     slot: the gateway's. Texts lose what PostgreSQL cannot hold, payloads what is beyond 4096 bytes.
     """
-    kept = [letter for letter in letters if quota.admits(letter.device_id, now)]
+    kept = [letter for letter in letters if letter.is_kept and quota.admits(letter.device_id, now)]
     if not kept:
         return 0
     partitions.ensure([partitions.day_of(now)], tables=["tele_dead"])

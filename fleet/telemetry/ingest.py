@@ -31,6 +31,7 @@ _LAST: Final = (
 _LAST_SET: Final = ", ".join(f"{name} = EXCLUDED.{name}" for name in _LAST.split(", ")[1:])
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _INT4: Final = 2**31 - 1
+_DAY_MS: Final = 86_400_000
 
 # Keys are taken in order in every upsert, so that two ingesting slots cannot lock each other out.
 _MERGE: Final = f"""
@@ -86,13 +87,13 @@ def check_times(batch: Batch, *, now: datetime) -> None:
 
     Time comes from the payload only: arrival would make a new row of every redelivery.
     """
-    oldest, newest = partitions.raw_from(now), now + partitions.MAX_FUTURE
-    times = [one.ts_ms for one in batch.windows]
-    times += [one.ts_ms for one in batch.inferences] + [one.ts_ms for one in batch.sketches]
-    for ts_ms in times:
-        if not oldest <= _time(ts_ms) <= newest:
-            ends = f"{_time(ts_ms):%Y-%m-%d %H:%M} UTC"
-            raise TelemetryError("time_range", f"a record ends at {ends}, 30 days back to 1 ahead are taken")
+    oldest_ms, newest_ms = _ms(partitions.raw_from(now)), _ms(now + partitions.MAX_FUTURE)
+    for records in (batch.windows, batch.inferences, batch.sketches):
+        for one in records:
+            if not oldest_ms <= one.ts_ms <= newest_ms:
+                ends = f"{_time(one.ts_ms):%Y-%m-%d %H:%M} UTC"
+                text = f"a record ends at {ends}, 30 days back to 1 ahead are taken"
+                raise TelemetryError("time_range", text)
 
 
 def ensure_partitions(deliveries: Sequence[Delivery]) -> None:
@@ -102,8 +103,8 @@ def ensure_partitions(deliveries: Sequence[Delivery]) -> None:
         (("tele_inference",), "inferences"),
         (("tele_sketch",), "sketches"),
     ):
-        days = {_time(one.ts_ms).date() for delivery in deliveries for one in getattr(delivery.batch, kind)}
-        partitions.ensure(days, tables=tables)
+        numbers = {one.ts_ms // _DAY_MS for delivery in deliveries for one in getattr(delivery.batch, kind)}
+        partitions.ensure({_time(number * _DAY_MS).date() for number in numbers}, tables=tables)
 
 
 def store(deliveries: Sequence[Delivery], *, slot: int, now: datetime) -> Stored:
@@ -194,6 +195,10 @@ def _known_versions(runs: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str
 
 def _run(batch: Batch) -> tuple[str, str, str]:
     return batch.mid, batch.model, batch.version
+
+
+def _ms(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 def _time(ms: int) -> datetime:

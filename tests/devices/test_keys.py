@@ -4,6 +4,7 @@ the kid picks the key, a new one works at once, a revoked one is believed no lon
 """
 
 from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -68,3 +69,18 @@ def test_a_key_of_another_device_cannot_be_moved_over(now: datetime) -> None:
     DeviceCredential.objects.filter(device_id="dev-2").update(sealed_mac_key=stolen)
     with pytest.raises(SealError):
         Keyring().device("dev-2")
+
+
+def test_many_devices_are_read_together_and_known_ones_not_again(
+    now: datetime, django_assert_num_queries: Any
+) -> None:
+    boards = [make_board(f"dev-{n}", now) for n in range(5)]
+    keyring = Keyring()
+    with django_assert_num_queries(2):
+        assert keyring.load([*(board.id for board in boards), "dev-unknown"]) == 6
+    with django_assert_num_queries(0):
+        assert [keyring.mac_key(one.id, mac_kid(one.mac_key)) for one in boards] == [
+            one.mac_key for one in boards
+        ]
+        assert keyring.load(board.id for board in boards) == 0
+    assert keyring.device("dev-unknown") is None

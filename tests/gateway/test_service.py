@@ -207,7 +207,7 @@ def test_kill_9_in_mid_stream_loses_nothing_and_counts_nothing_twice(
     broker: Broker, boards: list[Board], moment: datetime, tmp_path: Path
 ) -> None:
     kills = 2
-    with process(broker.env(), tmp_path) as gateway:
+    with process(broker.env(), tmp_path, "--device-burst", "1000000") as gateway:
         gateway.says("is ready")
         done = threading.Event()
         sent = [0] * len(boards)
@@ -281,6 +281,26 @@ def test_a_lost_database_connection_costs_a_retry_and_no_row(
         send(client, board, "telemetry", board.telemetry(make_batch(moment, first=1)).payload)
         wait_until(lambda: Window.objects.count() == 2, what="the second window")
     assert retries.get() == before + 1
+
+
+def test_a_device_that_sends_too_much_loses_its_own_messages_and_no_other_does(
+    broker: Broker, boards: list[Board], moment: datetime
+) -> None:
+    limited = metrics.REFUSED.labels("telemetry", "rate_limited")._value
+    before = limited.get()
+    mad, calm = boards[:2]
+    with running(per_s=0.001, burst=5):
+        for board, count in ((mad, 30), (calm, 5)):
+            with Client(broker, board.id, board.secret) as client:
+                for k in range(count):
+                    send(client, board, "telemetry", board.telemetry(make_batch(moment, first=k)).payload)
+        wait_until(lambda: limited.get() == before + 25, what="25 messages beyond the pace")
+        wait_until(lambda: Window.objects.filter(device_id=calm.id).count() == 5, what="the calm device's")
+    assert Window.objects.filter(device_id=mad.id).count() == 5
+    letter = DeadLetter.objects.get()
+    assert (letter.device_id, letter.code) == (mad.id, "rate_limited")
+    assert bytes(letter.payload) == mad.telemetry(make_batch(moment, first=5)).payload
+    assert left_at_broker(broker) == 0
 
 
 def test_a_message_that_the_database_refuses_becomes_a_dead_letter_and_its_neighbours_stay(

@@ -227,7 +227,10 @@ def _parse_windows(items: list[Any], seq: int, ts_ms: int) -> tuple[Window, ...]
         if type(item) is not list or len(item) != WINDOW_FIELDS:
             raise CodecError("bad_window", f"a window is an array of {WINDOW_FIELDS} integers")
         for value, (name, least, most) in zip(item, _WINDOW_RANGES, strict=True):
-            _SHAPE.integer(value, name, least, most)
+            if (
+                type(value) is not int or not least <= value <= most
+            ):  # no call each: the hottest loop of ingest
+                _SHAPE.integer(value, name, least, most)
         n, anom_n, lab_n, lab_ok = item[1], item[7], item[8], item[9]
         if anom_n > n or lab_n > n or lab_ok > lab_n:
             raise CodecError("bad_window", "a window counts more of a part than of the whole")

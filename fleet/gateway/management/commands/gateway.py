@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from prometheus_client import start_http_server
 
-from fleet.gateway import service
+from fleet.gateway import pace, service
 from fleet.mqtt.client import MqttError
 
 
@@ -27,16 +27,30 @@ class Command(BaseCommand):
             action="store_true",
             help="share telemetry with the gateways of other slots (always so for slot 1 and above)",
         )
+        parser.add_argument(
+            "--device-rate", type=float, default=pace.PER_S, help="telemetry messages a second of one device"
+        )
+        parser.add_argument(
+            "--device-burst", type=int, default=pace.BURST, help="and at once, after a silence"
+        )
         parser.add_argument("--metrics-port", type=int, help="serve Prometheus metrics on this loopback port")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["device_rate"] <= 0 or options["device_burst"] < 1:
+            raise CommandError("--device-rate is above 0 and --device-burst at least 1")
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         if options["metrics_port"]:
             start_http_server(options["metrics_port"], addr="127.0.0.1")
         try:
-            is_well = service.run(slot=options["slot"], stop=stop, shared=options["shared"])
+            is_well = service.run(
+                slot=options["slot"],
+                stop=stop,
+                shared=options["shared"],
+                per_s=options["device_rate"],
+                burst=options["device_burst"],
+            )
         except MqttError as error:
             raise CommandError(str(error)) from error
         if not is_well:

@@ -1,0 +1,194 @@
+"""Kill one part of ingest while telemetry streams, and count: rows = rollup = sent, nothing twice.
+
+    python -m tests.bench.telemetry.crash --victim gateway|database|broker [--messages 4000] [--kills 3]
+        [--devices 200] [--deadline 240]
+
+gateway: kill -9 and a successor at once, the third time and later only until a redelivery was seen. database:
+kill -9 of the gateway's PostgreSQL process, upon which the server ends every session and recovers from its
+log. broker: kill -9; its supervisor starts it again, and each device sends its last two acknowledged batches
+again beside what was not acknowledged, as gap repair would have it: a broker that is killed may forget what
+it acknowledged last. Exit 0 only with exact counts and, for the broker, duplicates seen. A gateway that is
+killed shows them only when it dies between commit and acknowledgement: 2,860 in one run of three kills, none
+in another of eight. That moment has a test of its own (tests/gateway/test_service.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+from typing import Final
+
+from fleet.stack.paths import PROJECT_ROOT
+from fleet.stack.ports import LOOPBACK, free_port
+from tests.bench.telemetry import programs
+from tests.bench.telemetry.cells import Load, options_of, rollup_windows, stored_windows
+from tests.bench.telemetry.installation import Installation, installed
+from tests.stack.services import wait_until
+
+BOOT: Final = 7
+RING: Final = {"broker": 2}
+MOST_KILLS: Final = 12
+_DUPLICATES: Final = re.compile(
+    r'^fleet_gateway_windows_total\{result="duplicate"\} ([0-9.e+]+)$', re.MULTILINE
+)
+
+
+class Gateway:
+    """`manage.py gateway` that can be killed and started again; counts duplicates over all its lives."""
+
+    def __init__(self, there: Installation) -> None:
+        self._there, self._earlier, self._last = there, 0, 0
+        self._log = there.run.logs / "gateway.log"
+        self._start()
+
+    def _start(self) -> None:
+        self._port = free_port()
+        command = [
+            sys.executable,
+            str(PROJECT_ROOT / "manage.py"),
+            "gateway",
+            "--metrics-port",
+            str(self._port),
+        ]
+        with self._log.open("wb") as out:
+            environment = {**os.environ, **self._there.environment}
+            self._child = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+        wait_until(lambda: "is ready" in self._log.read_text(), deadline_s=60, what="the gateway to be ready")
+
+    def duplicates(self) -> int:
+        """Windows that came again and were found stored, as far as each life told before it ended."""
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{self._port}/metrics", timeout=10) as answer:
+            found = _DUPLICATES.search(answer.read().decode())
+        self._last = int(float(found[1])) if found else 0
+        return self._earlier + self._last
+
+    def kill(self) -> None:
+        """kill -9, and a successor at once."""
+        self._child.kill()
+        self._child.wait(timeout=30)
+        self._earlier, self._last = self._earlier + self._last, 0
+        self._start()
+
+    def end(self) -> None:
+        """SIGTERM, and kill when that does not help."""
+        self._child.terminate()
+        try:
+            self._child.wait(timeout=30)
+        finally:
+            self._child.kill()
+
+
+def run(victim: str, load: Load, *, devices: int, kills: int, deadline_s: float, folder: Path) -> str:
+    """Stream, kill, count; returns `ok` or what is wrong, after a line of what was seen."""
+    built = programs.compile_into(folder / "programs")
+    with installed(folder / "run", devices=devices, saving="stack") as there:
+        gateway = Gateway(there)
+        options = {**options_of(there, load, BOOT, deadline_s), "ring": RING.get(victim, 0)}
+        try:
+            with programs.running(built.generator, **options) as generator:
+                generator.next("up")
+                generator.go()
+                done = _kill_all(there, gateway, victim, load, kills)
+                sent = generator.next("end")
+            wait_until(lambda: _stored() >= load.samples, deadline_s=deadline_s, what="every window")
+            again = gateway.duplicates()
+            stored, rolled_up = stored_windows(BOOT), rollup_windows()
+        finally:
+            gateway.end()
+        log = (there.run.logs / "postgres.log").read_text()
+    print(
+        f"{victim}: {done} kills, sent {load.samples:,}, stored {stored:,}, in the rollup {rolled_up:,},"
+        f" duplicates {again:,}, reconnects {sent['reconnects']}, messages sent again {sent['again']}"
+    )
+    if not stored == rolled_up == load.samples:
+        return "the counts differ"
+    if done < kills:
+        return "the stream ended before the kills"
+    if victim == "database" and crashes(log) < done:
+        return "PostgreSQL was not killed"
+    if victim == "broker" and not again:
+        return "no duplicate was seen: the kills proved nothing"
+    return "ok"
+
+
+def crashes(log: str) -> int:
+    """How often a process of PostgreSQL was killed, by its log."""
+    return log.count("was terminated by signal 9")
+
+
+def _kill_all(there: Installation, gateway: Gateway, victim: str, load: Load, kills: int) -> int:
+    """Kill while it streams; returns how often."""
+    done = 0
+    step = load.samples // (MOST_KILLS + 2) if victim == "gateway" else load.samples // (kills + 2)
+    while done < kills or (victim == "gateway" and done < MOST_KILLS and not gateway.duplicates()):
+        goal = _stored() + step
+        if goal >= load.samples:
+            break
+        wait_until(lambda goal=goal: _stored() >= goal, deadline_s=120, what="more windows")  # type: ignore[misc]
+        if victim == "gateway":
+            gateway.duplicates()
+            gateway.kill()
+        elif victim == "broker":
+            before = there.broker_pid
+            os.kill(before, signal.SIGKILL)
+            wait_until(lambda before=before: there.broker_pid != before, deadline_s=60)  # type: ignore[misc]
+        else:
+            os.kill(_session_of_the_gateway(), signal.SIGKILL)
+        done += 1
+    return done
+
+
+def _stored() -> int:
+    """Windows in the rollup; the number before while PostgreSQL recovers."""
+    from django.db import Error, connection
+
+    try:
+        return rollup_windows()
+    except Error:
+        connection.close()
+        return 0
+
+
+def _session_of_the_gateway() -> int:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " AND backend_type = 'client backend' ORDER BY (query ILIKE '%%tele_%%') DESC, state_change DESC"
+        )
+        return int(cursor.fetchone()[0])
+
+
+def main() -> int:
+    """Command line entry. 0: exact counts."""
+    options = argparse.ArgumentParser(prog="python -m tests.bench.telemetry.crash", description=__doc__)
+    options.add_argument("--victim", choices=("gateway", "database", "broker"), required=True)
+    options.add_argument("--messages", type=int, default=4000)
+    options.add_argument("--kills", type=int, default=3)
+    options.add_argument("--devices", type=int, default=200)
+    options.add_argument("--deadline", type=float, default=240.0, help="seconds")
+    args = options.parse_args()
+    load = Load(args.messages, records=10, rate=400)
+    with tempfile.TemporaryDirectory(prefix="crash-") as folder:
+        verdict = run(
+            args.victim,
+            load,
+            devices=args.devices,
+            kills=args.kills,
+            deadline_s=args.deadline,
+            folder=Path(folder),
+        )
+    print("verdict:", verdict)
+    return 0 if verdict == "ok" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Ingest as processes under load: killed in mid-stream, and measured; every record is counted once."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fleet.stack.paths import PROJECT_ROOT
+
+
+def bench(module: str, *arguments: str) -> str:
+    """What a benchmark prints; it exits 0 only with exact counts. Its own services, so not our settings."""
+    outside = ("DATABASE_URL", "REDIS_URL", "FLEET_RUN_DIR")
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.bench.telemetry.{module}", *arguments],
+        cwd=PROJECT_ROOT,
+        env={name: value for name, value in os.environ.items() if name not in outside},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("victim", ["gateway", "database", "broker"])
+def test_rows_and_rollup_equal_what_was_sent_when_this_is_killed(victim: str) -> None:
+    assert "verdict: ok" in bench("crash", "--victim", victim, "--messages", "3000", "--kills", "2")
+
+
+def test_the_gateway_stores_everything_and_keeps_up_with_a_share_of_the_raw_rate() -> None:
+    assert "verdict: ok" in bench("ingest", "--short", "--deadline", "120")
