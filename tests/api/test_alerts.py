@@ -37,6 +37,12 @@ def test_an_alert_is_listed_acknowledged_and_resolved_with_a_reason(call: Any, a
     assert list(verbs) == ["alert.opened", "alert.acknowledged", "alert.resolved"]
 
 
+@pytest.mark.parametrize("query", ["state=lunch", "severity=loud"])
+def test_a_filter_that_no_alert_can_match_is_refused(call: Any, query: str) -> None:
+    refused = call("GET", f"/alerts?{query}")
+    assert (refused.status_code, refused.json()["code"]) == (422, "validation")
+
+
 def test_what_the_state_does_not_allow_is_409_with_what_is_allowed(call: Any, alert: Alert) -> None:
     assert call("POST", f"/alerts/{alert.pk}/ack", {}).status_code == 200
     refused = call("POST", f"/alerts/{alert.pk}/ack", {})

@@ -10,6 +10,7 @@ from ninja import Router, Status
 from pydantic import Field
 
 from fleet.alerts import machine, rules, silences
+from fleet.alerts.choices import AlertState
 from fleet.alerts.kinds import KINDS
 from fleet.alerts.models import Alert, Rule, Silence
 from fleet.api.auth import Scope, actor
@@ -72,14 +73,14 @@ def list_alerts(
     request: HttpRequest,
     limit: int = 50,
     cursor: str = "",
-    state: str = "",
-    severity: str = "",
+    state: AlertState | None = None,
+    severity: Severity | None = None,
     rule: str = "",
     device: str = "",
     total: bool = False,
 ) -> Any:
     """Alerts, newest first."""
-    given = {"state": state, "severity": severity, "rule_name": rule, "device_id": device}
+    given = {"state": state or "", "severity": severity or "", "rule_name": rule, "device_id": device}
     rows = Alert.objects.filter(**{name: value for name, value in given.items() if value})
     return page(
         rows, key="id", limit=limit, cursor=cursor, filters=given, render=alert_json, is_descending=True,
