@@ -74,12 +74,33 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "POST /telemetry:query": ("telemetry:read",),
     "GET /operations/{operation_id}": ("rollouts:read",),
     "GET /telemetry/metrics": ("telemetry:read",),
+    "GET /alerts": ("telemetry:read",),
+    "GET /alerts/{alert_id}": ("telemetry:read",),
+    "POST /alerts/{alert_id}/ack": ("devices:write",),
+    "POST /alerts/{alert_id}/resolve": ("devices:write",),
+    "GET /alert-rules": ("telemetry:read",),
+    "GET /alert-rules/{name}": ("telemetry:read",),
+    "GET /silences": ("telemetry:read",),
+    "POST /alert-rules": ("devices:write",),
+    "PATCH /alert-rules/{name}": ("devices:write",),
+    "DELETE /alert-rules/{name}": ("devices:write",),
+    "POST /silences": ("devices:write",),
+    "POST /silences/{silence_id}/end": ("devices:write",),
+    "GET /webhooks": ("webhooks:write",),
+    "POST /webhooks": ("webhooks:write",),
+    "GET /webhooks/{webhook_id}": ("webhooks:write",),
+    "DELETE /webhooks/{webhook_id}": ("webhooks:write",),
+    "GET /webhooks/{webhook_id}/deliveries": ("webhooks:write",),
+    "POST /webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": ("webhooks:write",),
     "GET /tokens": ("users:admin",),
     "POST /tokens": ("users:admin",),
     "DELETE /tokens/{public_id}": ("users:admin",),
     "GET /audit": ("audit:read",),
 }
 """Operation -> scopes of which one lets a caller in; () needs no token."""
+
+
+IDS = ("rollout_id", "evidence_id", "operation_id", "alert_id", "silence_id", "webhook_id", "delivery_id")
 
 
 def operations() -> list[str]:
@@ -89,7 +110,7 @@ def operations() -> list[str]:
 
 def ask(call: Caller, operation: str, **headers: str) -> Any:
     method, path = operation.split()
-    for name in ("rollout_id", "evidence_id", "operation_id"):
+    for name in IDS:
         path = path.replace(f"{{{name}}}", ID)
     path = path.replace("{n}", "1")
     for name in ("device_id", "name", "model", "version", "public_id"):
