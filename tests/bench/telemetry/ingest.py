@@ -31,7 +31,7 @@ from tests.bench.telemetry import cells, programs
 from tests.bench.telemetry.cells import Cell, Load
 from tests.bench.telemetry.installation import Installation, installed
 
-SHORT_RATIO = 0.02
+SHORT_RATIO = 0.01
 """A short run passes above this: it guards exact counts, and against a gateway that waits, not works."""
 FIRST_BOOT = 1
 WARM_UP = Load(messages=1000, records=10)
