@@ -14,6 +14,7 @@ from fleet.console.plan_fields import (
     DurationField,
     LocalTimeField,
     ManifestField,
+    ShareField,
     SizesField,
     WindowsField,
     duration_text,
@@ -95,6 +96,11 @@ class RolloutForm(forms.Form):
         widget=_text(inputmode="numeric"),
         help_text="Devices at once, until a wave passed.",
     )
+    offers_per_minute = forms.IntegerField(
+        label="Offers in a minute",
+        widget=_text(inputmode="numeric"),
+        help_text="At most so many devices are told in any minute.",
+    )
     metrics = forms.MultipleChoiceField(
         label="Compare with the control cohort",
         choices=METRIC_CHOICES,
@@ -121,6 +127,21 @@ class RolloutForm(forms.Form):
         label="Least pairs",
         widget=_text(inputmode="numeric"),
         help_text="Pairs that must have been compared.",
+    )
+    by_class = forms.BooleanField(
+        label="Compare each device class apart",
+        required=False,
+        help_text="Every class must pass by itself and needs its own pairs, so harm to a small class "
+        "is not hidden by a large one.",
+    )
+    r_prove = ShareField(
+        label="Prove that at most so many fail",
+        least=0.001,
+        most=0.99,
+        required=False,
+        widget=_text(inputmode="decimal", placeholder="no proof"),
+        help_text="A share as <code>5%</code>. A wave passes only when its installs prove it: "
+        "5% takes 59 devices without a failure. Empty asks for no proof.",
     )
     settle = DurationField(
         label="Settle", widget=_text(), help_text="After a device confirmed, before it is measured."
@@ -251,6 +272,9 @@ class RolloutForm(forms.Form):
             "metrics": metrics,
             "accept_proxy": said["accept_proxy"],
             "max_in_flight": said["max_in_flight"],
+            "offers_per_minute": said["offers_per_minute"],
+            "by_class": said["by_class"],
+            "r_prove": said["r_prove"],
             "min_pairs": said["min_pairs"],
             "settle_s": said["settle"],
             "window_s": said["window"],
@@ -297,6 +321,9 @@ def initial_of(row: Rollout) -> dict[str, Any]:
         "waves": ", ".join(_size_text(size) for size in plan.waves),
         "control": _size_text(plan.control),
         "max_in_flight": plan.max_in_flight,
+        "offers_per_minute": plan.offers_per_minute,
+        "by_class": plan.by_class,
+        "r_prove": "" if plan.r_prove is None else f"{plain(plan.r_prove * 100)}%",
         "metrics": [metric.metric for metric in plan.metrics if metric.metric in dict(METRIC_CHOICES)],
         "accept_proxy": plan.accept_proxy,
         "promote_margin": plain(first.promote_margin * 100 if first else 3.0),

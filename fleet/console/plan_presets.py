@@ -19,6 +19,7 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         "max_soak": "7 d",
         "trial_deadline": "30 min",
         "max_in_flight": 20,
+        "offers_per_minute": 1_000,
         "on_fail": "rollback",
         "on_inconclusive": "halt",
     },
@@ -36,6 +37,7 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         "max_soak": "2 min",
         "trial_deadline": "2 min",
         "max_in_flight": 200,
+        "offers_per_minute": 1_000,
         "on_fail": "rollback",
         "on_inconclusive": "halt",
     },
@@ -53,6 +55,7 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         "max_soak": "10 min",
         "trial_deadline": "5 min",
         "max_in_flight": 200,
+        "offers_per_minute": 1_000,
         "on_fail": "halt",
         "on_inconclusive": "halt",
     },
@@ -67,4 +70,5 @@ PRESET_LABELS: Final = (
 def preset(name: str) -> dict[str, Any]:
     """Initial values of a preset; production for a name that is none."""
     when = {"start_at": "", "zone": "UTC", "windows": "", "late": "skip", "tail_days": 30}
-    return {**when, "requires_approval": False, **PRESETS.get(name, PRESETS["production"])}
+    judged = {"by_class": False, "r_prove": ""}
+    return {**when, **judged, "requires_approval": False, **PRESETS.get(name, PRESETS["production"])}
