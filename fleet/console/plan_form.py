@@ -26,7 +26,7 @@ from fleet.devices.query import MAX_CHARS
 from ota.choices import VersionState
 from ota.gates.catalogue import METRICS
 from ota.models import Manifest, Rollout
-from ota.plan import PREVIOUS, Plan, PlanError, Size
+from ota.plan import NUMBERS, PREVIOUS, Plan, PlanError, Size
 from ota.windows import is_zone, zone_of
 
 METRIC_CHOICES: Final = (
@@ -35,6 +35,7 @@ METRIC_CHOICES: Final = (
     ("latency", "Windows within the latency budget"),
     ("resets", "Hours without an unexpected reset"),
 )
+OFFERS_WORDS: Final = "Write a whole number from {:.0f} to {:,.0f}.".format(*NUMBERS["offers_per_minute"][:2])
 
 
 def _text(**attrs: str) -> forms.TextInput:
@@ -98,6 +99,9 @@ class RolloutForm(forms.Form):
     )
     offers_per_minute = forms.IntegerField(
         label="Offers in a minute",
+        min_value=int(NUMBERS["offers_per_minute"][0]),
+        max_value=int(NUMBERS["offers_per_minute"][1]),
+        error_messages=dict.fromkeys(("invalid", "min_value", "max_value"), OFFERS_WORDS),
         widget=_text(inputmode="numeric"),
         help_text="At most so many devices are told in any minute.",
     )
@@ -135,9 +139,9 @@ class RolloutForm(forms.Form):
         "is not hidden by a large one.",
     )
     r_prove = ShareField(
-        label="Prove that at most so many fail",
-        least=0.001,
-        most=0.99,
+        label="Proven failures, at most",
+        least=NUMBERS["r_prove"][0],
+        most=NUMBERS["r_prove"][1],
         required=False,
         widget=_text(inputmode="decimal", placeholder="no proof"),
         help_text="A share as <code>5%</code>. A wave passes only when its installs prove it: "

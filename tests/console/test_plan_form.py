@@ -69,8 +69,9 @@ def test_a_plan_that_says_nothing_of_limits_keeps_the_defaults(as_role: AsRole, 
         ({"r_prove": "0"}, "r_prove", "write 0.1% to 99%"),
         ({"r_prove": "100%"}, "r_prove", "write 0.1% to 99%"),
         ({"r_prove": "nan"}, "r_prove", "write 0.1% to 99%"),
-        ({"offers_per_minute": "0"}, "offers_per_minute", "must be 1 to"),
-        ({"offers_per_minute": "1e3"}, "offers_per_minute", "whole number"),
+        ({"offers_per_minute": "0"}, "offers_per_minute", "whole number from 1 to 30,000"),
+        ({"offers_per_minute": "30001"}, "offers_per_minute", "whole number from 1 to 30,000"),
+        ({"offers_per_minute": "1e3"}, "offers_per_minute", "whole number from 1 to 30,000"),
         ({"offers_per_minute": ""}, "offers_per_minute", "required"),
     ],
 )
@@ -89,6 +90,13 @@ def test_a_limit_that_means_nothing_is_told_beside_its_field_and_stays_typed(
     assert not Rollout.objects.filter(name="a test").exists()
 
 
+def test_two_wrong_limits_are_told_at_once(as_role: AsRole, quiet: rows.Filled) -> None:
+    wrong = {"r_prove": "few", "offers_per_minute": "0"}
+    html = as_role("operator").post("/rollouts/new", said(quiet, **wrong)).content.decode()
+    assert 'data-test="error-r_prove"' in html
+    assert 'data-test="error-offers_per_minute"' in html
+
+
 def test_the_preview_tells_pairs_by_class_what_proves_and_how_long_offers_take(
     as_role: AsRole, quiet: rows.Filled
 ) -> None:
@@ -99,7 +107,7 @@ def test_the_preview_tells_pairs_by_class_what_proves_and_how_long_offers_take(
     assert "fit into one minute of offers, 1\u202f000 at most" in plain
     html = _previewed(client, quiet, waves="40, 100%", control="30", **LIMITS)
     assert re.search(r"\d+ pairs of \S+, \d+ pairs of ", html)
-    assert f"{least_devices(0.15)} devices without one" in html
+    assert f"{least_devices(0.15)} devices without a failure" in html
     assert "At 30 offers a minute the last offer is at least 2 minutes after the first" in html
 
 
