@@ -34,7 +34,7 @@ from ota.plan_parts import (
 )
 from ota.windows import Window
 
-__all__ = ["ALPHA", "NOWHERE", "PREVIOUS", "Metric", "Plan", "PlanError", "Size"]
+__all__ = ["ALPHA", "NOWHERE", "NUMBERS", "PREVIOUS", "Metric", "Plan", "PlanError", "Size"]
 
 ALPHA = 0.05
 """False-halt budget of a rollout, and error of each promotion proof."""
@@ -122,7 +122,7 @@ class Plan:
             values["control"] = read_size(data["control"], "control", least=0)
         elif not values["metrics"]:
             values["control"] = Size(count=0)  # nothing would be compared with it
-        for name, (least, most, whole) in _NUMBERS.items():
+        for name, (least, most, whole) in NUMBERS.items():
             if name in data and not (name in _OPTIONAL and data[name] is None):
                 values[name] = read_number(data[name], name, least, most, whole=whole)
         for name, options in _WORDS.items():
@@ -266,7 +266,7 @@ class Plan:
 
 
 _OPTIONAL = frozenset({"r_prove", "latency_budget_us"})
-_NUMBERS: dict[str, tuple[float, float, bool]] = {
+NUMBERS: dict[str, tuple[float, float, bool]] = {
     "max_in_flight": (1, 5_000, True),
     "max_in_flight_later": (1, 5_000, True),
     "min_reach": (0.01, 1.0, False),
@@ -291,6 +291,7 @@ _NUMBERS: dict[str, tuple[float, float, bool]] = {
     "tail_days": (0.001, 365, False),
     "offers_per_minute": (1, 30_000, True),
 }
+"""Least and most of each number of a plan, and whether it is whole."""
 _WORDS = {
     "on_fail": ("rollback", "halt"),
     "on_inconclusive": ("halt", "manual"),

@@ -76,17 +76,18 @@ class Size:
         return asdict(self) | {"pairs": self.pairs}
 
 
-def least_detectable(plan: Plan, n_control: int) -> Detectable | None:
+def least_detectable(plan: Plan, n_control: int, *, parts: int = 1) -> Detectable | None:
     """Least drop that `n_control` pairs can show under this plan; None without a quality gate.
 
     Of several metrics the one that sees least decides. Metric `reporting` is left out: it is the same on
-    nearly every device, so the spread of the others says nothing about it.
+    nearly every device, so the spread of the others says nothing about it. parts: processes each metric is
+    split into, one a device class; then `n_control` is the pairs of the class that has fewest.
     """
     if not plan.is_gated or n_control < 1:
         return None
     judged = [index for index, metric in enumerate(plan.metrics) if metric.metric != "reporting"]
     judged = judged or list(range(len(plan.metrics)))
-    alphas = plan.alphas(0, 1)
+    alphas = plan.alphas(0, 1, parts=parts)
     pairs = min(n_control, MOST_PAIRS)
     drops = [
         _least_drop(pairs, alphas[index], plan.metrics[index].halt_margin, plan.pair_sd) for index in judged

@@ -32,7 +32,9 @@ def preview(rollout: Rollout, *, now: datetime) -> dict[str, Any]:
      "sample": [id, ...], "target_digest": SHA-256 of the eligible ids,
      "classes": {name: {"targeted": n, "eligible": n, "skipped": {reason: n}, "verdict"?, "code"?, "text"?,
      "acknowledged"?}},
-     "is_gated": bool, "control": n, "waves": [{"n", "size", "is_gated", "pairs"}, ...],
+     "is_gated": bool, "by_class": bool, "control": n, "waves": [{"n", "size", "is_gated", "pairs",
+     "class_pairs": {name: n} (by_class only), "proof": devices without a failure that prove r_prove | None}],
+     "offers_per_minute": n, "offer_minutes": least minutes between the first offer and the last,
      "detectable": {"pairs", "drop": 0..1 | None, "least_pairs", "pass_pairs", "power", "pair_sd"} | None,
      "notes": [sentence, ...], "reasons": [{"code", "field", "text", "fix"}, ...]}
     reasons: why preflight fails; empty when the rollout may start. Raises nothing for a plan that cannot run.
@@ -59,10 +61,9 @@ def _examined(rollout: Rollout, *, now: datetime) -> tuple[dict[str, Any], Censu
     except PlanError as problem:
         reasons.append(_reason(problem.code, problem.text, problem.fix, field=problem.field))
     gated = [n for n in range(1, len(plan.waves)) if is_gated(plan, n)]
-    pairs = (
-        min((placed.pairs[n - 1] for n in gated), default=0) if placed else 0
-    )  # what every gated wave can show
-    detectable = least_detectable(plan, pairs)
+    pairs = min((_least_pairs(plan, placed, n) for n in gated), default=0) if placed else 0
+    parts = sum(1 for entry in found.classes.values() if entry.get("eligible")) if plan.by_class else 1
+    detectable = least_detectable(plan, pairs, parts=parts)  # what every gated wave can show
     summary = {
         "eligible": found.eligible,
         "sample": found.ids[:SAMPLE],
@@ -71,8 +72,11 @@ def _examined(rollout: Rollout, *, now: datetime) -> tuple[dict[str, Any], Censu
         "skipped": dict(sorted(found.skipped.items())),
         "classes": dict(sorted(found.classes.items())),
         "is_gated": plan.is_gated,
+        "by_class": plan.by_class,
         "control": placed.control if placed else 0,
         "waves": _waves(plan, placed) if placed else [],
+        "offers_per_minute": plan.offers_per_minute,
+        "offer_minutes": max(0, -(-found.eligible // plan.offers_per_minute) - 1),
         "detectable": detectable.to_json() if detectable else None,
         "notes": _notes(plan, found, detectable.drop if detectable else None, pairs),
         "reasons": reasons,
@@ -113,10 +117,19 @@ def _taking_part(found: Census) -> list[str]:
 
 
 def _waves(plan: Plan, placed: Sizes) -> list[dict[str, Any]]:
-    return [
-        {"n": n, "size": size, "is_gated": is_gated(plan, n), "pairs": pairs}
-        for n, (size, pairs) in enumerate(zip(placed.waves, placed.pairs, strict=True), start=1)
-    ]
+    rows = []
+    for n, (size, pairs) in enumerate(zip(placed.waves, placed.pairs, strict=True), start=1):
+        row: dict[str, Any] = {"n": n, "size": size, "is_gated": is_gated(plan, n), "pairs": pairs}
+        if plan.by_class and row["is_gated"]:
+            row["class_pairs"] = dict(sorted(placed.class_pairs[n - 1].items()))
+        row["proof"] = least_devices(plan.r_prove) if plan.r_prove is not None and plan.proves(n) else None
+        rows.append(row)
+    return rows
+
+
+def _least_pairs(plan: Plan, placed: Sizes, n: int) -> int:
+    """Pairs of a gated wave that one process gets: all of it, or its smallest class."""
+    return min(placed.class_pairs[n - 1].values(), default=0) if plan.by_class else placed.pairs[n - 1]
 
 
 def _verdict_reasons(rollout: Rollout, found: Census) -> list[dict[str, str]]:
@@ -226,15 +239,16 @@ def _notes(plan: Plan, found: Census, drop: float | None, pairs: int) -> list[st
         f"{device_id} of wave {found.waves[device_id]} is skipped: {reason.replace('_', ' ')}."
         for device_id, reason in sorted(found.named_skipped.items())[:SAMPLE]
     ]
+    where = " of the smallest class" if plan.by_class else ""
     if not plan.is_gated:
         notes.append(NO_GATES if found.baselines else f"First model on these devices. {NO_GATES}")
     elif drop is not None:
         notes.append(
-            f"{pairs} pairs show a drop of {drop * 100:.1f} points in 4 of 5 rollouts "
+            f"{pairs} pairs{where} show a drop of {drop * 100:.1f} points in 4 of 5 rollouts "
             f"(expected pair spread {plan.pair_sd:g})."
         )
     else:
-        notes.append(f"{pairs} pairs are too few to show even a drop of 50 points reliably.")
+        notes.append(f"{pairs} pairs{where} are too few to show even a drop of 50 points reliably.")
     return notes
 
 

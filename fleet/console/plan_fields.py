@@ -62,6 +62,28 @@ class SizesField(forms.CharField):
         return sizes if self.many else sizes[0]
 
 
+class ShareField(forms.CharField):
+    """A share in per cent, `5`, `5%` or `2.5 %`, within bounds that are shares in [0, 1] too."""
+
+    def __init__(self, *, least: float, most: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.least, self.most = least, most
+
+    def clean(self, value: Any) -> Any:
+        """A share in [least, most], None for nothing. Raises ValidationError for anything else."""
+        text = super().clean(value).strip().removesuffix("%").strip()
+        if not text:
+            return None
+        try:
+            share = round(float(text) / 100, 9)
+        except ValueError:
+            raise forms.ValidationError(f"{text[:20]!r} is no share: write it as 5%.") from None
+        if not self.least <= share <= self.most:  # false for NaN, too
+            span = f"{plain(self.least * 100)}% to {plain(self.most * 100)}%"
+            raise forms.ValidationError(f"{text[:20]}% is out of range: write {span}.")
+        return share
+
+
 class ManifestField(forms.ModelChoiceField):  # type: ignore[type-arg]
     """A choice of signed manifests, named by what people know."""
 

@@ -14,6 +14,7 @@ from fleet.console.plan_fields import (
     DurationField,
     LocalTimeField,
     ManifestField,
+    ShareField,
     SizesField,
     WindowsField,
     duration_text,
@@ -25,7 +26,7 @@ from fleet.devices.query import MAX_CHARS
 from ota.choices import VersionState
 from ota.gates.catalogue import METRICS
 from ota.models import Manifest, Rollout
-from ota.plan import PREVIOUS, Plan, PlanError, Size
+from ota.plan import NUMBERS, PREVIOUS, Plan, PlanError, Size
 from ota.windows import is_zone, zone_of
 
 METRIC_CHOICES: Final = (
@@ -34,64 +35,7 @@ METRIC_CHOICES: Final = (
     ("latency", "Windows within the latency budget"),
     ("resets", "Hours without an unexpected reset"),
 )
-PRESETS: Final[dict[str, dict[str, Any]]] = {
-    "production": {
-        "waves": "1%, 10%, 50%, 100%",
-        "control": "5%",
-        "metrics": ["accuracy"],
-        "promote_margin": 3,
-        "halt_margin": 0,
-        "accept_proxy": False,
-        "min_pairs": 20,
-        "settle": "10 min",
-        "window": "6 h",
-        "soak": "30 min",
-        "max_soak": "7 d",
-        "trial_deadline": "30 min",
-        "max_in_flight": 20,
-        "on_fail": "rollback",
-        "on_inconclusive": "halt",
-    },
-    "demo": {
-        "waves": "20, 50%, 100%",
-        "control": "20",
-        "metrics": ["accuracy"],
-        "promote_margin": 10,
-        "halt_margin": 0,
-        "accept_proxy": True,
-        "min_pairs": 12,
-        "settle": "3 s",
-        "window": "20 s",
-        "soak": "23 s",
-        "max_soak": "2 min",
-        "trial_deadline": "2 min",
-        "max_in_flight": 200,
-        "on_fail": "rollback",
-        "on_inconclusive": "halt",
-    },
-    "first": {
-        "waves": "100%",
-        "control": "0",
-        "metrics": [],
-        "promote_margin": 3,
-        "halt_margin": 0,
-        "accept_proxy": False,
-        "min_pairs": 20,
-        "settle": "10 min",
-        "window": "6 h",
-        "soak": "5 s",
-        "max_soak": "10 min",
-        "trial_deadline": "5 min",
-        "max_in_flight": 200,
-        "on_fail": "halt",
-        "on_inconclusive": "halt",
-    },
-}
-PRESET_LABELS: Final = (
-    ("production", "Production", "hours of soak, tight margins, for hundreds of devices"),
-    ("demo", "Demonstration", "seconds instead of hours, 20 against 20 devices"),
-    ("first", "First model", "nothing to compare with yet: one wave, install failures only"),
-)
+OFFERS_WORDS: Final = "Write a whole number from {:.0f} to {:,.0f}.".format(*NUMBERS["offers_per_minute"][:2])
 
 
 def _text(**attrs: str) -> forms.TextInput:
@@ -153,6 +97,14 @@ class RolloutForm(forms.Form):
         widget=_text(inputmode="numeric"),
         help_text="Devices at once, until a wave passed.",
     )
+    offers_per_minute = forms.IntegerField(
+        label="Offers in a minute",
+        min_value=int(NUMBERS["offers_per_minute"][0]),
+        max_value=int(NUMBERS["offers_per_minute"][1]),
+        error_messages=dict.fromkeys(("invalid", "min_value", "max_value"), OFFERS_WORDS),
+        widget=_text(inputmode="numeric"),
+        help_text="At most so many devices are told in any minute.",
+    )
     metrics = forms.MultipleChoiceField(
         label="Compare with the control cohort",
         choices=METRIC_CHOICES,
@@ -179,6 +131,21 @@ class RolloutForm(forms.Form):
         label="Least pairs",
         widget=_text(inputmode="numeric"),
         help_text="Pairs that must have been compared.",
+    )
+    by_class = forms.BooleanField(
+        label="Compare each device class apart",
+        required=False,
+        help_text="Every class must pass by itself and needs its own pairs, so harm to a small class "
+        "is not hidden by a large one.",
+    )
+    r_prove = ShareField(
+        label="Proven failures, at most",
+        least=NUMBERS["r_prove"][0],
+        most=NUMBERS["r_prove"][1],
+        required=False,
+        widget=_text(inputmode="decimal", placeholder="no proof"),
+        help_text="A share as <code>5%</code>. A wave passes only when its installs prove it: "
+        "5% takes 59 devices without a failure. Empty asks for no proof.",
     )
     settle = DurationField(
         label="Settle", widget=_text(), help_text="After a device confirmed, before it is measured."
@@ -309,6 +276,9 @@ class RolloutForm(forms.Form):
             "metrics": metrics,
             "accept_proxy": said["accept_proxy"],
             "max_in_flight": said["max_in_flight"],
+            "offers_per_minute": said["offers_per_minute"],
+            "by_class": said["by_class"],
+            "r_prove": said["r_prove"],
             "min_pairs": said["min_pairs"],
             "settle_s": said["settle"],
             "window_s": said["window"],
@@ -341,12 +311,6 @@ def field_of(name: str) -> str | None:
     return base if base in RolloutForm.base_fields else None
 
 
-def preset(name: str) -> dict[str, Any]:
-    """Initial values of a preset; production for a name that is none."""
-    when = {"start_at": "", "zone": "UTC", "windows": "", "late": "skip", "tail_days": 30}
-    return {**when, "requires_approval": False, **PRESETS.get(name, PRESETS["production"])}
-
-
 def initial_of(row: Rollout) -> dict[str, Any]:
     """The form as it would have been filled to give this rollout."""
     plan = Plan.parse(row.plan)
@@ -361,6 +325,9 @@ def initial_of(row: Rollout) -> dict[str, Any]:
         "waves": ", ".join(_size_text(size) for size in plan.waves),
         "control": _size_text(plan.control),
         "max_in_flight": plan.max_in_flight,
+        "offers_per_minute": plan.offers_per_minute,
+        "by_class": plan.by_class,
+        "r_prove": "" if plan.r_prove is None else f"{plain(plan.r_prove * 100)}%",
         "metrics": [metric.metric for metric in plan.metrics if metric.metric in dict(METRIC_CHOICES)],
         "accept_proxy": plan.accept_proxy,
         "promote_margin": plain(first.promote_margin * 100 if first else 3.0),

@@ -17,7 +17,8 @@ words change:
 - version: `verdict[data-state]` with rows `[data-class][data-kind]`, `code`, `acknowledge-<class>`,
   `release`, `inspect`, `staging[data-state]`, `roll-out`, `manifest`, `operators`, `measured`.
 - rollout form: `rollout-form`, `preset-<name>`, `preview`, `plan-preview[data-ready]`, `eligible`,
-  `sample`, `detectable`, `create`, `error-<field>`.
+  `sample`, `detectable`, `preview-pace`, `preview-proof`, `create`, `error-<field>`. The plan's facts:
+  `plan-pace`, `plan-proof`, `plan-by-class`.
 - rollout: `rollout-live[data-state]`, `sentence`, `waves` with `li[data-wave][data-state]`,
   `gate[data-wave]` with `tr[data-rule]`, `failures`, `rollback`, `undo`, `review`, `plan`, `log`,
   `verb-<verb>`.

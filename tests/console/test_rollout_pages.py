@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from fleet.console.plan_form import PRESETS, RolloutForm, initial_of
+from fleet.console.plan_form import RolloutForm, initial_of
+from fleet.console.plan_presets import PRESETS
 from ota.models import Job, Rollout, Wave
 from ota.plan import Plan
 from tests.console import rows

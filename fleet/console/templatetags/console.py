@@ -245,6 +245,12 @@ def shape(value: list[int]) -> str:
 
 
 @register.filter
+def share(value: float) -> str:
+    """A share in [0, 1] as a percentage without needless zeros."""
+    return f"{value * 100:.6g} %"
+
+
+@register.filter
 def points(value: float | Missing) -> str:
     """A share in [0, 1] as percentage points without needless zeros."""
     return "—" if value is None or value == "" else f"{value * 100:.1f}".removesuffix(".0")

@@ -15,7 +15,8 @@ from django.views.decorators.http import require_http_methods
 from redis.exceptions import RedisError
 
 from fleet.console.access import actor, page, refused, role
-from fleet.console.plan_form import PRESET_LABELS, PRESETS, RolloutForm, field_of, initial_of, preset
+from fleet.console.plan_form import RolloutForm, field_of, initial_of
+from fleet.console.plan_presets import PRESET_LABELS, PRESETS, preset
 from fleet.console.views.live import rollout_or_404
 from fleet.devices.models import DeviceSlot
 from fleet.ids import uuid7
