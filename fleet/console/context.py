@@ -26,6 +26,7 @@ SECTIONS = (
     Section("models", "Models", "model", ("models", "upload")),
     Section("rollouts", "Rollouts", "rollout", ("rollouts",)),
     Section("telemetry", "Telemetry", "telemetry", ("telemetry",)),
+    Section("alerts", "Alerts", "bell", ("alerts",)),
 )
 
 
