@@ -94,7 +94,7 @@ def threshold(kind: str, value: float) -> str:
         return size(int(value))
     if unit == "s":
         return duration(value)
-    return f"{value:g} {unit}".strip()
+    return f"{value:g} {unit.removesuffix('s') if value == 1 else unit}".strip()
 
 
 def span(evidence: Evidence) -> tuple[datetime, datetime] | None:

@@ -11,8 +11,11 @@ from fleet.accounts.audit import SYSTEM
 from fleet.alerts import evaluation, machine, rules
 from fleet.alerts.models import Alert, Rule
 from fleet.devices.models import DeviceClass
+from ota import rollouts
+from ota.models import Job
 from tests.alerts.planting import plant_devices, plant_events
 from tests.alerts.test_rules_fire import FIRING
+from tests.console import rows
 
 AsRole = Callable[[str], Client]
 MINUTE = timedelta(minutes=1)
@@ -160,6 +163,36 @@ def test_rules_are_read_with_on_and_off_and_why_one_could_not_be_asked(
     html = client.get("/alerts").content.decode()
     assert f"{Rule.objects.count() - 1} rules are asked each minute" in html
     assert DeviceClass.objects.count() == 0
+
+
+def test_the_navigation_counts_open_alerts(as_role: AsRole, present: datetime) -> None:
+    client = as_role("viewer")
+    assert 'data-test="open-alerts"' not in client.get("/devices").content.decode()
+    first, _ = loop(present)
+    assert 'data-test="open-alerts">2<' in client.get("/devices").content.decode()
+    machine.acknowledge(first, actor=SYSTEM, now=present)
+    assert 'data-test="open-alerts">1<' in client.get("/devices").content.decode()
+
+
+def test_a_rollout_paused_by_an_alert_links_to_it_until_a_person_paused_it(
+    as_role: AsRole, filled: rows.Filled, present: datetime
+) -> None:
+    rollout = filled.rollouts["running"]
+    job = Job.objects.filter(rollout=rollout, exposed_at__isnull=False, kind="install").first()
+    assert job is not None
+    rules.create("loops", kind="crash_loop", action="pause", actor=SYSTEM, now=present)
+    plant_events(job.device_id, present - MINUTE, "boot", 3, "panic")
+    evaluation.run(present)
+    client, alert = as_role("admin"), Alert.objects.get()
+    path = f"/rollouts/{rollout.pk}"
+    assert 'data-test="paused-by"' in (html := client.get(path).content.decode())
+    assert f'href="/alerts/{alert.pk}"' in html
+    assert f'href="{path}"' in client.get(f"/alerts/{alert.pk}").content.decode()
+    rollout.refresh_from_db()
+    rollouts.resume(rollout, actor=SYSTEM, now=present)
+    assert 'data-test="paused-by"' not in client.get(path).content.decode()
+    rollouts.pause(rollout, actor=SYSTEM, now=present, reason="by hand")
+    assert 'data-test="paused-by"' not in client.get(path).content.decode()
 
 
 def test_an_alert_that_is_not_there_is_404(as_role: AsRole) -> None:

@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from django.contrib import messages
-from django.db.models import Case, CharField, F, Q, QuerySet, Value, When
+from django.db.models import Case, CharField, F, Q, Value, When
 from django.db.models.functions import Cast, Concat
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
@@ -22,6 +22,7 @@ from fleet.alerts.models import Alert, Rule
 from fleet.alerts.pausing import subject
 from fleet.console import alert_words, query_box
 from fleet.console.access import actor, page
+from fleet.console.context import spoken
 from fleet.console.paging import page_of
 from fleet.devices.models import Device
 from ota.models import Rollout
@@ -29,14 +30,6 @@ from ota.models import Rollout
 DEVICES = 30
 EVENTS = 60
 FOLDED = 60
-
-
-def spoken() -> QuerySet[Alert]:
-    """Alerts that speak for themselves: folded ones are on the page of the alert that stands for them, unless
-    that one is over and they are not.
-    """
-    is_left = Q(folded_into__state=AlertState.RESOLVED) & ~Q(state=AlertState.RESOLVED)
-    return Alert.objects.filter(Q(folded_into=None) | is_left)
 
 
 @require_safe
