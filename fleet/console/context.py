@@ -4,10 +4,13 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from django.conf import settings
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
 from fleet.accounts.models import User
 from fleet.accounts.scopes import scopes_of
+from fleet.alerts.choices import AlertState
+from fleet.alerts.models import Alert
 
 
 @dataclass(frozen=True)
@@ -26,20 +29,39 @@ SECTIONS = (
     Section("models", "Models", "model", ("models", "upload")),
     Section("rollouts", "Rollouts", "rollout", ("rollouts",)),
     Section("telemetry", "Telemetry", "telemetry", ("telemetry",)),
+    Section("alerts", "Alerts", "bell", ("alerts",)),
 )
 
 
 def frame(request: HttpRequest) -> dict[str, Any]:
-    """Theme from its cookie (`light`, `dark`, or `` for the system's), sections, and the person's scopes."""
+    """Theme from its cookie (`light`, `dark`, or `` for the system's), sections, and the person's scopes.
+
+    open_alerts is counted only where a template prints it: a fragment that polls does not pay for it.
+    """
     theme = request.COOKIES.get("theme", "")
     first = request.path.strip("/").partition("/")[0]
     user = getattr(request, "user", None)
     is_known = user is not None and user.is_authenticated
+    scopes = scopes_of(cast(User, user)) if is_known else frozenset[str]()
     return {
         "theme": theme if theme in {"light", "dark"} else "",
         "sections": SECTIONS,
         "section": next((item.name for item in SECTIONS if first in item.prefixes), ""),
-        "scopes": scopes_of(cast(User, user)) if is_known else frozenset(),
+        "scopes": scopes,
+        "open_alerts": open_alerts if "telemetry:read" in scopes else 0,
         "is_production": settings.PRODUCTION,
         "request_id": getattr(request, "request_id", ""),
     }
+
+
+def spoken() -> QuerySet[Alert]:
+    """Alerts that speak for themselves: folded ones are on the page of the alert that stands for them, unless
+    that one is over and they are not.
+    """
+    is_left = Q(folded_into__state=AlertState.RESOLVED) & ~Q(state=AlertState.RESOLVED)
+    return Alert.objects.filter(Q(folded_into=None) | is_left)
+
+
+def open_alerts() -> int:
+    """How many alerts wait for somebody, as the list shows them."""
+    return spoken().filter(state=AlertState.OPEN).count()

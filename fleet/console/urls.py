@@ -3,6 +3,7 @@
 from django.urls import path
 
 from fleet.console.views import (
+    alerts,
     devices,
     evidence,
     groups,
@@ -51,5 +52,10 @@ urlpatterns = [
     path("rollouts/<uuid:rollout_id>/evidence/<uuid:evidence_id>", evidence.evidence, name="evidence"),
     path("rollouts/<uuid:rollout_id>/edit", plan.edit, name="rollout-edit"),
     path("rollouts/<uuid:rollout_id>/<slug:verb>", verbs.confirm, name="rollout-verb"),
+    path("alerts", alerts.alert_list, name="alerts"),
+    path("alerts/rules", alerts.rule_list, name="alert-rules"),
+    path("alerts/<uuid:alert_id>", alerts.alert, name="alert"),
+    path("alerts/<uuid:alert_id>/acknowledge", alerts.acknowledge, name="alert-acknowledge"),
+    path("alerts/<uuid:alert_id>/resolve", alerts.resolve, name="alert-resolve"),
     path("telemetry", telemetry.explorer, name="telemetry"),
 ]

@@ -3,8 +3,8 @@
 Things are found by their `data-test` attributes, which are part of the console's interface and stay when
 words change:
 
-- frame: `nav-overview` `nav-devices` `nav-models` `nav-rollouts` `nav-telemetry`, `logout`, and `message`
-  after an action. Sign-in: `login-form` with `#id_username` and `#id_password`, `login-submit`,
+- frame: `nav-overview` `nav-devices` `nav-models` `nav-rollouts` `nav-telemetry` `nav-alerts`, `logout`,
+  and `message` after an action. Sign-in: `login-form` with `#id_username` and `#id_password`, `login-submit`,
   `login-error`.
 - overview: `figure-online` `figure-newest` `figure-running` `figure-anomaly`, `versions`, `live-rollout`,
   `events`.
@@ -24,6 +24,9 @@ words change:
   `verb-<verb>`.
 - confirm page: `confirm-<verb>`, `dry-run` with `dry-revert` `dry-download` `dry-unreachable`, `moved`, and
   the button `confirm`.
+- alerts: `alerts`, `filters`, `rules-link`, `open-alerts` in the navigation. An alert: `evidence`, `advice`,
+  `alert-devices`, `alert-rollouts`, `folded`, `alert-verbs` with `acknowledge` `resolve`, `history`. Rules:
+  `rules` with `tr[data-rule]`. A rollout that one paused: `paused-by`.
 - telemetry: `telemetry-form`, `chart`, `telemetry-table`, `api-call`, `query-error`.
 - refusals: `refusal`, `allowed`, `error`. Empty lists: `empty`.
 """

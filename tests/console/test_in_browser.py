@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from fleet.alerts import evaluation, rules
+from fleet.alerts.models import Alert
 from fleet.devices import groups
 from fleet.devices.models import Device
 from ota.models import Job, Rollout
+from tests.alerts.planting import plant_events
 from tests.console import pages, rows
 
 pytestmark = pytest.mark.browser
@@ -38,6 +41,9 @@ def site(browser: Browser, live_server: Any, present: datetime, make_user: Calla
     )
     pilot = groups.create("pilot", kind="static", actor=rows.ADMIN, now=present)
     groups.set_members(pilot, ["dev-001", "dev-002"], actor=rows.ADMIN, now=present)
+    rules.ensure_defaults(present)
+    plant_events("dev-001", present - timedelta(minutes=1), "boot", 3, "panic")
+    evaluation.run(present)
     groups.create("line", kind="dynamic", q="tag==line-2,group==pilot", actor=rows.ADMIN, now=present)
     return filled
 
@@ -78,6 +84,10 @@ def paths(site: rows.Filled) -> list[str]:
         f"/rollouts/{site.rollouts['halted'].pk}",
         f"/rollouts/{site.rollouts['halted'].pk}/evidence/{site.rollouts['halted'].halted_on_id}",
         "/telemetry?range=6h",
+        "/alerts",
+        "/alerts?q=tagg==line-2",
+        f"/alerts/{Alert.objects.earliest('id').pk}",
+        "/alerts/rules",
         "/nothing",
     ]
 

@@ -21,18 +21,20 @@ from ota.models import MLModel, Rollout
 from tests.console import rows
 
 AsRole = Callable[[str], Client]
-LISTS = ("/", "/devices", "/groups", "/models", "/rollouts", "/telemetry")
+LISTS = ("/", "/devices", "/groups", "/models", "/rollouts", "/telemetry", "/alerts", "/alerts/rules")
 FORMS = ("/upload", "/rollouts/new", "/new-group")
 # Most queries a page may cost, session and user included, whatever the number of rows.
 BUDGET = {
-    "/": 17,
-    "/devices": 9,
-    "/devices/dev-001": 16,
-    "/models": 8,
-    "/models/activity": 10,
-    "/models/activity/2.0.0": 14,
-    "/rollouts": 8,
-    "/telemetry": 10,
+    "/": 18,
+    "/devices": 10,
+    "/devices/dev-001": 17,
+    "/models": 9,
+    "/models/activity": 11,
+    "/models/activity/2.0.0": 15,
+    "/rollouts": 9,
+    "/telemetry": 11,
+    "/alerts": 6,
+    "/alerts/rules": 5,
 }
 
 

@@ -11,6 +11,8 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from fleet.alerts.choices import TONES as ALERT_TONES
+from fleet.alerts.choices import AlertState, DeliveryState, Severity
 from fleet.devices.models import Presence
 from fleet.mqtt.codec.names import UpdateState
 from ota.choices import (
@@ -57,7 +59,7 @@ _OF_DEVICES: Final[dict[str, dict[str, Tone]]] = {
         UpdateState.DEFERRED.label: Tone.ATTENTION,
     },
 }
-ALL_TONES: Final = {**TONES, **_OF_DEVICES}
+ALL_TONES: Final = {**TONES, **ALERT_TONES, **_OF_DEVICES}
 _CHOICES: Final[dict[str, Any]] = {
     "rollout": RolloutState,
     "wave": WaveState,
@@ -67,6 +69,9 @@ _CHOICES: Final[dict[str, Any]] = {
     "verdict": VerdictKind,
     "gate": Verdict,
     "presence": Presence,
+    "alert": AlertState,
+    "severity": Severity,
+    "delivery": DeliveryState,
 }
 
 
