@@ -197,6 +197,7 @@ FORM = {
     "name": "to the pilot", "waves": "@dev-005 dev-006, 50%, 100%", "control": "0", "max_in_flight": "50",
     "promote_margin": "3", "halt_margin": "0", "min_pairs": "20", "settle": "1 s", "window": "1 s",
     "soak": "0 s", "max_soak": "1 h", "trial_deadline": "5 min", "on_fail": "halt", "on_inconclusive": "halt",
+    "offers_per_minute": "1000",
 }  # fmt: skip
 
 
