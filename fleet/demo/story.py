@@ -244,6 +244,18 @@ def roll_out(
     return str(made["id"])
 
 
+def await_start(setting: Setting, rollout: str) -> None:
+    """Wait until a worker has carried out the start that was asked for. Raises WentOtherwise if it failed."""
+
+    def look() -> tuple[str | None, str]:
+        seen = setting.api.get(f"/rollouts/{rollout}")
+        if seen["state"] == "draft" or seen["state"] in ENDED:
+            raise WentOtherwise(f"{seen['state']}: {seen['sentence']}")
+        return (seen["state"] if seen["state"] == "running" else None), seen["sentence"]
+
+    wait_for("the start", look, deadline_s=60)
+
+
 def approve(setting: Setting, path: str) -> None:
     """The author is refused; the other person reads what was submitted and approves exactly that."""
     about = setting.approver.get(path)["approval"]["submission"]

@@ -125,6 +125,7 @@ def test_a_running_rollout_is_rolled_back_from_its_page(fleet: Fleet, page: Page
     story.release(setting, story.Step("x", "release"), *file)
     plan = {**story.plans.gated(DEVICES), "soak_s": 600, "window_s": 597}
     rollout = story.roll_out(setting, "taken back by hand", file[0], plan)
+    story.await_start(setting, rollout)
 
     def exposed() -> tuple[int | None, str]:
         seen = fleet.api.get(f"/rollouts/{rollout}")

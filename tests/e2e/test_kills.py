@@ -19,6 +19,7 @@ def test_a_rollout_completes_although_worker_gateway_and_broker_are_killed(fleet
     story.release(setting, Step("c", "release"), "2.0.0", "activity-v2")
     story.history(setting)
     rollout = story.roll_out(setting, "killed in between", "2.0.0", plans.gated(DEVICES))
+    story.await_start(setting, rollout)
 
     def second_wave() -> tuple[str | None, str]:
         seen = fleet.api.get(f"/rollouts/{rollout}")
