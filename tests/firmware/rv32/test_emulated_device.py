@@ -131,7 +131,7 @@ def test_a_device_that_loses_power_at_random_points_of_an_update_ends_confirmed(
     for number in range(CUTS):
         cuts.append(cut_somewhere(bench, chance, number, after=max((cut.have for cut in cuts), default=0)))
         bench.device.power_on()
-    bench.wait("confirmed", State.CONFIRMED, seq=2, deadline_s=90)
+    bench.wait("confirmed", State.CONFIRMED, seq=2, deadline_s=240)
     story.ended(bench.setting, Step("b", "roll out"), rollout, "completed", deadline_s=60)
     assert as_reported(bench) == (f"activity {version}", "online")
     print(f"seed {SEED}, cuts at: {[(cut.state.name, cut.have, Phase(cut.phase).name) for cut in cuts]}")
