@@ -115,7 +115,7 @@ class Silence(models.Model):
 
 
 class Webhook(models.Model):
-    """A receiver of signed messages. Two secrets count while one is being replaced."""
+    """A receiver of signed messages: its own secret, kept sealed."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     name = models.CharField(max_length=64, unique=True)
