@@ -169,7 +169,7 @@ MUTANTS = (
         "checks.c",
         "(m->seq == found->seq && memcmp(found->id, m->id, 8) != 0)",
         "(m->seq == found->seq && 0)",
-        "test_update::test_seq_must_rise_and_an_equal_one_must_be_the_same_model",
+        "test_refusals::test_seq_must_rise_and_an_equal_one_must_be_the_same_model",
     ),
     Mutant(
         "the floor is off by one",
@@ -190,14 +190,14 @@ MUTANTS = (
         "checks.c",
         "if (core->detail < role->threshold)",
         "if (core->detail < 1)",
-        "test_update::test_two_release_keys_may_be_needed",
+        "test_refusals::test_two_release_keys_may_be_needed",
     ),
     Mutant(
         "a revoked key still signs",
         "cose.c",
         "s < msg->n_sigs && !is_revoked(revoked, kid)",
         "s < msg->n_sigs",
-        "test_update::test_a_revoked_release_key_signs_nothing_new",
+        "test_refusals::test_a_revoked_release_key_signs_nothing_new",
     ),
     Mutant(
         "the held roots need not sign their successor",
