@@ -139,17 +139,22 @@ def choose_golden(
             "use a smaller input, for example a lower resolution",
         )
     chosen = order[:fitting]
+    # one large vector: was it at least one of several answers?
+    compared = chosen if len(chosen) > 1 else order
+    check_varied(inspection, [outputs[index] for index in compared], score_output=score_output)
+    return tuple(chosen)
+
+
+def check_varied(inspection: Inspection, outputs: Sequence[bytes], *, score_output: int = 0) -> None:
+    """Raise GoldenError `selftest_mismatch` when several outputs differ by no more than the tolerance."""
+    values = read_outputs(outputs, inspection.outputs, score_output)
     step = tolerance_step(inspection.outputs[score_output]) * TOLERANCE
-    compared = (
-        chosen if len(chosen) > 1 else order
-    )  # one large vector: was it at least one of several answers?
-    if float(np.ptp(values[compared], axis=0).max()) <= step and len(usable) > 1:
+    if len(outputs) > 1 and float(np.ptp(values, axis=0).max()) <= step:
         raise GoldenError(
             "selftest_mismatch",
             "every input tried gives the same output: a self-test could not tell this from a constant",
             "check the conversion: a saturated or zeroed layer; or give an evaluation set with real inputs",
         )
-    return tuple(chosen)
 
 
 def tolerance_step(spec: TensorSpec) -> float:

@@ -19,14 +19,18 @@ from device_firmware.host.core import CODES, Model, State
 from device_firmware.host.engine import WheelEngine
 from fleet.mqtt.codec.names import Action, ConfigKey
 from ota.desired import DesiredEntry
+from ota.examination import examine
 from ota.hints import Hints
 from ota.inspector import inspect
 from ota.tensors import GoldenVector
 from tests.firmware import virtual
-from tests.firmware.engine.streaming import FRAME, SCALE, streaming
+from tests.firmware.engine.streaming import FRAME, SCALE, filtered, streaming
 from tests.firmware.rig import CAPACITY, Artifact, Rig, ident
 
-OPERATORS = tuple(sorted({*virtual.OPERATORS, *inspect(streaming()).builtin_operators}))
+STREAMS = {"variables": streaming(names=("near", "far")), "SVDF": filtered()}
+OPERATORS = tuple(
+    sorted({*virtual.OPERATORS, *(op for data in STREAMS.values() for op in inspect(data).builtin_operators)})
+)
 Frames = np.ndarray[Any, Any]
 NEVER, PER_WINDOW, PER_STREAM = 0, 1, 2
 GAP = None
@@ -69,13 +73,29 @@ def frames(count: int, seed: int) -> Frames:
     return np.random.default_rng(seed).integers(-120, 121, (count, FRAME)).astype(np.int8)
 
 
-def model(seq: int, data: bytes, *, slot: int = 0, policy: int = PER_STREAM) -> Artifact:
-    """A signed streaming model; its golden vectors are a run from an empty state."""
-    raw = [one.tobytes() for one in frames(4, seed=99)]
-    golden = [GoldenVector((given,), (got,)) for given, got in zip(raw, plain(data, raw), strict=True)]
-    hints = Hints(window=FRAME, hop=FRAME, channels=1, reset_policy=policy, resource_variables=2)
+def model(
+    seq: int,
+    data: bytes,
+    *,
+    slot: int = 0,
+    policy: int = PER_STREAM,
+    golden: Sequence[GoldenVector] | None = None,
+) -> Artifact:
+    """A signed streaming model; its golden vectors, unless given, are a run from an empty state."""
+    if golden is None:
+        raw = [one.tobytes() for one in frames(4, seed=99)]
+        golden = [GoldenVector((given,), (got,)) for given, got in zip(raw, plain(data, raw), strict=True)]
+    variables = len(inspect(data).resource_variables)
+    hints = Hints(window=FRAME, hop=FRAME, channels=1, reset_policy=policy, resource_variables=variables)
     values = {"hints": hints, "slot": slot, "name": f"stream-{slot}", "arena_bytes": 1_000}
-    return virtual.artifact(data, seq, vectors=golden, **values)
+    return virtual.artifact(data, seq, vectors=list(golden), **values)
+
+
+def recorded(data: bytes) -> list[GoldenVector]:
+    """The golden vectors that the backend records when it examines a model."""
+    found = examine(data)
+    assert found.golden is not None, found.reasons
+    return [GoldenVector(vector.inputs, vector.outputs) for vector in found.golden.vectors]
 
 
 def device(folder: Path, *, arena_bytes: int = 200_000) -> tuple[Rig, Heard]:
@@ -116,8 +136,10 @@ def stream(rig: Rig, engine: Heard, data: Frames, *, slot: int = 0) -> list[byte
 
 
 @pytest.mark.parametrize("policy", [NEVER, PER_WINDOW, PER_STREAM])
-def test_a_stream_is_answered_as_by_a_plain_run_with_the_policys_resets(policy: int, tmp_path: Path) -> None:
-    data = streaming(names=("near", "far"))
+@pytest.mark.parametrize("data", STREAMS.values(), ids=STREAMS)
+def test_a_stream_is_answered_as_by_a_plain_run_with_the_policys_resets(
+    data: bytes, policy: int, tmp_path: Path
+) -> None:
     rig, engine = device(tmp_path)
     run_models(rig, model(1, data, policy=policy))
     engine.reset(0)  # what the golden vectors left
@@ -140,6 +162,27 @@ def test_a_stream_is_answered_as_by_a_plain_run_with_the_policys_resets(policy: 
     sketch = [one for batch in rig.batches() for one in batch.sketches][-1]
     assert sketch.faults is not None
     assert sketch.faults[0] == 1, "one gap"
+
+
+@pytest.mark.parametrize("data", STREAMS.values(), ids=STREAMS)
+def test_a_device_passes_the_golden_sequence_that_the_backend_recorded(data: bytes, tmp_path: Path) -> None:
+    rig, _ = device(tmp_path)
+    run_models(rig, model(1, data, golden=recorded(data)))
+
+
+@pytest.mark.parametrize("data", STREAMS.values(), ids=STREAMS)
+def test_golden_vectors_recorded_one_by_one_are_a_mismatch_for_a_model_with_a_memory(
+    data: bytes, tmp_path: Path
+) -> None:
+    """Recorded with a reset before each; a device resets once."""
+    inputs = [vector.inputs[0] for vector in recorded(data)]
+    apart = plain(data, [step for one in inputs for step in (GAP, one)])
+    rig, _ = device(tmp_path)
+    wrong = model(1, data, golden=[GoldenVector((i,), (o,)) for i, o in zip(inputs, apart, strict=True)])
+    rig.stage(wrong)
+    rig.want(DesiredEntry(Action.RUN, wrong.id, attempt=1))
+    rig.advance(5)
+    assert (rig.core.slot(0).state, rig.core.slot(0).code) == (State.REVERTED, CODES["selftest_mismatch"])
 
 
 def test_a_new_version_starts_with_an_empty_state(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ Options = schema.BuiltinOptions
 _NUMPY = {
     Type.FLOAT32: np.float32,
     Type.INT8: np.int8,
+    Type.INT16: np.int16,
     Type.INT32: np.int32,
     Type.INT64: np.int64,
     Type.BOOL: np.bool_,

@@ -14,6 +14,7 @@ from ota.examination import examine
 from ota.inspector import InspectionError
 from ota.preflight import BUILTIN_CLASSES, preflight
 from ota.probe import ProbeLimits
+from tests.firmware.engine.streaming import streaming
 from tests.ota import tflite_files as files
 
 MODELS = Path(__file__).parents[2] / "deploy/models"
@@ -169,3 +170,11 @@ def test_golden_vectors_of_a_stateful_model_are_one_sequence() -> None:
     for vector in found.golden.vectors:
         total += np.frombuffer(vector.inputs[0], np.float32)
         np.testing.assert_allclose(np.frombuffer(vector.outputs[0], np.float32), total, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_that_answers_with_what_came_before_is_no_constant() -> None:
+    """From a fresh start this one always gives the same first answer."""
+    found = examine(streaming(names=("near", "far")))
+    assert found.reasons == ()
+    assert found.golden is not None
+    assert len({vector.outputs for vector in found.golden.vectors}) > 2

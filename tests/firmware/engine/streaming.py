@@ -56,3 +56,33 @@ def _handle(graph: Graph, name: str, sub: int) -> int:
     handle = graph.tensor(Type.RESOURCE, (), sub=sub)
     graph.operator(Op.VAR_HANDLE, [], [handle], options=options, sub=sub)
     return handle
+
+
+def filtered(*, seed: int = 7, memory: int = 5) -> bytes:
+    """int8 (1, 8) in, int8 (1, 4) out: an SVDF of rank 2, as keyword spotters have, then a dense layer.
+
+    Its memory of `memory` frames is a variable tensor, not a resource variable.
+    """
+    units, rank = 6, 2
+    random = np.random.default_rng(seed)
+
+    def weights(dtype: int, *shape: int, scale: float) -> int:
+        return graph.tensor(dtype, shape, data=random.integers(-127, 128, shape), scale=scale)
+
+    graph = Graph()
+    frame = graph.tensor(Type.INT8, (1, FRAME), scale=SCALE)
+    feature = weights(Type.INT8, units * rank, FRAME, scale=1 / 64)
+    time = weights(Type.INT16, units * rank, memory, scale=1 / 128)
+    state_scale = 1 / 256
+    bias = graph.tensor(Type.INT32, (units,), data=random.integers(-999, 999, units), scale=state_scale / 128)
+    state = graph.tensor(Type.INT16, (1, units * rank * memory), scale=state_scale)
+    graph.model.subgraphs[0].tensors[state].isVariable = True
+    hidden = graph.tensor(Type.INT8, (1, units), scale=0.5, zero_point=-128)
+    options = schema.SVDFOptionsT()
+    options.rank, options.fusedActivationFunction = rank, schema.ActivationFunctionType.RELU
+    graph.operator(Op.SVDF, [frame, feature, time, bias, state], [hidden], options=options)
+    dense = weights(Type.INT8, CLASSES, units, scale=1 / 64)
+    scores = graph.tensor(Type.INT8, (1, CLASSES), scale=1.0)
+    graph.operator(Op.FULLY_CONNECTED, [hidden, dense, -1], [scores], options=schema.FullyConnectedOptionsT())
+    graph.io([frame], [scores])
+    return graph.pack()
