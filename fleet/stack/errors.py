@@ -7,7 +7,7 @@ class StackError(Exception):
     """A part of the stack cannot do its work; `code` is stable, the text says what to do.
 
     Codes: `locked`, `port_taken`, `binary_missing`, `identity`, `state`, `child_failed`, `not_ready`,
-    `unreachable`.
+    `unreachable`, `setting`.
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -32,6 +32,7 @@ LIMITS: Mapping[str, str] = {
     "memory_limit": "2147483648",
     "persistent_client_expiration": "7d",
 }
+EACH_CHANGE = "change"
 PROBE_USER = f"{broker_files.SERVICE_PREFIX}probe-0"
 
 
@@ -57,14 +58,17 @@ def reload(run: RunDir) -> bool:
     return broker_files.reload_broker(pid_file(run))
 
 
-def spec(run: RunDir, port: int, tls: TlsFiles, *, plain_port: int | None = None) -> ChildSpec:
+def spec(
+    run: RunDir, port: int, tls: TlsFiles, *, plain_port: int | None = None, saves: str = EACH_CHANGE
+) -> ChildSpec:
     """Write users, passwords (devices already there are kept), ACL and configuration; describe the broker
     process.
 
     plain_port: a listener without TLS besides, on loopback, with the same passwords and rules. It is for
     emulated devices, which have a serial line and no TLS; None, as everywhere else, means no such listener.
+    saves: when the store goes to disk, `change` or seconds (1..3600) between two times.
     Raises StackError `binary_missing` when mosquitto is not installed, `state` for a damaged file of an
-    earlier run.
+    earlier run, `setting` for another value of `saves`.
     """
     users = _ensure_users(users_file(run))
     try:
@@ -73,7 +77,7 @@ def spec(run: RunDir, port: int, tls: TlsFiles, *, plain_port: int | None = None
         raise StackError("state", f"{password_file(run)} is damaged: {error}") from error
     write_private(run.mosquitto / "acl", broker_files.acl_text(users))
     config = run.mosquitto / "mosquitto.conf"
-    write_private(config, _config(run, port, tls, plain_port))
+    write_private(config, _config(run, port, tls, plain_port, saving_lines(saves)))
     return ChildSpec(
         name="mosquitto",
         argv=(find_binary("mosquitto", package="mosquitto"), "-c", str(config)),
@@ -95,7 +99,24 @@ def _ensure_users(path: Path) -> dict[str, str]:
     return users
 
 
-def _config(run: RunDir, port: int, tls: TlsFiles, plain_port: int | None) -> str:
+def saving_lines(saves: str) -> list[str]:
+    """When Mosquitto writes its store, as lines of its configuration. Raises StackError `setting`.
+
+    At Mosquitto's default of 30 minutes a kill -9 loses every retained message. What the backend published it
+    publishes again from the database, but telemetry that the broker acknowledged and still queues for a
+    gateway is nowhere else: only saving after every change keeps that. Each save writes the whole store, so
+    its price grows with the fleet: 2.7 times the broker's CPU in an update of 300 devices, 70 instead of
+    3,400 documents a second with 1,000 retained (python -m tests.bench.delivery), 3.2 GB written while 2,000
+    devices connect. Beyond a thousand devices save every few seconds, and a kill loses what was queued since.
+    """
+    if saves == EACH_CHANGE:
+        return ["autosave_interval 1", "autosave_on_changes true"]
+    if not saves.isascii() or not saves.isdecimal() or not 1 <= int(saves) <= 3600:
+        raise StackError("setting", f"FLEET_BROKER_SAVES is {saves!r}: `{EACH_CHANGE}`, or 1 to 3600 seconds")
+    return [f"autosave_interval {int(saves)}", "autosave_on_changes false"]
+
+
+def _config(run: RunDir, port: int, tls: TlsFiles, plain_port: int | None, saving: list[str]) -> str:
     lines = [
         f"listener {port} {LOOPBACK}",
         f"certfile {tls.certificate}",
@@ -107,15 +128,7 @@ def _config(run: RunDir, port: int, tls: TlsFiles, plain_port: int | None) -> st
         f"acl_file {run.mosquitto / 'acl'}",
         "persistence true",
         f"persistence_location {run.mosquitto}/",
-        # At the default of 30 minutes a kill -9 loses every retained message. What the backend published it
-        # publishes again from the database, but telemetry that the broker acknowledged and still queues for a
-        # gateway is nowhere else: only saving after every change keeps that. Its price, against saving every
-        # 5 s: 2.7 times the broker's CPU in an update of 300 devices, and 70 instead of 3,400 documents a
-        # second with 1,000 retained, fewer with more, because each save writes the whole store. Beyond a
-        # few thousand devices set `autosave_interval 5` (or 30) and `autosave_on_changes false`, and accept
-        # to lose that queue (python -m tests.bench.delivery).
-        "autosave_interval 1",
-        "autosave_on_changes true",
+        *saving,
         "sys_interval 10",
         "log_dest stderr",
         "log_timestamp_format %Y-%m-%dT%H:%M:%S",

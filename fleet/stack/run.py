@@ -61,7 +61,8 @@ class Stack:
         emulated devices ask for that.
 
         environ: a `DATABASE_URL` or `REDIS_URL` in it is used in place of a private server, unless it is only
-        what an earlier stack wrote into `stack.env`.
+        what an earlier stack wrote into `stack.env`. `FLEET_BROKER_SAVES`: when the broker's store goes to
+        disk (`mosquitto.saving_lines`).
         """
         self.run = run or default_run_dir(environ)
         self._say = say
@@ -76,6 +77,7 @@ class Stack:
             for name in ("DATABASE_URL", "REDIS_URL")
             if environ.get(name) and environ[name] != written.get(name)
         }
+        self._broker_saves = environ.get("FLEET_BROKER_SAVES") or mosquitto.EACH_CHANGE
         self.supervisor = Supervisor(self.run.logs, say=say)
         self.env: dict[str, str] = {}
         self._tls: TlsFiles | None = None
@@ -124,7 +126,8 @@ class Stack:
         mqtt_port = self._ports.claim("mosquitto")
         if self._has_plain_mqtt:
             self.plain_mqtt_port = self._ports.claim("mosquitto-plain")
-        specs.append(mosquitto.spec(self.run, mqtt_port, tls, plain_port=self.plain_mqtt_port))
+        saves = self._broker_saves
+        specs.append(mosquitto.spec(self.run, mqtt_port, tls, plain_port=self.plain_mqtt_port, saves=saves))
         values |= self._own_values(tls, mqtt_port)
         self.supervisor.start(*specs)
         if "DATABASE_URL" not in self.given:

@@ -101,12 +101,12 @@ class Broker:
 
 
 @contextlib.contextmanager
-def private_mosquitto(folder: Path) -> Iterator[Broker]:
+def private_mosquitto(folder: Path, *, saves: str = mosquitto.EACH_CHANGE) -> Iterator[Broker]:
     """A Mosquitto with TLS, passwords and ACL below `folder`; its supervisor restarts it when killed."""
     run = RunDir(folder).ensure()
     port, tls = free_port(), ensure_tls(run)
     with Supervisor(run.logs, say=_quiet) as supervisor:
-        supervisor.start(mosquitto.spec(run, port, tls))
+        supervisor.start(mosquitto.spec(run, port, tls, saves=saves))
         yield Broker(run, port, tls, supervisor)
 
 

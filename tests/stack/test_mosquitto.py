@@ -13,6 +13,7 @@ import pytest
 
 from fleet.mqtt import broker_files
 from fleet.stack import mosquitto
+from fleet.stack.errors import StackError
 from fleet.stack.ports import LOOPBACK
 from tests.stack.services import Broker, Client, private_mosquitto, wait_until
 
@@ -122,8 +123,9 @@ def test_a_payload_over_the_limit_is_not_delivered(broker: Broker, backend: Clie
     assert [len(payload) for _, payload in backend.messages] == [16_384]
 
 
-def test_retained_messages_and_devices_survive_a_kill(tmp_path: Path) -> None:
-    with private_mosquitto(tmp_path) as broker:
+@pytest.mark.parametrize("saves", ["change", "1"])
+def test_what_was_saved_survives_a_kill(saves: str, tmp_path: Path) -> None:
+    with private_mosquitto(tmp_path, saves=saves) as broker:
         broker.add_device(A, SECRET[A])
         store = broker.run.mosquitto / "mosquitto.db"
         with Client(broker, TEST, broker.secret(TEST)) as client:
@@ -138,6 +140,13 @@ def test_retained_messages_and_devices_survive_a_kill(tmp_path: Path) -> None:
             device.subscribe("f1/trust")
             wait_until(lambda: device.messages, what="the retained message")
             assert device.messages == [("f1/trust", b"kept")]
+
+
+@pytest.mark.parametrize("saves", ["", "0", "-1", "3601", "5 s", "changes", "²"])
+def test_another_word_for_when_to_save_is_refused(saves: str) -> None:
+    with pytest.raises(StackError) as refused:
+        mosquitto.saving_lines(saves)
+    assert refused.value.code == "setting"
 
 
 def test_a_second_start_keeps_devices_and_backend_secrets(tmp_path: Path) -> None:
