@@ -1,12 +1,15 @@
 """Kill everything but the database at random moments of a rollout, again and again; see that nothing is lost.
 
     python -m tests.e2e.killing [--devices 300] [--runs 10] [--seed 1] [--kib 64] [--keep FOLDER]
+    python -m tests.e2e.killing --devices 10000 --runs 0 --deadline 1800     # nobody is killed
 
 A whole stack, and a swarm of true firmware cores with a played engine, stated as such. In each run a further
 version goes to the fleet in three waves, and worker, beat, gateway, broker and Redis are each killed (SIGKILL
 to the process group) when a random share of the devices has confirmed; the broker loses its persistence file
 with it, Redis keeps nothing anyway. Each run must end `completed` with every device on the new version, and
-`tests.e2e.conservation` must find nothing wrong. Exit status 0: all did; the table says what was killed when.
+`tests.e2e.conservation` must find nothing wrong. Before them version 1 goes to the fleet with nobody killed;
+that is all of it with `--runs 0`, for a live fleet of any size. Telemetry flows all the time. Exit status 0:
+all did; the table says what was killed when, and how much telemetry was stored.
 """
 
 from __future__ import annotations
@@ -39,7 +42,9 @@ ENDED = frozenset({"completed", "halted", "aborted", "rolled_back", "rollback_in
 
 @dataclass
 class Run:
-    """What happened in one run. killed: victim -> share of devices that had confirmed when it was killed."""
+    """What happened in one run. killed: victim -> share of devices that had confirmed when it was killed.
+    windows: telemetry windows stored meanwhile.
+    """
 
     number: int
     killed: dict[str, float] = field(default_factory=dict)
@@ -48,6 +53,7 @@ class Run:
     waves: str = ""
     confirmed: int = 0
     attempts: int = 0
+    windows: int = 0
     wrong: list[str] = field(default_factory=list)
 
 
@@ -76,12 +82,13 @@ class Killer:
         self.seed = seed
         self.random = random.Random(seed)
 
-    def install_first(self, deadline_s: float) -> None:
+    def install_first(self, deadline_s: float) -> Run:
         """Version 1 everywhere, with nobody killed: every later run moves the fleet by one version."""
         run = Run(0)
         self._roll_out(run, [], deadline_s)
         if run.state != "completed" or run.wrong:
             raise SystemExit(f"the first version did not arrive: {run.state}, {run.wrong}")
+        return run
 
     def run(self, number: int, deadline_s: float) -> Run:
         """One rollout with every victim killed once. Never raises for what the rollout did."""
@@ -91,6 +98,7 @@ class Killer:
         return run
 
     def _roll_out(self, run: Run, kills: list[tuple[float, str]], deadline_s: float) -> None:
+        from fleet.telemetry.models import Window
         from ota.models import Job, Rollout
         from tests.e2e import conservation
 
@@ -120,6 +128,7 @@ class Killer:
         except NotReached as problem:
             run.wrong.append(str(problem))
         run.seconds = round(time.monotonic() - began, 1)
+        run.windows = Window.objects.filter(ts__gte=now).count()
         facts = conservation.facts(made["id"], devices=self.devices)
         run.state = facts.state
         run.waves, run.confirmed, run.attempts = facts.waves, facts.confirmed, facts.attempts
@@ -157,6 +166,8 @@ def perform(args: argparse.Namespace, folder: Path) -> list[Run]:
     environment = {
         k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "REDIS_URL", "FLEET_RUN_DIR")
     }
+    if args.devices > 1_000:
+        environment.setdefault("FLEET_BROKER_SAVES", "5")
     runs: list[Run] = []
     os.environ["FLEET_APPROVAL_OVER"] = str(args.devices)  # one person runs this
     with Stack(RunDir(folder), say=say, has_plain_mqtt=True, environ=environment) as stack:
@@ -171,10 +182,11 @@ def perform(args: argparse.Namespace, folder: Path) -> list[Run]:
         assert stack.plain_mqtt_port is not None
         stack.supervisor.start(swarm_fleet.swarm(file, args.devices, stack.plain_mqtt_port, args.seed))
         api = Client(info.console_url, issue_token(info))
-        api.post("/devices:config", {"config": swarm_fleet.DEVICE_CONFIG})
+        api.post("/devices:config", {"config": swarm_fleet.config(args.devices)})
         _wait_online(args.devices)
         killer = Killer(stack, api, devices=args.devices, kib=args.kib, seed=args.seed)
-        killer.install_first(args.deadline)
+        runs.append(killer.install_first(args.deadline))
+        say(f"version 1: completed after {runs[0].seconds} s")
         for number in range(1, args.runs + 1):
             run = killer.run(number, args.deadline)
             runs.append(run)
@@ -194,18 +206,19 @@ def _wait_online(count: int) -> None:
         online = Device.objects.filter(presence="online", reported_at__isnull=False).count()
         return (True if online == count else None), f"{online} of {count} online"
 
-    wait_for("every device online", look, deadline_s=120)
+    wait_for("every device online", look, deadline_s=120 + 3 * count / swarm_fleet.CONNECTIONS_S)
 
 
 def table(runs: list[Run], devices: int) -> str:
     """What a person reads: a line a run."""
     order = " ".join(f"{name:>9}" for name in VICTIMS)
-    lines = [f"run  {order}  {'end':<10} {'waves':<22} {'confirmed':>9} {'attempts':>8} {'s':>6}  wrong"]
+    counts = f"{'confirmed':>9} {'attempts':>8} {'windows':>8} {'s':>6}"
+    lines = [f"run  {order}  {'end':<10} {'waves':<22} {counts}  wrong"]
     for run in runs:
         killed = " ".join(f"{run.killed[n]:>9.0%}" if n in run.killed else f"{'-':>9}" for n in VICTIMS)
         lines.append(
             f"{run.number:>3}  {killed}  {run.state:<10} {run.waves:<22} {run.confirmed:>5}/{devices}"
-            f" {run.attempts:>7} {run.seconds:>7}  {'; '.join(run.wrong) or 'nothing'}"
+            f" {run.attempts:>7} {run.windows:>8} {run.seconds:>6}  {'; '.join(run.wrong) or 'nothing'}"
         )
     return "\n".join(["killed when this share of the devices had confirmed:", *lines])
 
@@ -230,7 +243,7 @@ def main() -> int:
     print(table(runs, args.devices))
     if args.json:
         args.json.write_text(json.dumps([asdict(run) for run in runs], indent=1) + "\n")
-    is_good = len(runs) == args.runs and all(run.state == "completed" and not run.wrong for run in runs)
+    is_good = len(runs) == args.runs + 1 and all(run.state == "completed" and not run.wrong for run in runs)
     return 0 if is_good else 1
 
 

@@ -25,6 +25,8 @@ def test_worker_beat_gateway_redis_and_a_broker_that_forgets_may_all_die_in_one_
         command, cwd=PROJECT_ROOT, env=env, capture_output=True, text=True, timeout=580, check=False
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (run,) = json.loads(out.read_text())
+    calm, run = json.loads(out.read_text())
+    assert calm["killed"] == {}
+    assert run["windows"] > 0
     assert set(run["killed"]) == {"worker", "beat", "gateway", "mosquitto", "redis"}
     assert (run["state"], run["confirmed"], run["wrong"]) == ("completed", DEVICES, [])
