@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from django.db.models import DateTimeField, DurationField, ExpressionWrapper, F, Q, Value
+from django.db.models import DateTimeField, DurationField, ExpressionWrapper, F, Q, QuerySet, Value
 
 from fleet.accounts.audit import TICK
 from fleet.devices.models import Presence
@@ -50,8 +50,7 @@ def expire(rollout: Rollout, plan: Plan, *, now: datetime) -> int:
             is_late |= _older(state, limit, now)
     total = plan.timer_s("downloading_total") or 0
     too_long = Q(state=JobState.DOWNLOADING, away_since=None, offered_at__lt=now - timedelta(seconds=total))
-    # in key order, as gateways do: two transactions then never wait for each other in a circle
-    late = Job.objects.filter(is_late | too_long, rollout=rollout).order_by("device_id")[:BATCH]
+    late = _free(Job.objects.filter(is_late | too_long, rollout=rollout))[:BATCH]
     return sum(_end(job, rollout, plan, now) for job in late)
 
 
@@ -68,7 +67,7 @@ def take_back_absent(rollout: Rollout, plan: Plan, *, now: datetime) -> int:
         if limit is not None:
             gone |= Q(state=state, away_since__lt=now - timedelta(seconds=limit))
     jobs = Job.objects.filter(gone, rollout=rollout, kind="install").select_related("rollout")
-    batch = list(jobs.order_by("device_id")[:BATCH])
+    batch = list(_free(jobs)[:BATCH])
     return withdraw_jobs(batch, actor=TICK, now=now, reason="the device is away") if batch else 0
 
 
@@ -88,9 +87,22 @@ def _note_connections(rollout: Rollout, now: datetime) -> None:
     """Stop the timers of devices that have left, and go on with those of devices that are back."""
     jobs = Job.objects.filter(rollout=rollout, state__in=_PAUSING)
     online = Q(device__presence=Presence.ONLINE)
-    jobs.filter(~online, away_since=None).update(away_since=now)
-    gone = ExpressionWrapper(Value(now) - F("away_since"), output_field=DurationField())
-    jobs.filter(online, away_since__isnull=False).update(away=F("away") + gone, away_since=None)
+    left = list(_free(jobs.filter(~online, away_since=None)).values_list("pk", flat=True))
+    back = list(_free(jobs.filter(online, away_since__isnull=False)).values_list("pk", flat=True))
+    if left:
+        Job.objects.filter(pk__in=left).update(away_since=now)
+    if back:
+        gone = ExpressionWrapper(Value(now) - F("away_since"), output_field=DurationField())
+        Job.objects.filter(pk__in=back).update(away=F("away") + gone, away_since=None)
+
+
+def _free(jobs: QuerySet[Job]) -> QuerySet[Job]:
+    """These jobs, locked, without those that another transaction holds: a gateway moves them this moment.
+
+    A gateway's transaction holds one job after the other; a tick that waited for one of them while it holds
+    others would wait in a circle. The next tick sees what was left out.
+    """
+    return jobs.order_by("device_id").select_for_update(skip_locked=True, of=("self",))
 
 
 def _end(job: Job, rollout: Rollout, plan: Plan, now: datetime) -> bool:

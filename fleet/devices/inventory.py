@@ -263,10 +263,17 @@ def touch(device_ids: Collection[str], now: datetime) -> int:
 def mark_stale(now: datetime) -> int:
     """Set devices offline that claim to be online and were not heard of for STALE_AFTER; returns how many.
 
-    A broker that was killed sends no last wills, so `online` alone could stay true for ever.
+    A broker that was killed sends no last wills, so `online` alone could stay true for ever. A row that a
+    gateway holds is left out: its device is being heard of.
     """
-    silent = Device.objects.filter(presence=Presence.ONLINE, last_seen_at__lt=now - STALE_AFTER)
-    return silent.update(presence=Presence.OFFLINE)
+    with transaction.atomic():
+        silent = list(
+            Device.objects.filter(presence=Presence.ONLINE, last_seen_at__lt=now - STALE_AFTER)
+            .order_by("pk")
+            .select_for_update(skip_locked=True)
+            .values_list("pk", flat=True)
+        )
+        return Device.objects.filter(pk__in=silent).update(presence=Presence.OFFLINE) if silent else 0
 
 
 def record_event(device_id: str, event: Event, *, now: datetime) -> bool:

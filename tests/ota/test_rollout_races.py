@@ -10,11 +10,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from fleet.accounts.models import AuditEvent
-from ota import rollouts, ticking
+from fleet.devices.models import Device
+from ota import rollouts, ticking, timers
 from ota.models import Job, Manifest, Operation, Rollout
+from ota.plan import Plan
 from ota.transitions import IllegalTransition
 from tests.ota.world import ACTOR, FIRST_PLAN, World
 
@@ -139,3 +141,40 @@ def test_a_step_that_dies_leaves_nothing_half_done(world: World) -> None:
     assert not AuditEvent.objects.filter(verb="wave.open").exists()
     assert rollouts.tick(rollout.pk, world.now + timedelta(seconds=11))  # its lease ends by itself
     assert Job.objects.filter(state="offered").count() == 3
+
+
+def test_a_tick_waits_for_no_job_that_a_gateway_holds(world: World) -> None:
+    """A gateway that holds one job and wants another that the tick holds would wait in a circle."""
+    world.add(3)
+    rollout = world.started(world.manifest(), FIRST_PLAN)
+    world.tick(rollout)
+    held, *others = Job.objects.filter(rollout=rollout).order_by("device_id")
+    Device.objects.update(presence="offline")
+    plan = Plan.parse(rollout.plan)
+    is_held, is_over = threading.Event(), threading.Event()
+
+    def gateway() -> None:
+        with transaction.atomic():
+            Job.objects.select_for_update().get(pk=held.pk)
+            is_held.set()
+            assert is_over.wait(30)
+
+    def tick() -> list[int]:
+        assert is_held.wait(30)
+        try:
+            found = []
+            for later in (timedelta(0), timedelta(days=9)):
+                with transaction.atomic(), connection.cursor() as cursor:
+                    cursor.execute("SET LOCAL lock_timeout = '2s'")
+                    timers.expire(rollout, plan, now=world.now)
+                    found.append(timers.take_back_absent(rollout, plan, now=world.now + later))
+            return found
+        finally:
+            is_over.set()
+
+    assert at_once(gateway, tick) == [None, [0, 2]]
+    held.refresh_from_db()
+    assert (held.state, held.away_since) == ("offered", None)
+    assert set(Job.objects.filter(pk__in=[job.pk for job in others]).values_list("state", flat=True)) == {
+        "cancelling"
+    }
