@@ -20,7 +20,7 @@ from fleet.stack.children import ChildSpec
 CLASS = "host-a"
 CONNECTIONS_S = 100
 """Devices that connect in a second."""
-ENROLLERS = 8
+ENROLLERS = 24
 PROBATION = "probation 4 2"
 """A trial lasts four inferences and 2 s."""
 
