@@ -13,6 +13,7 @@ from django.db import connection, transaction
 
 from fleet.devices import inventory
 from fleet.gateway import metrics
+from fleet.gateway.source import COMMIT_RECORDS
 from fleet.gateway.uplink import Reader, Uplink
 from fleet.mqtt import topics
 from fleet.mqtt.client import Arrived
@@ -31,11 +32,11 @@ STATEMENT_TIMEOUT_S: Final = 30
 class Handler(ABC):
     """A kind of batches.
 
-    `kinds`: the last part of the topics it takes; `most`: messages a transaction takes.
+    `kinds`: the last part of the topics it takes; `most_records`: about so many a transaction takes.
     """
 
     kinds: tuple[str, ...] = ()
-    most = 1
+    most_records = 1
 
     def __init__(self, reader: Reader, *, slot: int) -> None:
         self._reader = reader
@@ -75,7 +76,7 @@ class Control(Handler):
     """Reported documents and presence."""
 
     kinds = ("reported", "online")
-    most = 200
+    most_records = 200
 
     def handle(self, messages: Sequence[Arrived], *, now: datetime) -> None:
         from ota import (
@@ -132,7 +133,7 @@ class Measurements(Handler):
     """Telemetry batches and events."""
 
     kinds = ("telemetry", "event")
-    most = 500
+    most_records = COMMIT_RECORDS
 
     def handle(self, messages: Sequence[Arrived], *, now: datetime) -> None:
         from ota import reports  # see Control

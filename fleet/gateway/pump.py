@@ -42,7 +42,7 @@ class Pump:
         broker.
         """
         while not self._stop.is_set():
-            batch = self._source.receive(self._handler.most, wait_s=IDLE_S)
+            batch = self._source.receive(self._handler.most_records, IDLE_S)
             if batch:
                 started_s = time.monotonic()
                 self._finish(batch)
@@ -78,11 +78,13 @@ class Pump:
             else:
                 if pause_s > BACKOFF_FIRST_S:
                     logger.info("%s: the database takes batches again", self._source.name)
+                self._source.resume()
                 self._source.ack(batch)
                 return
 
     def _later(self, error: Exception, pause_s: float) -> None:
         metrics.RETRIES.labels(self._source.name).inc()
+        self._source.pause()
         code = error.code if isinstance(error, SealError) else "database_unavailable"
         text = str(error).strip().partition("\n")[0]
         level = logging.WARNING if pause_s in (BACKOFF_FIRST_S, BACKOFF_MAX_S) else logging.DEBUG
