@@ -5,6 +5,7 @@ The two have broker sessions of their own, so that a backlog of telemetry never 
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -186,8 +187,8 @@ def _kind_of(topic: str) -> str:
 
 
 def _count_messages(messages: Iterable[Arrived]) -> None:
-    for message in messages:
-        metrics.MESSAGES.labels(_kind_of(message.topic)).inc()
+    for kind, count in Counter(_kind_of(message.topic) for message in messages).items():
+        metrics.MESSAGES.labels(kind).inc(count)
 
 
 def _count_refused(refused: Iterable[Refused]) -> None:

@@ -70,8 +70,10 @@ def run(
     other slot ALL means TELEMETRY. shared: this gateway is one of several that share telemetry and events;
     True for every slot above 0. Alone is safer: Mosquitto 2.0 forgets shared subscriptions when it restarts,
     and loses what devices send until the gateway is back. A broker or a database that is away is waited for.
+    per_s, burst: telemetry and events that one device may send; what is beyond is refused as `rate_limited`.
     reader: of telemetry, one of READERS; `lean` is our own over MQTT 5, `paho` for a broker that has 3.1.1
-    alone. per_s, burst: telemetry and events that one device may send; what is beyond is refused as `rate_limited`.
+    alone.
+
     Raises MqttError `users_missing`, or `no_free_user` when another gateway of this machine has the slot, and
     GatewayError `slot_taken` when one of another machine has it.
     """
