@@ -1,11 +1,11 @@
-"""Both sources keep what is `Source`'s to keep: order, bounds, acknowledgement, and a session that resumes."""
+"""Both sources keep order, bounds and acknowledgements, and resume a session."""
 
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import pytest
 
@@ -28,17 +28,6 @@ class AnySource(Source, Protocol):
     @property
     def is_away(self) -> bool:
         """True without a connection."""
-
-
-Open = Callable[[], Any]
-
-
-def paho_source(**options: Any) -> AnySource:
-    return cast("AnySource", PahoSource("t", take_named(USER), FILTERS, clean=False, **options))
-
-
-def lean_source(**options: Any) -> AnySource:
-    return cast("AnySource", LeanSource("t", take_named(USER), FILTERS, **options))
 
 
 @pytest.fixture(params=["paho", "lean"])
@@ -136,7 +125,8 @@ def test_what_is_not_acknowledged_comes_again_before_the_subscription_is_granted
             came += source.receive(5000, 0.1)
             source.ack(came)
         assert numbers(came) == list(range(100, 350))
-        assert came[0].is_again and not came[-1].is_again
+        assert came[0].is_again
+        assert not came[-1].is_again
 
 
 def test_a_batch_holds_about_as_many_records_as_asked_for(kind: str, publish: Any) -> None:
