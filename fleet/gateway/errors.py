@@ -4,8 +4,7 @@
 class GatewayError(Exception):
     """A gateway cannot do its work.
 
-    code: `slot_taken` (another gateway, of this machine or another, has the slot), `slot_absent` (nothing to
-    drain: the broker keeps no session of that slot).
+    code: `slot_taken`: another gateway, of this machine or another, has the slot.
     """
 
     def __init__(self, code: str, text: str) -> None:

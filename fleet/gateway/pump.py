@@ -9,7 +9,7 @@ until the one bad message is found, which becomes a dead letter.
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from django.db import Error as DatabaseError
@@ -32,10 +32,19 @@ IDLE_S: Final = 0.5
 class Pump:
     """Moves the messages of a source through a handler until `stop` is set."""
 
-    def __init__(self, source: Source, handler: Handler, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        source: Source,
+        handler: Handler,
+        stop: threading.Event,
+        *,
+        on_idle: Callable[[], None] = lambda: None,
+    ) -> None:
+        """on_idle: called whenever nothing has come for a while, everything before being acknowledged."""
         self._source = source
         self._handler = handler
         self._stop = stop
+        self._on_idle = on_idle
 
     def run(self) -> None:
         """Work until `stop`; the batch in hand is then committed and acknowledged, the rest left to the
@@ -47,6 +56,8 @@ class Pump:
                 started_s = time.monotonic()
                 self._finish(batch)
                 metrics.COMMIT_S.labels(self._source.name).observe(time.monotonic() - started_s)
+            else:
+                self._on_idle()
 
     def _finish(self, batch: Sequence[Arrived]) -> None:
         """Handle and acknowledge a batch, whatever that takes.

@@ -1,7 +1,5 @@
 """The gateway process: two broker sessions, two pumps, one orderly end."""
 
-import hashlib
-import hmac
 import logging
 import threading
 import time
@@ -10,14 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from django.conf import settings
-from django.db import Error as DatabaseError
 from django.db import connection
-from django.utils import timezone
 
-from fleet.devices import broker
-from fleet.devices.errors import DeviceError
-from fleet.devices.installation import installation_id
 from fleet.gateway import pace
 from fleet.gateway.errors import GatewayError
 from fleet.gateway.handlers import Control, Handler, Measurements
@@ -25,21 +17,23 @@ from fleet.gateway.lean_source import LeanSource
 from fleet.gateway.pace import Pace
 from fleet.gateway.paho_source import PahoSource
 from fleet.gateway.pump import Pump
+from fleet.gateway.readiness import (
+    CHECK_S,
+    hold_slot,
+    lease_user,
+    share_group,
+    telemetry_user,
+    wait_for_database,
+)
 from fleet.gateway.slot_lease import SlotLease
-from fleet.gateway.source import Source
+from fleet.gateway.source import READERS, Source
 from fleet.gateway.uplink import Reader
 from fleet.mqtt import topics
-from fleet.mqtt.broker_files import BackendUser, BrokerFilesError
-from fleet.mqtt.client import MqttError, take_named
-from fleet.telemetry import partitions
+from fleet.mqtt.broker_files import BackendUser
 
 logger = logging.getLogger(__name__)
 
 SLOTS: Final = 4
-READERS: Final = ("paho", "lean")
-LEASE_WAIT_S: Final = 15.0
-RETRY_MAX_S: Final = 5.0
-CHECK_S: Final = 0.2
 LEASE_CHECK_S: Final = 2.0
 
 
@@ -77,7 +71,7 @@ def run(
     Raises MqttError `users_missing`, or `no_free_user` when another gateway of this machine has the slot, and
     GatewayError `slot_taken` when one of another machine has it.
     """
-    identity = _wait_for(_prepare, stop)
+    identity = wait_for_database(stop)
     if identity is None:
         return True
     judge = Reader(identity)
@@ -92,7 +86,7 @@ def run(
     lease = SlotLease([station.user for station in stations])
     try:
         for station in stations:
-            users.append(_lease(f"svc.gateway-{station.user}", stop))
+            users.append(lease_user(f"svc.gateway-{station.user}", stop))
         hold_slot(lease, stop)
         sources = [
             _source(
@@ -106,22 +100,6 @@ def run(
         lease.release()
         for user in users:
             user.release()
-
-
-def telemetry_user(slot: int) -> int:
-    """Number of the broker user that has a slot's telemetry session."""
-    return 2 * slot + 1
-
-
-def hold_slot(lease: SlotLease, stop: threading.Event) -> None:
-    """Take the slot; a predecessor that is still ending is waited for. Raises GatewayError `slot_taken`."""
-    until_s = time.monotonic() + LEASE_WAIT_S
-    while True:
-        try:
-            return lease.take()
-        except GatewayError:
-            if time.monotonic() > until_s or stop.wait(CHECK_S):
-                raise
 
 
 @dataclass(frozen=True)
@@ -147,17 +125,6 @@ def _source(station: _Station, user: BackendUser, identity: bytes, limit: Pace |
     if reader == "lean" and not station.clean:
         return LeanSource(station.name, user, filters, leave=leave, pace=limit)
     return PahoSource(station.name, user, filters, clean=station.clean, leave=leave, pace=limit)
-
-
-def share_group(identity: bytes) -> str:
-    """Name of the shared subscription: 128 bits that a device cannot guess.
-
-    The broker's rules do not stop a SUBSCRIBE, so a device that knew the name could swallow the fleet's
-    telemetry. Derived from the passphrase, so every gateway of an installation finds the same one without
-    storing it.
-    """
-    text = b"telemetry share group" + identity
-    return hmac.digest(settings.KEY_PASSPHRASE.encode(), text, hashlib.sha256)[:16].hex()
 
 
 def _run_pumps(
@@ -208,45 +175,3 @@ def _run_pumps(
         source.close()
     logger.info("gateway has stopped: what it took is committed and acknowledged")
     return not failed.is_set()
-
-
-def _prepare() -> bytes:
-    """Installation id; makes partitions and heals the broker's password file on the way."""
-    identity = installation_id()
-    partitions.make_ahead(timezone.now())
-    try:
-        broker.sync()
-    except (BrokerFilesError, OSError) as error:
-        logger.warning("the broker's password file cannot be written from here: %s", error)
-    return identity
-
-
-def _wait_for(prepare: Callable[[], bytes], stop: threading.Event) -> bytes | None:
-    """The result of `prepare` once the database answers and is set up; None when stopped before."""
-    pause_s, told = 0.2, ""
-    while not stop.is_set():
-        try:
-            return prepare()
-        except DatabaseError as error:
-            code, text = "database_unavailable", str(error).strip().partition("\n")[0]
-        except DeviceError as error:
-            code, text = error.code, error.text
-        finally:
-            connection.close()
-        if told != code:
-            logger.warning("gateway: %s (%s); trying again every few seconds", code, text)
-            told = code
-        stop.wait(pause_s)
-        pause_s = min(RETRY_MAX_S, pause_s * 2)
-    return None
-
-
-def _lease(name: str, stop: threading.Event) -> BackendUser:
-    """The broker user of this slot; waits a little for a predecessor that is still ending."""
-    until_s = time.monotonic() + LEASE_WAIT_S
-    while True:
-        try:
-            return take_named(name)
-        except MqttError as error:
-            if error.code != "no_free_user" or time.monotonic() > until_s or stop.wait(CHECK_S):
-                raise

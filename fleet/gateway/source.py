@@ -9,6 +9,8 @@ from typing import Final, Protocol
 
 from fleet.mqtt.client import Arrived
 
+READERS: Final = ("paho", "lean")
+"""Names of the sources for telemetry; the first is the default."""
 COMMIT_RECORDS: Final = 5000
 COMMIT_S: Final = 0.1
 QUIET_S: Final = 0.01

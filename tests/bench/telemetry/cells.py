@@ -192,12 +192,12 @@ def options_of(there: Installation, load: Load, boot: int, deadline_s: float) ->
 def _used(there: Installation, pids: Iterable[int]) -> dict[str, float]:
     return {
         "gateway": sum(cpu_s(pid) for pid in pids),
-        "postgres": _family_cpu_s(there.postgres_pid),
+        "postgres": family_cpu_s(there.postgres_pid),
         "broker": cpu_s(there.broker_pid),
     }
 
 
-def _family_cpu_s(parent: int) -> float:
+def family_cpu_s(parent: int) -> float:
     """CPU seconds of PostgreSQL: its processes that live, and those that ended."""
     fields = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()
     total = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")

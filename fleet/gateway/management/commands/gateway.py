@@ -7,8 +7,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from prometheus_client import start_http_server
 
-from fleet.gateway import pace, service
+from fleet.gateway import drain, pace, service
 from fleet.gateway.errors import GatewayError
+from fleet.gateway.source import READERS
 from fleet.mqtt.client import MqttError
 
 
@@ -30,14 +31,21 @@ class Command(BaseCommand):
             help="what this process takes: reports and presence (control), telemetry and events, or all",
         )
         parser.add_argument(
+            "--drain",
+            type=int,
+            choices=range(service.SLOTS),
+            metavar="N",
+            help="empty the telemetry session of slot N, whose gateway will not come back, end it, and exit",
+        )
+        parser.add_argument(
             "--shared",
             action="store_true",
             help="share telemetry with the gateways of other slots (always so for slot 1 and above)",
         )
         parser.add_argument(
             "--reader",
-            default=service.READERS[0],
-            choices=service.READERS,
+            default=READERS[0],
+            choices=READERS,
             help="how telemetry is read; paho for a broker without MQTT 5",
         )
         parser.add_argument(
@@ -60,6 +68,10 @@ class Command(BaseCommand):
         if options["metrics_port"]:
             start_http_server(options["metrics_port"], addr="127.0.0.1")
         try:
+            if options["drain"] is not None:
+                is_empty = drain.run(slot=options["drain"], stop=stop)
+                self.stdout.write("the session is empty and ended" if is_empty else "stopped before the end")
+                return
             is_well = service.run(
                 slot=options["slot"],
                 stop=stop,
