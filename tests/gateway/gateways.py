@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from fleet.stack.paths import PROJECT_ROOT
 from tests.devices.makers import Board, make_board
 from tests.stack.services import Broker, Client
 from tests.stack.services import wait_until as wait_until_within
+from tests.telemetry.batches import make_batch
 
 # A condition that holds ends the wait at once; a machine that many share may take long to start a process.
 wait_until = partial(wait_until_within, deadline_s=90)
@@ -43,9 +44,11 @@ def running(**options: Any) -> Iterator[threading.Event]:
 
 
 @contextmanager
-def process(broker_env: dict[str, str], folder: Path, *arguments: str) -> Iterator["Gateway"]:
-    """`manage.py gateway` as a process of its own."""
-    gateway = Gateway(broker_env, folder, arguments)
+def process(
+    broker_env: dict[str, str], folder: Path, *arguments: str, dying_at: int = 0
+) -> Iterator["Gateway"]:
+    """`manage.py gateway` as a process of its own. dying_at: see `tests.gateway.dying`; 0: it does not."""
+    gateway = Gateway(broker_env, folder, arguments, dying_at)
     try:
         yield gateway
     finally:
@@ -56,7 +59,9 @@ def process(broker_env: dict[str, str], folder: Path, *arguments: str) -> Iterat
 class Gateway:
     """The process; its log grows over all its lives."""
 
-    def __init__(self, broker_env: dict[str, str], folder: Path, arguments: tuple[str, ...]) -> None:
+    def __init__(
+        self, broker_env: dict[str, str], folder: Path, arguments: tuple[str, ...], dying_at: int = 0
+    ) -> None:
         database = connection.settings_dict
         url = "postgresql://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**database)
         self.env = {
@@ -68,13 +73,15 @@ class Gateway:
             **broker_env,
         }
         self.log = folder / "gateway.log"
-        self.arguments = arguments
+        program = [str(PROJECT_ROOT / "manage.py"), "gateway"]
+        self.command = [sys.executable, *program, *arguments]
+        if dying_at:
+            self.command = [sys.executable, "-m", "tests.gateway.dying", str(dying_at), *arguments]
         self.child = self._start()
 
     def _start(self) -> "subprocess.Popen[bytes]":
         with self.log.open("ab") as log:
-            command = [sys.executable, str(PROJECT_ROOT / "manage.py"), "gateway", *self.arguments]
-            return subprocess.Popen(command, env=self.env, stdout=log, stderr=log)
+            return subprocess.Popen(self.command, env=self.env, stdout=log, stderr=log, cwd=PROJECT_ROOT)
 
     def says(self, words: str) -> None:
         """Wait until the log has these words; a process that ends without them has failed."""
@@ -123,3 +130,44 @@ def left_at_broker(broker: Broker) -> int:
         client.read_retained("f1/svc/nothing", expect=None, timeout_s=5)  # a round trip behind what is queued
     user.release()
     return len(inbox)
+
+
+class Stream:
+    """Batches of four windows that devices send, one after the other, until `end`."""
+
+    def __init__(self, broker: Broker, boards: list[Board], moment: datetime) -> None:
+        self._done = threading.Event()
+        self._sent = [0] * len(boards)
+
+        def work(index: int, board: Board) -> None:
+            with Client(broker, board.id, board.secret) as client:
+                while not self._done.is_set():
+                    first = 4 * self._sent[index]
+                    batch = make_batch(moment - timedelta(hours=1), 4, first=first, dt_ms=20)
+                    send(client, board, "telemetry", board.telemetry(batch).payload)
+                    self._sent[index] += 1
+
+        self._threads = [threading.Thread(target=work, args=entry) for entry in enumerate(boards)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def windows(self) -> int:
+        """Windows that the broker has acknowledged; what it is until `end` is still rising."""
+        return 4 * sum(self._sent)
+
+    def end(self) -> None:
+        """Send no more. Safe to call twice."""
+        self._done.set()
+        for thread in self._threads:
+            thread.join(timeout=90)
+
+
+@contextmanager
+def streaming(broker: Broker, boards: list[Board], moment: datetime) -> Iterator[Stream]:
+    """Devices that send all the time."""
+    stream = Stream(broker, boards, moment)
+    try:
+        yield stream
+    finally:
+        stream.end()

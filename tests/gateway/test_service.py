@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from fleet.mqtt.codec.names import Clock, EventKind
 from fleet.stack.mosquitto import accepts
 from fleet.telemetry.models import DeadLetter, Window
 from tests.devices.makers import Board, make_report
-from tests.gateway.gateways import enrolled, left_at_broker, process, running, send, wait_until
+from tests.gateway.gateways import enrolled, left_at_broker, process, running, send, streaming, wait_until
 from tests.stack.services import Broker, Client
 from tests.telemetry.batches import make_batch
 from tests.telemetry.test_ingest import totals
@@ -98,37 +98,24 @@ def test_death_between_commit_and_acknowledgement_counts_once(
 def test_kill_9_in_mid_stream_loses_nothing_and_counts_nothing_twice(
     broker: Broker, reader: str, boards: list[Board], moment: datetime, tmp_path: Path
 ) -> None:
-    kills = 2
-    with process(broker.env(), tmp_path, "--reader", reader, "--device-burst", "1000000") as gateway:
-        gateway.says("is ready")
-        done = threading.Event()
-        sent = [0] * len(boards)
-
-        def stream(index: int, board: Board) -> None:
-            with Client(broker, board.id, board.secret) as client:
-                while not done.is_set():
-                    batch = make_batch(moment - timedelta(hours=1), 4, first=4 * sent[index], dt_ms=20)
-                    send(client, board, "telemetry", board.telemetry(batch).payload)
-                    sent[index] += 1
-
-        threads = [threading.Thread(target=stream, args=entry) for entry in enumerate(boards)]
-        for thread in threads:
-            thread.start()
-        for _ in range(kills):
-            before = Window.objects.count()
-            wait_until(
-                lambda before=before: Window.objects.count() > before + 200,
-                what="more windows",
-            )
-            gateway.kill_and_restart()
-        before = Window.objects.count()
-        wait_until(lambda: Window.objects.count() > before, what="the last successor's windows")
-        done.set()
-        for thread in threads:
-            thread.join(timeout=90)
-        wait_until(lambda: Window.objects.count() == 4 * sum(sent), what=f"{4 * sum(sent)} windows")
-        assert gateway.terminate() == 0
-    assert totals()[0] == 4 * sum(sent)
+    """Once from outside, whenever that is, and twice by itself between a commit and its acknowledgement."""
+    arguments = ("--reader", reader, "--device-burst", "1000000")
+    duplicates = metrics.WINDOWS.labels("duplicate")._value
+    before = duplicates.get()
+    with streaming(broker, boards, moment) as sent:
+        with process(broker.env(), tmp_path, *arguments) as gateway:
+            gateway.says("is ready")
+            wait_until(lambda: Window.objects.count() > 200, what="more windows")
+        for _ in range(2):
+            with process(broker.env(), tmp_path, *arguments, dying_at=2) as gateway:
+                assert gateway.child.wait(timeout=90) == -signal.SIGKILL, gateway.log.read_text()[-2000:]
+        stored = Window.objects.count()
+        with running(reader=reader, burst=1_000_000):
+            wait_until(lambda: Window.objects.count() > stored, what="the last successor's windows")
+            sent.end()
+            wait_until(lambda: Window.objects.count() == sent.windows, what=f"{sent.windows} windows")
+    assert duplicates.get() > before
+    assert totals()[0] == sent.windows
     assert left_at_broker(broker) == 0
 
 

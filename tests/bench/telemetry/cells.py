@@ -161,7 +161,7 @@ class _Watch:
             done, now_s = rollup_windows() - self._before, time.monotonic()
             if now_s - told_s >= 1 or done >= self._load.samples:
                 told_s = now_s
-                rss = sum(_rss_mib(pid) for pid in self._pids)
+                rss = sum(rss_mib(pid) for pid in self._pids)
                 self.rss_mib = max(self.rss_mib, rss)
                 self.timeline.append({"s": round(now_s - self._began_s, 2), "stored": done, "rss_mib": rss})
             if done >= self._load.samples:
@@ -209,7 +209,8 @@ def family_cpu_s(parent: int) -> float:
     return total
 
 
-def _rss_mib(pid: int) -> float:
+def rss_mib(pid: int) -> float:
+    """Resident memory of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
 
