@@ -15,6 +15,7 @@ from typing import Final
 from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, connection
 from django.utils import timezone
+from psycopg.errors import ReadOnlySqlTransaction
 
 from fleet.gateway import metrics
 from fleet.gateway.handlers import Handler
@@ -68,14 +69,13 @@ class Pump:
         while True:
             try:
                 self._handler.handle(batch, now=timezone.now())
-            except (OperationalError, InterfaceError, SealError) as error:
-                # Away, restarting, out of space, deadlock, lock not granted, wrong passphrase: all pass or
-                # are mended.
-                self._later(error, pause_s)
-                if self._stop.wait(pause_s):
-                    return
-                pause_s = min(BACKOFF_MAX_S, pause_s * 2)
             except Exception as error:
+                if _will_pass(error):
+                    self._later(error, pause_s)
+                    if self._stop.wait(pause_s):
+                        return
+                    pause_s = min(BACKOFF_MAX_S, pause_s * 2)
+                    continue
                 if len(batch) > 1:
                     middle = len(batch) // 2
                     self._finish(batch[:middle])
@@ -109,7 +109,18 @@ class Pump:
         logger.error("%s: a message of %s is refused", self._source.name, message.topic, exc_info=error)
         try:
             self._handler.reject(message, code, f"{type(error).__name__}: {error}", now=timezone.now())
-        except (OperationalError, InterfaceError):
+        except DatabaseError as again:
+            if not _will_pass(again):
+                raise
             connection.close()
             return False
         return True
+
+
+def _will_pass(error: Exception) -> bool:
+    """Whether the same batch may be taken later: the database is away, restarting, out of space or, after a
+    failover, only reads; a deadlock, a lock not granted, a wrong passphrase.
+    """
+    if isinstance(error, (OperationalError, InterfaceError, SealError)):
+        return True
+    return isinstance(error.__cause__, ReadOnlySqlTransaction)

@@ -162,6 +162,38 @@ def test_a_lost_database_connection_costs_a_retry_and_no_row(
     assert retries.get() == before + 1
 
 
+def test_a_database_that_only_reads_for_a_while_costs_retries_and_no_row(
+    broker: Broker, boards: list[Board], moment: datetime
+) -> None:
+    board = boards[0]
+    retries = metrics.RETRIES.labels("telemetry")._value
+    before = retries.get()
+    name = connection.settings_dict["NAME"]
+
+    def set_and_reconnect(what: str) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f'ALTER DATABASE "{name}" {what}')
+            cursor.execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                " AND backend_type = 'client backend'"
+            )
+
+    try:
+        with running(), Client(broker, board.id, board.secret) as client:
+            set_and_reconnect("SET default_transaction_read_only = on")
+            for k in range(20):
+                send(client, board, "telemetry", board.telemetry(make_batch(moment, first=k)).payload)
+            wait_until(lambda: retries.get() >= before + 2, what="two retries")
+            assert Window.objects.count() == 0
+            set_and_reconnect("RESET default_transaction_read_only")
+            wait_until(lambda: Window.objects.count() == 20, what="every window")
+    finally:
+        set_and_reconnect("RESET default_transaction_read_only")
+    assert DeadLetter.objects.count() == 0
+    assert left_at_broker(broker) == 0
+
+
 def test_a_device_that_sends_too_much_loses_its_own_messages_and_no_other_does(
     broker: Broker, reader: str, boards: list[Board], moment: datetime
 ) -> None:
