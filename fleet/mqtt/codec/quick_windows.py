@@ -7,12 +7,16 @@ else, good or bad: the strict reader then judges, and its codes are the only one
 
 from __future__ import annotations
 
+from struct import Struct, error
 from typing import Final
 
+from fleet.mqtt.codec.cbor import encode
 from fleet.mqtt.codec.names import Clock
 from fleet.mqtt.codec.records import MAX_DT_MS, MAX_RECORDS, MAX_TIME_MS, Batch, Window
 from fleet.mqtt.codec.shape import INT32_MAX, UINT32_MAX
 
+_TIMES: Final = Struct(">BBQBB")
+"""Keys 3 and 4: t0 is beyond 32 bits since 1970-02-19, so it has eight bytes."""
 Run = tuple[int, str, str, str, bytes]
 _RUNS_CACHED: Final = 4096
 _LEAST_BYTES: Final = 40
@@ -26,6 +30,7 @@ class QuickReader:
 
     def __init__(self) -> None:
         self._runs: dict[bytes, Run] = {}
+        self._sizes: list[int] = []  # of those runs, each once
 
     def read(self, data: bytes) -> Batch | None:
         """The batch, or None when the strict reader has to look at it."""
@@ -34,40 +39,47 @@ class QuickReader:
             return None
         try:
             boot, at = _uint(data, 4)
-            first, at = _keyed(data, at, 2)
-            t0_ms, at = _keyed(data, at, 3)
-            clock, at = _keyed(data, at, 4)
-            after = _run_end(data, at)
-            run = self._runs.get(data[at:after])
-            if run is None or data[after] != 7 or clock not in _CLOCKS:
+            first, at = _uint(data, at + 1) if data[at] == 2 else (-1, at)
+            key, form, t0_ms, clock_key, clock = _TIMES.unpack_from(data, at)
+            at += _TIMES.size
+            run = None
+            for length in self._sizes:
+                run = self._runs.get(data[at : at + length])
+                if run is not None:
+                    at += length
+                    break
+            if run is None or (key, form, clock_key, data[at]) != (3, 0x1B, 4, 7) or clock not in _CLOCKS:
                 return None
-            count, at = _count(data, after + 1)
+            count = data[at + 1] - 0x80
+            at += 2
+            if count == 0x18:
+                count, at = data[at], at + 1
+                if count < 24:
+                    return None
+            elif not 1 <= count < 0x18:
+                return None
             if not (0 <= boot <= INT32_MAX and 0 <= first <= UINT32_MAX - count + 1):
                 return None
-            if not (0 <= t0_ms <= _MOST_T0_MS and 1 <= count <= MAX_RECORDS):
+            if not (UINT32_MAX < t0_ms <= _MOST_T0_MS and count <= MAX_RECORDS):
                 return None
             windows = _windows(data, at, count, boot << 32 | first, t0_ms)
-        except IndexError:
+        except (IndexError, error):
             return None
         if windows is None:
             return None
         slot, model, version, mid, build = run
         return Batch(boot, first, t0_ms, _CLOCKS[clock], slot, model, version, mid, build, windows)
 
-    def learn(self, data: bytes, batch: Batch) -> None:
-        """Remember the model run of a batch that the strict reader has accepted from these bytes."""
-        try:
-            at = 4
-            for key in (1, 2, 3, 4):
-                _, at = _uint(data, at) if key == 1 else _keyed(data, at, key)
-            after = _run_end(data, at)
-        except IndexError:
-            return
-        if at < 0 or after < 0:
-            return
+    def learn(self, batch: Batch) -> None:
+        """Remember the model run of a batch that the strict reader has accepted."""
+        run = [batch.slot, batch.model, batch.version, bytes.fromhex(batch.mid)]
+        raw = b"\x05" + encode(run) + b"\x06" + encode(batch.build)
         if len(self._runs) >= _RUNS_CACHED:
             self._runs.clear()
-        self._runs[data[at:after]] = batch.slot, batch.model, batch.version, batch.mid, batch.build
+            self._sizes.clear()
+        self._runs[raw] = batch.slot, batch.model, batch.version, batch.mid, batch.build
+        if len(raw) not in self._sizes:
+            self._sizes.append(len(raw))
 
 
 _HEADS: Final = frozenset(bytes((0xA8, 0, 1, 1, n)) for n in (*range(24), 24, 25, 26))
@@ -84,27 +96,6 @@ def _uint(data: bytes, at: int) -> tuple[int, int]:
     size = 1 << (head - 24)
     value = int.from_bytes(data[at + 1 : at + 1 + size], "big")
     return (value if value >= (24 if size == 1 else 1 << size * 4) else -1), at + 1 + size
-
-
-def _keyed(data: bytes, at: int, key: int) -> tuple[int, int]:
-    """The unsigned integer behind this key of a map."""
-    return _uint(data, at + 1) if data[at] == key else (-1, at)
-
-
-def _run_end(data: bytes, at: int) -> int:
-    """Where keys 5 (model run) and 6 (build id) end, when they begin at `at` and are of the usual lengths."""
-    at += 3  # key, array of four, slot
-    for _ in range(2):
-        head = data[at]
-        at += 2 + data[at + 1] if head == 0x78 else 1 + (head & 0x1F)
-    return at + 15  # mid: 9; key, head and build id: 6
-
-
-def _count(data: bytes, at: int) -> tuple[int, int]:
-    head = data[at]
-    if 0x81 <= head <= 0x97:
-        return head - 0x80, at + 1
-    return (data[at + 1] if head == 0x98 and data[at + 1] >= 24 else 0), at + 2
 
 
 def _windows(data: bytes, at: int, count: int, seq: int, ts_ms: int) -> tuple[Window, ...] | None:
@@ -160,24 +151,6 @@ def _windows(data: bytes, at: int, count: int, seq: int, ts_ms: int) -> tuple[Wi
         ):
             return None
         ts_ms += dt
-        found.append(
-            Window(
-                seq,
-                ts_ms,
-                dt,
-                n,
-                us_mean,
-                us_max,
-                score,
-                top,
-                anom_max,
-                anom_n,
-                lab_n,
-                lab_ok,
-                heap,
-                rssi,
-                flags,
-            )
-        )
+        found.append(tuple.__new__(Window, (seq, ts_ms, *values)))
         seq += 1
     return tuple(found) if at == len(data) else None

@@ -63,7 +63,7 @@ def parse_batch(payload: bytes) -> Batch:
     if batch is None:
         batch = parse_strictly(payload)
         if batch.windows and not batch.inferences and not batch.sketches:
-            _QUICK.learn(payload, batch)
+            _QUICK.learn(batch)
     return batch
 
 
