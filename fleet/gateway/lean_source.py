@@ -30,6 +30,7 @@ RECEIVE_MOST: Final = 10_000
 is there when a batch is committed."""
 EXPIRY_S: Final = 7 * 86_400
 STEP_S: Final = 10.0
+GOODBYE_S: Final = 2.0
 BACKOFF_FIRST_S: Final = 1.0
 BACKOFF_MAX_S: Final = 5.0
 _BAD_LOGIN: Final = (0x86, 0x87)
@@ -264,6 +265,7 @@ class LeanSource:
             try:
                 if goodbye:
                     wire.send(frames.GOODBYE)
+                    wire.finish(GOODBYE_S)  # else the last acknowledgements might be lost
             except OSError:
                 pass
             wire.close()

@@ -58,6 +58,18 @@ class Wire:
             self._tls.write(data[at : at + _RECORD_BYTES])
         self._flush()
 
+    def finish(self, wait_s: float) -> None:
+        """Let the other side read all that was sent: it ends the stream, within `wait_s` seconds.
+
+        Closing with something unread would reset the connection, and what is still on its way there be lost.
+        """
+        self._socket.shutdown(socket.SHUT_WR)
+        until_s = time.monotonic() + wait_s
+        while self._poll.poll(max(0.0, (until_s - time.monotonic()) * 1000)) and self._socket.recv(
+            _TAKE_BYTES
+        ):
+            pass
+
     def close(self) -> None:
         """End the stream at once. Safe to call twice."""
         self._socket.close()

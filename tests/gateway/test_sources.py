@@ -117,7 +117,10 @@ def test_what_is_not_acknowledged_comes_again_before_the_subscription_is_granted
     with opened(kind) as source:
         ready(source)
         publish(0, 300)
-        source.ack(take(source, 150)[:100])
+        held = take(source, 150)
+        source.ack(held[:100])
+        while len(held) < 300:  # the rest comes when the broker has seen the acknowledgements
+            held += take(source, 1)
     publish(300, 50)  # while nobody is there
     with opened(kind) as source:
         came = ready(source)
@@ -133,7 +136,11 @@ def test_a_batch_holds_about_as_many_records_as_asked_for(kind: str, publish: An
     with opened(kind) as source:
         ready(source)
         publish(0, 30)
-        assert [len(source.receive(10, 5.0)) for _ in range(3)] == [10, 10, 10]
+        batches = []
+        while sum(map(len, batches)) < 30:
+            batches.append(source.receive(10, 5.0))
+        assert max(map(len, batches)) <= 10
+        assert [n for batch in batches for n in numbers(batch)] == list(range(30))
 
 
 def test_no_more_than_the_bound_is_taken_un_acknowledged(kind: str, publish: Any) -> None:
