@@ -28,6 +28,7 @@ from fleet.telemetry.ingest import Delivery
 
 LOCK_TIMEOUT_S: Final = 2
 STATEMENT_TIMEOUT_S: Final = 30
+MAX_TRACKED: Final = 100_000
 
 
 class Handler(ABC):
@@ -136,6 +137,10 @@ class Measurements(Handler):
     kinds = ("telemetry", "event")
     most_records = COMMIT_RECORDS
 
+    def __init__(self, reader: Reader, *, slot: int) -> None:
+        super().__init__(reader, slot=slot)
+        self._touched: dict[str, datetime] = {}
+
     def handle(self, messages: Sequence[Arrived], *, now: datetime) -> None:
         from ota import reports  # see Control
 
@@ -154,8 +159,10 @@ class Measurements(Handler):
                 if inventory.record_event(device_id, event, now=now):
                     reports.apply_event(device_id, event, now=now)
                     fresh += 1
-            inventory.touch({one.device_id for one in understood}, now)
+            heard = self._due({one.device_id for one in understood}, now)
+            inventory.touch(heard, now)
             dead.record(refused, slot=self._slot, now=now)
+        self._touched.update(dict.fromkeys(heard, now))
         _count_messages(messages)
         _count_refused(refused)
         metrics.WINDOWS.labels("stored").inc(stored.windows)
@@ -164,6 +171,14 @@ class Measurements(Handler):
         metrics.SAMPLES.labels("sketch").inc(stored.sketches)
         metrics.EVENTS.labels("stored").inc(fresh)
         metrics.EVENTS.labels("duplicate").inc(len(events) - fresh)
+
+    def _due(self, device_ids: set[str], now: datetime) -> set[str]:
+        """Those whose presence was not noted lately: the same thousand need not be asked about with each batch."""
+        if len(self._touched) > MAX_TRACKED:
+            self._touched.clear()
+        before = now - inventory.TOUCH_EVERY
+        touched = self._touched
+        return {one for one in device_ids if one not in touched or touched[one] <= before}
 
 
 def _set_timeouts() -> None:
