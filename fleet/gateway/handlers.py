@@ -173,7 +173,7 @@ class Measurements(Handler):
         metrics.EVENTS.labels("duplicate").inc(len(events) - fresh)
 
     def _due(self, device_ids: set[str], now: datetime) -> set[str]:
-        """Those whose presence was not noted lately: the same thousand need not be asked about with each batch."""
+        """Those whose presence was not noted lately; each batch names much the same ones."""
         if len(self._touched) > MAX_TRACKED:
             self._touched.clear()
         before = now - inventory.TOUCH_EVERY
