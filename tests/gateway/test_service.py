@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,10 @@ def test_kill_9_in_mid_stream_loses_nothing_and_counts_nothing_twice(
     arguments = ("--reader", reader, "--device-burst", "1000000")
     duplicates = metrics.WINDOWS.labels("duplicate")._value
     before = duplicates.get()
-    with streaming(broker, boards, moment) as sent:
+    with ExitStack() as devices:
         with process(broker.env(), tmp_path, *arguments) as gateway:
-            gateway.says("is ready")
+            gateway.says("is ready")  # subscribed: from now on the broker keeps what comes
+            sent = devices.enter_context(streaming(broker, boards, moment))
             wait_until(lambda: Window.objects.count() > 200, what="more windows")
         for _ in range(2):
             with process(broker.env(), tmp_path, *arguments, dying_at=2) as gateway:
