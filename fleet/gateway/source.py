@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from fleet.mqtt.client import Arrived
 
-READERS: Final = ("paho", "lean")
+READERS: Final = ("lean", "paho")
 """Names of the sources for telemetry; the first is the default."""
 COMMIT_RECORDS: Final = 5000
 COMMIT_S: Final = 0.1
