@@ -95,11 +95,10 @@ def ensure_partitions(deliveries: Sequence[Delivery]) -> None:
         (("tele_inference",), "inferences"),
         (("tele_sketch",), "sketches"),
     ):
-        numbers: set[int] = set()
-        for delivery in deliveries:
-            if records := getattr(delivery.batch, kind):
-                # A record is at most a day after the one before, so no day between is left out.
-                numbers.update(range(records[0].ts_ms // _DAY_MS, records[-1].ts_ms // _DAY_MS + 1))
+        found = [records for one in deliveries if (records := getattr(one.batch, kind))]
+        spans = {(records[0].ts_ms // _DAY_MS, records[-1].ts_ms // _DAY_MS) for records in found}
+        # A record is at most a day after the one before, so no day between is left out.
+        numbers = {number for first, last in spans for number in range(first, last + 1)}
         partitions.ensure({_time(number * _DAY_MS).date() for number in numbers}, tables=tables)
 
 

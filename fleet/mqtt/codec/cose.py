@@ -23,6 +23,7 @@ from fleet.mqtt.codec.errors import CodecError
 KINDS = ("manifest", "trust", "desired", "cmd", "reported", "telemetry", "event")
 TAG_SIGN, TAG_SIGN1, TAG_MAC0 = 98, 18, 17
 MAX_SIGNED_BYTES = 2048
+_STRING_HEADS = tuple(head(2, size) for size in range(512))
 MAX_SIGNATURES = 8
 MAX_UPLINK_BYTES = {"reported": 2048, "event": 512, "telemetry": 4096}
 SIGNING_KID_BYTES, MAC_KID_BYTES, MAC_KEY_BYTES = 8, 4, 32
@@ -280,7 +281,8 @@ def _mac(header: bytes, aad: bytes, payload: bytes, key: bytes) -> bytes:
 
 def _string(raw: bytes) -> bytes:
     """A byte string as CBOR has it."""
-    return head(2, len(raw)) + raw
+    size = len(raw)
+    return (_STRING_HEADS[size] if size < len(_STRING_HEADS) else head(2, size)) + raw
 
 
 def _parts(message: bytes, tag: int, name: str) -> tuple[bytes, bytes, Any]:

@@ -86,7 +86,7 @@ def steps(there: Installation, records: int, *, boot: int) -> list[tuple[str, fl
         ("frames", lambda: frames.FrameReader().feed(stream)),
         ("pace", lambda: [pace.judge(one.topic, now_s=1.0) for one in arrived]),
         ("envelope and MAC", verify),
-        ("envelope, strict", lambda: [cose._strict_mac0("telemetry", m, 4096) for _, _, m in sealed]),
+        ("same, strict, no MAC", lambda: [cose._strict_mac0("telemetry", m, 4096) for _, _, m in sealed]),
         ("batch", lambda: [telemetry.parse_batch(payload) for _, payload, _ in sealed]),
         ("batch, strict", lambda: [telemetry.parse_strictly(payload) for _, payload, _ in sealed]),
         ("reader, all of it", lambda: [reader.read(one, now=now) for one in arrived]),
