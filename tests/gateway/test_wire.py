@@ -74,11 +74,13 @@ def test_what_is_sent_arrives_whole(tls: TlsFiles) -> None:
     sent, found = bytes(range(256)) * 400, bytearray()
 
     def work(peer: socket.socket) -> None:
+        peer.sendall(bytes(100_000))  # never read: closing at once would reset the connection
         while len(found) < len(sent):
             found.extend(peer.recv(65_536))
 
     with serving(tls, work) as port:
         wire = connect(port, tls)
+        wire.receive(STEP_S)
         wire.send(sent)
         wire.finish(STEP_S)
         wire.close()
