@@ -5,6 +5,7 @@ The two have broker sessions of their own, so that a backlog of telemetry never 
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -13,6 +14,7 @@ from django.db import connection, transaction
 
 from fleet.devices import inventory
 from fleet.gateway import metrics
+from fleet.gateway.source import COMMIT_RECORDS
 from fleet.gateway.uplink import Reader, Uplink
 from fleet.mqtt import topics
 from fleet.mqtt.client import Arrived
@@ -26,16 +28,17 @@ from fleet.telemetry.ingest import Delivery
 
 LOCK_TIMEOUT_S: Final = 2
 STATEMENT_TIMEOUT_S: Final = 30
+MAX_TRACKED: Final = 100_000
 
 
 class Handler(ABC):
     """A kind of batches.
 
-    `kinds`: the last part of the topics it takes; `most`: messages a transaction takes.
+    `kinds`: the last part of the topics it takes; `most_records`: about so many a transaction takes.
     """
 
     kinds: tuple[str, ...] = ()
-    most = 1
+    most_records = 1
 
     def __init__(self, reader: Reader, *, slot: int) -> None:
         self._reader = reader
@@ -75,7 +78,7 @@ class Control(Handler):
     """Reported documents and presence."""
 
     kinds = ("reported", "online")
-    most = 200
+    most_records = 200
 
     def handle(self, messages: Sequence[Arrived], *, now: datetime) -> None:
         from ota import (
@@ -132,7 +135,11 @@ class Measurements(Handler):
     """Telemetry batches and events."""
 
     kinds = ("telemetry", "event")
-    most = 500
+    most_records = COMMIT_RECORDS
+
+    def __init__(self, reader: Reader, *, slot: int) -> None:
+        super().__init__(reader, slot=slot)
+        self._touched: dict[str, datetime] = {}
 
     def handle(self, messages: Sequence[Arrived], *, now: datetime) -> None:
         from ota import reports  # see Control
@@ -152,8 +159,10 @@ class Measurements(Handler):
                 if inventory.record_event(device_id, event, now=now):
                     reports.apply_event(device_id, event, now=now)
                     fresh += 1
-            inventory.touch({one.device_id for one in understood}, now)
+            heard = self._due({one.device_id for one in understood}, now)
+            inventory.touch(heard, now)
             dead.record(refused, slot=self._slot, now=now)
+        self._touched.update(dict.fromkeys(heard, now))
         _count_messages(messages)
         _count_refused(refused)
         metrics.WINDOWS.labels("stored").inc(stored.windows)
@@ -162,6 +171,14 @@ class Measurements(Handler):
         metrics.SAMPLES.labels("sketch").inc(stored.sketches)
         metrics.EVENTS.labels("stored").inc(fresh)
         metrics.EVENTS.labels("duplicate").inc(len(events) - fresh)
+
+    def _due(self, device_ids: set[str], now: datetime) -> set[str]:
+        """Those whose presence was not noted lately; each batch names much the same ones."""
+        if len(self._touched) > MAX_TRACKED:
+            self._touched.clear()
+        before = now - inventory.TOUCH_EVERY
+        touched = self._touched
+        return {one for one in device_ids if one not in touched or touched[one] <= before}
 
 
 def _set_timeouts() -> None:
@@ -185,8 +202,8 @@ def _kind_of(topic: str) -> str:
 
 
 def _count_messages(messages: Iterable[Arrived]) -> None:
-    for message in messages:
-        metrics.MESSAGES.labels(_kind_of(message.topic)).inc()
+    for kind, count in Counter(_kind_of(message.topic) for message in messages).items():
+        metrics.MESSAGES.labels(kind).inc(count)
 
 
 def _count_refused(refused: Iterable[Refused]) -> None:

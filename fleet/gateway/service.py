@@ -1,79 +1,103 @@
 """The gateway process: two broker sessions, two pumps, one orderly end."""
 
-import hashlib
-import hmac
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
-from django.conf import settings
-from django.db import Error as DatabaseError
 from django.db import connection
-from django.utils import timezone
 
-from fleet.devices import broker
-from fleet.devices.errors import DeviceError
-from fleet.devices.installation import installation_id
 from fleet.gateway import pace
+from fleet.gateway.errors import GatewayError
 from fleet.gateway.handlers import Control, Handler, Measurements
+from fleet.gateway.lean_source import LeanSource
 from fleet.gateway.pace import Pace
+from fleet.gateway.paho_source import PahoSource
 from fleet.gateway.pump import Pump
-from fleet.gateway.source import Source
+from fleet.gateway.readiness import (
+    CHECK_S,
+    hold_slot,
+    lease_user,
+    share_group,
+    telemetry_user,
+    wait_for_database,
+)
+from fleet.gateway.slot_lease import SlotLease
+from fleet.gateway.source import READERS, Source
 from fleet.gateway.uplink import Reader
 from fleet.mqtt import topics
-from fleet.mqtt.broker_files import BackendUser, BrokerFilesError
-from fleet.mqtt.client import MqttError, take_named
-from fleet.telemetry import partitions
+from fleet.mqtt.broker_files import BackendUser
 
 logger = logging.getLogger(__name__)
 
 SLOTS: Final = 4
-LEASE_WAIT_S: Final = 15.0
-RETRY_MAX_S: Final = 5.0
-CHECK_S: Final = 0.2
+LEASE_CHECK_S: Final = 2.0
+
+
+class Role(StrEnum):
+    """Which uplinks a gateway takes."""
+
+    ALL = "all"
+    CONTROL = "control"
+    TELEMETRY = "telemetry"
 
 
 def run(
     *,
     slot: int,
     stop: threading.Event,
+    role: Role = Role.ALL,
     shared: bool = False,
     per_s: float = pace.PER_S,
     burst: int = pace.BURST,
+    reader: str = READERS[0],
     on_ready: Callable[[], None] = lambda: None,
 ) -> bool:
     """Take uplinks until `stop` is set; True when it ended as asked, False when a pump failed.
 
-    slot: 0 to 3, each with broker users of its own. Slot 0 takes reports and presence, which cannot be shared
-    between gateways because retained messages are not. shared: this gateway is one of several that share
-    telemetry and events; True for every slot above 0. Alone is safer: Mosquitto 2.0 forgets shared
-    subscriptions when it restarts, and loses what devices send until the gateway is back. A broker or a
-    database that is away is waited for. per_s, burst: telemetry and events that one device may send; what is
-    beyond is refused as `rate_limited`. Raises MqttError `users_missing`, or `no_free_user` when another
-    gateway of this machine has the slot.
+    slot: 0 to 3, each with broker users of its own. role: ALL is control and telemetry in one process, as one
+    machine has it; apart, a flood of telemetry takes no processor time from reports. Slot 0 alone takes
+    reports and presence, which cannot be shared between gateways because retained messages are not; for any
+    other slot ALL means TELEMETRY. shared: this gateway is one of several that share telemetry and events;
+    True for every slot above 0. Alone is safer: Mosquitto 2.0 forgets shared subscriptions when it restarts,
+    and loses what devices send until the gateway is back. A broker or a database that is away is waited for.
+    per_s, burst: telemetry and events that one device may send; what is beyond is refused as `rate_limited`.
+    reader: of telemetry, one of READERS; `lean` is our own over MQTT 5, `paho` for a broker that has 3.1.1
+    alone.
+
+    Raises MqttError `users_missing`, or `no_free_user` when another gateway of this machine has the slot, and
+    GatewayError `slot_taken` when one of another machine has it.
     """
-    identity = _wait_for(_prepare, stop)
+    identity = wait_for_database(stop)
     if identity is None:
         return True
-    reader = Reader(identity)
+    judge = Reader(identity)
     group = share_group(identity) if shared or slot else ""
-    stations = [_Station("telemetry", Measurements(reader, slot=slot), 2 * slot + 1, False, group)]
-    if slot == 0:
-        stations.insert(0, _Station("control", Control(reader, slot=slot), 0, True))
+    stations = []
+    if role is not Role.TELEMETRY and slot == 0:
+        stations.append(_Station("control", Control(judge, slot=slot), 0, True))
+    if role is not Role.CONTROL:
+        handler = Measurements(judge, slot=slot)
+        stations.append(_Station("telemetry", handler, telemetry_user(slot), False, group))
     users: list[BackendUser] = []
+    lease = SlotLease([station.user for station in stations])
     try:
         for station in stations:
-            users.append(_lease(f"svc.gateway-{station.user}", stop))
+            users.append(lease_user(f"svc.gateway-{station.user}", stop))
+        hold_slot(lease, stop)
         sources = [
-            _source(station, user, identity, None if station.clean else Pace(per_s=per_s, burst=burst))
+            _source(
+                station, user, identity, None if station.clean else Pace(per_s=per_s, burst=burst), reader
+            )
             for station, user in zip(stations, users, strict=True)
         ]
         pumps = [Pump(source, one.handler, stop) for source, one in zip(sources, stations, strict=True)]
-        return _run_pumps(sources, pumps, stop, on_ready)
+        return _run_pumps(sources, pumps, stop, on_ready, lease)
     finally:
+        lease.release()
         for user in users:
             user.release()
 
@@ -93,32 +117,22 @@ class _Station:
     group: str = ""
 
 
-def _source(station: _Station, user: BackendUser, identity: bytes, limit: Pace | None) -> Source:
+def _source(station: _Station, user: BackendUser, identity: bytes, limit: Pace | None, reader: str) -> Source:
     other = "" if station.group else share_group(identity)
     kinds = station.handler.kinds
-    return Source(
-        station.name,
-        user,
-        [topics.uplink_filter(kind, share=station.group) for kind in kinds],
-        clean=station.clean,
-        leave=[] if station.clean else [topics.uplink_filter(kind, share=other) for kind in kinds],
-        pace=limit,
-    )
-
-
-def share_group(identity: bytes) -> str:
-    """Name of the shared subscription: 128 bits that a device cannot guess.
-
-    The broker's rules do not stop a SUBSCRIBE, so a device that knew the name could swallow the fleet's
-    telemetry. Derived from the passphrase, so every gateway of an installation finds the same one without
-    storing it.
-    """
-    text = b"telemetry share group" + identity
-    return hmac.digest(settings.KEY_PASSPHRASE.encode(), text, hashlib.sha256)[:16].hex()
+    filters = [topics.uplink_filter(kind, share=station.group) for kind in kinds]
+    leave = [] if station.clean else [topics.uplink_filter(kind, share=other) for kind in kinds]
+    if reader == "lean" and not station.clean:
+        return LeanSource(station.name, user, filters, leave=leave, pace=limit)
+    return PahoSource(station.name, user, filters, clean=station.clean, leave=leave, pace=limit)
 
 
 def _run_pumps(
-    sources: Sequence[Source], pumps: Sequence[Pump], stop: threading.Event, on_ready: Callable[[], None]
+    sources: Sequence[Source],
+    pumps: Sequence[Pump],
+    stop: threading.Event,
+    on_ready: Callable[[], None],
+    lease: SlotLease,
 ) -> bool:
     failed = threading.Event()
 
@@ -141,7 +155,16 @@ def _run_pumps(
     for thread in threads:
         thread.start()
     is_told = False
+    held_s = time.monotonic()
     while not stop.wait(CHECK_S):
+        if time.monotonic() > held_s + LEASE_CHECK_S:
+            held_s = time.monotonic()
+            try:
+                lease.take()
+            except GatewayError as error:
+                logger.error("gateway: %s", error)
+                failed.set()
+                stop.set()
         if not is_told and all(source.is_ready for source in sources):
             logger.info("gateway is ready: %s", ", ".join(source.name for source in sources))
             is_told = True
@@ -152,45 +175,3 @@ def _run_pumps(
         source.close()
     logger.info("gateway has stopped: what it took is committed and acknowledged")
     return not failed.is_set()
-
-
-def _prepare() -> bytes:
-    """Installation id; makes partitions and heals the broker's password file on the way."""
-    identity = installation_id()
-    partitions.make_ahead(timezone.now())
-    try:
-        broker.sync()
-    except (BrokerFilesError, OSError) as error:
-        logger.warning("the broker's password file cannot be written from here: %s", error)
-    return identity
-
-
-def _wait_for(prepare: Callable[[], bytes], stop: threading.Event) -> bytes | None:
-    """The result of `prepare` once the database answers and is set up; None when stopped before."""
-    pause_s, told = 0.2, ""
-    while not stop.is_set():
-        try:
-            return prepare()
-        except DatabaseError as error:
-            code, text = "database_unavailable", str(error).strip().partition("\n")[0]
-        except DeviceError as error:
-            code, text = error.code, error.text
-        finally:
-            connection.close()
-        if told != code:
-            logger.warning("gateway: %s (%s); trying again every few seconds", code, text)
-            told = code
-        stop.wait(pause_s)
-        pause_s = min(RETRY_MAX_S, pause_s * 2)
-    return None
-
-
-def _lease(name: str, stop: threading.Event) -> BackendUser:
-    """The broker user of this slot; waits a little for a predecessor that is still ending."""
-    until_s = time.monotonic() + LEASE_WAIT_S
-    while True:
-        try:
-            return take_named(name)
-        except MqttError as error:
-            if error.code != "no_free_user" or time.monotonic() > until_s or stop.wait(CHECK_S):
-                raise

@@ -1,107 +1,75 @@
-"""Where uplinks come from:
+"""Where uplinks come from, as a pump sees it, and how much of it may be un-acknowledged at a time.
 
-a broker session whose messages stay un-acknowledged until their transaction has committed.
+Two sessions with a broker fit: `paho_source` (paho's network thread and a queue) and `lean_source` (our own
+reader, in the pump's thread).
 """
 
-import queue
-import threading
-import time
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
-from fleet.gateway import metrics
-from fleet.gateway.pace import Pace
-from fleet.mqtt.broker_files import BackendUser
-from fleet.mqtt.client import Arrived, BackendClient
+from fleet.mqtt.client import Arrived
 
-CAPACITY: Final = 8192
-GATHER_S: Final = 0.1
+READERS: Final = ("lean", "paho")
+"""Names of the sources for telemetry; the first is the default."""
+COMMIT_RECORDS: Final = 5000
+COMMIT_S: Final = 0.1
 QUIET_S: Final = 0.01
-"""A batch also ends when nothing has come for this long. The broker has at most `max_inflight_messages` (200)
-un-acknowledged with us: waiting out GATHER_S for more than those capped a gateway at 2,000 messages/s."""
+"""A batch also ends when nothing has come for this long: the broker may have no more for us until we
+acknowledge (200 messages at a time over MQTT 3.1.1), and waiting out COMMIT_S capped a gateway at 2,000
+messages/s."""
+MOST_RECORDS: Final = 20_000
+MOST_BYTES: Final = 8 * 2**20
+KEEPALIVE_S: Final = 60
+
+_AROUND_BYTES: Final = 150  # envelope, MAC and head of a batch, about
+_RECORD_BYTES: Final = 14  # a window has at least 14, and about 24 in practice
+_RECORDS: Final = 64
 
 
-class Source:
-    """Messages of some filters, in batches.
+class Source(Protocol):
+    """Uplinks of some filters, in batches, each un-acknowledged until its transaction has committed.
 
-    A full queue blocks the network thread: the socket is not read, the broker keeps what is left, and if that
-    lasts longer than its keep-alive it ends the connection and sends everything un-acknowledged again.
+    name: for logs and metrics. One pump at a time.
     """
 
-    def __init__(
-        self,
-        name: str,
-        user: BackendUser,
-        filters: Sequence[str],
-        *,
-        clean: bool,
-        leave: Sequence[str] = (),
-        capacity: int = CAPACITY,
-        pace: Pace | None = None,
-    ) -> None:
-        """name:
-
-        for logs and metrics. clean: False keeps session and queue at the broker while we are away. pace: what
-        a device may send; what is beyond is marked here, once, because a batch may be handled several times.
-        """
-        self.name = name
-        self._pace = pace
-        self._queue: queue.Queue[Arrived] = queue.Queue(capacity)
-        self._is_closing = threading.Event()
-        self._client = BackendClient(user, name, clean=clean, manual_ack=True, on_message=self._put)
-        for topic_filter in leave:
-            self._client.unsubscribe(topic_filter)
-        for topic_filter in filters:
-            self._client.subscribe(topic_filter)
-        metrics.WAITING.labels(name).set_function(self._queue.qsize)
+    name: str
 
     def start(self) -> None:
-        """Connect in the background, now and whenever the connection is lost."""
-        self._client.start()
+        """Connect, now and whenever the connection is lost; a broker that is away is waited for."""
 
     @property
     def is_ready(self) -> bool:
-        """True while the broker has us and our subscriptions."""
-        return self._client.is_subscribed
+        """True while the broker has us and has granted our subscriptions."""
 
-    def receive(self, most: int, *, wait_s: float) -> list[Arrived]:
-        """The next batch:
-
-        up to `most` messages that come within GATHER_S of the first and QUIET_S of one another; empty after
-        `wait_s`.
+    def receive(self, max_records: int, wait_s: float) -> list[Arrived]:
+        """The next batch: about `max_records` records, or what comes within COMMIT_S of the first and QUIET_S
+        of one another; empty after `wait_s` seconds without one.
         """
-        try:
-            batch = [self._queue.get(timeout=wait_s)]
-        except queue.Empty:
-            return []
-        until_s = time.monotonic() + GATHER_S
-        while len(batch) < most:
-            try:
-                left_s = until_s - time.monotonic()
-                batch.append(self._queue.get(timeout=max(0.0, min(QUIET_S, left_s))))
-            except queue.Empty:
-                break
-        return batch
 
     def ack(self, done: Sequence[Arrived]) -> None:
-        """Acknowledge committed messages, in the order they came."""
-        self._client.ack(*done)
+        """Acknowledge messages, in the order they came and only after their COMMIT.
+
+        Those of an earlier connection are left alone: the broker sends them again, and they count once.
+        """
+
+    def pause(self) -> None:
+        """Nothing can be stored now: read no more. Call it again and again while that lasts.
+
+        A socket that is not read is not pinged either, so at half its keep-alive the connection is ended on
+        purpose, and the broker keeps what comes. What was handed out stays with the pump.
+        """
+
+    def resume(self) -> None:
+        """Read again, on a new connection if need be. Harmless when nothing was paused."""
 
     def close(self) -> None:
         """Disconnect. What was not acknowledged comes again to the next holder of this session."""
-        self._is_closing.set()
-        self._client.close()
 
-    def _put(self, message: Arrived) -> None:
-        # What comes again was within the pace when it came first; a device does not pay for our restarts.
-        if self._pace is not None and not message.is_again:
-            excess = self._pace.judge(message.topic, now_s=time.monotonic())
-            if excess:
-                message = replace(message, excess=excess)
-        while not self._is_closing.is_set():
-            try:
-                self._queue.put(message, timeout=0.2)
-                return
-            except queue.Full:
-                continue
+
+def weight(payload: bytes) -> int:
+    """How many records a message may hold, by its size; at least 1.
+
+    Exact needs the payload decoded, and what bounds memory must not wait for that. Batches of windows, which
+    nearly all are, hold at most so many, and about half of it.
+    """
+    return min(_RECORDS, 1 + max(0, len(payload) - _AROUND_BYTES) // _RECORD_BYTES)

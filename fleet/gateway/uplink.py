@@ -1,9 +1,9 @@
 """From bytes of a topic to something known: which device, authentic or not, and what it says."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from fleet.devices.keys import KEYRING, Keyring
 from fleet.gateway import pace
@@ -22,8 +22,7 @@ from fleet.telemetry.errors import TelemetryError
 ONLINE_BYTES: Final = 16
 
 
-@dataclass(frozen=True)
-class Uplink:
+class Uplink(NamedTuple):
     """An uplink that was understood.
 
     content: True/False for `online`, which has no MAC and decides nothing.
@@ -54,7 +53,7 @@ class Reader:
         """
         device_id = ""
         try:
-            device_id, kind = topics.parse_uplink(message.topic)
+            device_id, kind = _parsed(message.topic)
             if message.excess:
                 return Refused(
                     device_id,
@@ -91,7 +90,7 @@ class Reader:
             message.payload,
             topic=message.topic,
             installation_id=self._installation_id,
-            key_lookup=lambda kid: self._keyring.mac_key(device_id, kid),
+            key_lookup=lambda kid: known.keys.get(kid) or self._keyring.mac_key(device_id, kid),
         )
         if kind == "reported":
             return parse_reported(payload)
@@ -102,8 +101,14 @@ class Reader:
         return batch
 
 
+@lru_cache(maxsize=100_000)
+def _parsed(topic: str) -> tuple[str, str]:
+    """As `topics.parse_uplink`; a device sends on the same topics for years."""
+    return topics.parse_uplink(topic)
+
+
 def _device_of(topic: str) -> str:
     try:
-        return topics.parse_uplink(topic)[0]
+        return _parsed(topic)[0]
     except CodecError:
         return ""

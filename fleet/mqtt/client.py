@@ -13,8 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import paho.mqtt.client as paho
 from django.conf import settings
@@ -45,9 +44,8 @@ _ACK_BYTES: Final = 4096  # 1,024 acknowledgements in one TLS record
 _BAD_LOGIN: Final = ("Bad user name or password", "Not authorized")
 
 
-@dataclass(frozen=True)
-class Arrived:
-    """A received message.
+class Arrived(NamedTuple):
+    """A received message; a tuple, because a gateway makes thousands a second.
 
     epoch: number of the connection it came on; only on that one may it be acknowledged. excess: "" unless its
     sender sent more than it may (`fleet.gateway.pace`). is_again: the broker sent it before and was not
@@ -313,6 +311,18 @@ class BackendClient:
                 self._state.wait(left_s)
             if mid is None or not self._granted.pop(mid, False):
                 raise MqttError("broker_unreachable", "not connected, or the broker refused a subscription")
+
+    def leave(self) -> None:
+        """End the connection on purpose and stay away until `restart`. May be called on the network thread;
+        messages that it still brings are not to be acknowledged any more.
+        """
+        logger.info("%s leaves the broker until it can take messages again", self._label)
+        self._client.disconnect()
+
+    def restart(self) -> None:
+        """Connect again after `leave`."""
+        self._client.loop_stop()
+        self.start()
 
     def close(self) -> None:
         """Say goodbye to the broker, end the network thread, give a leased name back. Safe to call twice."""

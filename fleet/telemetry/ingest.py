@@ -5,41 +5,33 @@ what that statement returned and nothing else: a redelivery returns no rows and 
 anywhere.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from functools import lru_cache
+from typing import Final
 
 from django.db import connection, transaction
 
 from fleet.mqtt.codec.telemetry import Batch
-from fleet.telemetry import partitions, samples
+from fleet.telemetry import partitions, samples, staging
 from fleet.telemetry.errors import TelemetryError
 
-_COLUMNS: Final = (
-    ("device_id", "varchar"), ("ts", "timestamptz"), ("seq", "int8"), ("version_id", "int8"),
-    ("dt_ms", "int4"), ("n", "int4"), ("us_mean", "int4"), ("us_max", "int4"), ("anom_max", "int4"),
-    ("anom_n", "int4"),
-    ("heap_min", "int4"), ("lag_s", "int4"), ("score", "int2"), ("top", "int2"), ("lab_n", "int2"),
-    ("lab_ok", "int2"), ("rssi", "int2"), ("flags", "int2"), ("slot", "int2"), ("clock", "int2"),
-)  # fmt: skip
-_NAMES: Final = ", ".join(name for name, _ in _COLUMNS)
 _LAST: Final = (
     "device_id, ts, seq, version_id, slot, n, us_mean, us_max, score, top, anom_max, anom_n, lab_n, lab_ok,"
     " heap_min, rssi, flags"
 )
 _LAST_SET: Final = ", ".join(f"{name} = EXCLUDED.{name}" for name in _LAST.split(", ")[1:])
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_INT4: Final = 2**31 - 1
 _DAY_MS: Final = 86_400_000
 
 # Keys are taken in order in every upsert, so that two ingesting slots cannot lock each other out.
 _MERGE: Final = f"""
 WITH fresh AS (
-    INSERT INTO tele_window ({_NAMES})
-    SELECT {_NAMES} FROM tele_stage ORDER BY device_id, ts, seq
+    INSERT INTO tele_window ({staging.NAMES})
+    SELECT {staging.NAMES} FROM tele_stage ORDER BY device_id, ts, seq
     ON CONFLICT DO NOTHING
-    RETURNING {_NAMES}
+    RETURNING {staging.NAMES}
 ), minutes AS (
     INSERT INTO tele_minute AS m
         (version_id, device_class, minute, ingest_slot, windows, n, us_sum, us_max, anom_n, lab_n, lab_ok)
@@ -87,9 +79,9 @@ def check_times(batch: Batch, *, now: datetime) -> None:
 
     Time comes from the payload only: arrival would make a new row of every redelivery.
     """
-    oldest_ms, newest_ms = _ms(partitions.raw_from(now)), _ms(now + partitions.MAX_FUTURE)
+    oldest_ms, newest_ms = _bounds_ms(now)
     for records in (batch.windows, batch.inferences, batch.sketches):
-        for one in records:
+        for one in (records[0], records[-1]) if records else ():  # times never fall within a kind
             if not oldest_ms <= one.ts_ms <= newest_ms:
                 ends = f"{_time(one.ts_ms):%Y-%m-%d %H:%M} UTC"
                 text = f"a record ends at {ends}, 30 days back to 1 ahead are taken"
@@ -103,7 +95,10 @@ def ensure_partitions(deliveries: Sequence[Delivery]) -> None:
         (("tele_inference",), "inferences"),
         (("tele_sketch",), "sketches"),
     ):
-        numbers = {one.ts_ms // _DAY_MS for delivery in deliveries for one in getattr(delivery.batch, kind)}
+        found = [records for one in deliveries if (records := getattr(one.batch, kind))]
+        spans = {(records[0].ts_ms // _DAY_MS, records[-1].ts_ms // _DAY_MS) for records in found}
+        # A record is at most a day after the one before, so no day between is left out.
+        numbers = {number for first, last in spans for number in range(first, last + 1)}
         partitions.ensure({_time(number * _DAY_MS).date() for number in numbers}, tables=tables)
 
 
@@ -126,7 +121,7 @@ def store(deliveries: Sequence[Delivery], *, slot: int, now: datetime) -> Stored
     with transaction.atomic():
         versions = _version_ids(deliveries, now)
         if n_windows:
-            _copy(_rows(deliveries, versions, now))
+            staging.copy_windows(batches, versions, now=now)
             with connection.cursor() as cursor:
                 cursor.execute(_MERGE, {"slot": slot})
                 windows = int(cursor.fetchone()[0])
@@ -135,35 +130,6 @@ def store(deliveries: Sequence[Delivery], *, slot: int, now: datetime) -> Stored
         if n_sketches:
             sketches = samples.store_sketches(batches, versions, now=now)
     return Stored(windows, inferences, sketches, n_windows - windows)
-
-
-def _copy(rows: Iterator[tuple[Any, ...]]) -> None:
-    with connection.cursor() as wrapped:
-        wrapped.execute("CREATE TEMP TABLE IF NOT EXISTS tele_stage (LIKE tele_window) ON COMMIT DELETE ROWS")
-        wrapped.execute("DELETE FROM tele_stage")  # an outer transaction may have stored before
-    with (
-        connection.connection.cursor() as cursor,
-        cursor.copy(f"COPY tele_stage ({_NAMES}) FROM STDIN (FORMAT BINARY)") as copy,
-    ):
-        copy.set_types([kind for _, kind in _COLUMNS])
-        for row in rows:
-            copy.write_row(row)
-
-
-def _rows(
-    deliveries: Sequence[Delivery], versions: dict[tuple[str, str, str], int], now: datetime
-) -> Iterator[tuple[Any, ...]]:
-    for delivery in deliveries:
-        batch = delivery.batch
-        version_id = versions[_run(batch)]
-        for w in batch.windows:
-            ts = _time(w.ts_ms)
-            lag_s = max(-_INT4, min(_INT4, int((now - ts).total_seconds())))
-            yield (
-                delivery.device_id, ts, w.seq, version_id, w.dt_ms, w.n, w.us_mean, w.us_max, w.anom_max_e3,
-                w.anom_n, w.heap_min_64b, lag_s, w.score_e4, w.top, w.lab_n, w.lab_ok, w.rssi_dbm, w.flags,
-                batch.slot, int(batch.clock),
-            )  # fmt: skip
 
 
 def _version_ids(deliveries: Sequence[Delivery], now: datetime) -> dict[tuple[str, str, str], int]:
@@ -195,6 +161,12 @@ def _known_versions(runs: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str
 
 def _run(batch: Batch) -> tuple[str, str, str]:
     return batch.mid, batch.model, batch.version
+
+
+@lru_cache(maxsize=8)
+def _bounds_ms(now: datetime) -> tuple[int, int]:
+    """Times that are taken, as unix milliseconds; a batch of uplinks has one `now`."""
+    return _ms(partitions.raw_from(now)), _ms(now + partitions.MAX_FUTURE)
 
 
 def _ms(moment: datetime) -> int:

@@ -30,5 +30,9 @@ def test_rows_and_rollup_equal_what_was_sent_when_this_is_killed(victim: str) ->
     assert "verdict: ok" in bench("crash", "--victim", victim, "--messages", "3000", "--kills", "2")
 
 
+def test_nothing_is_lost_while_postgresql_is_away_for_longer_than_the_broker_waits_for_a_ping() -> None:
+    assert "verdict: ok" in bench("crash", "--victim", "outage", "--outage", "35")
+
+
 def test_the_gateway_stores_everything_and_keeps_up_with_a_share_of_the_raw_rate() -> None:
     assert "verdict: ok" in bench("ingest", "--short", "--deadline", "120")

@@ -1,11 +1,12 @@
 """Fixtures of the gateway's tests: a broker of their own, and jobs to move."""
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from fleet.gateway.source import READERS
 from tests.stack.services import Broker, private_mosquitto
 
 
@@ -50,3 +51,15 @@ def make_job(db: None, now: datetime) -> Callable[..., Any]:
         )  # fmt: skip
 
     return make
+
+
+@pytest.fixture
+def moment() -> datetime:
+    """The real time: a gateway process has no other."""
+    return datetime.now(UTC)
+
+
+@pytest.fixture(params=READERS)
+def reader(request: pytest.FixtureRequest) -> str:
+    """Each way of reading telemetry."""
+    return str(request.param)

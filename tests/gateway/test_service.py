@@ -2,135 +2,44 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.conf import settings as django_settings
 from django.db import connection
 
 from fleet.devices.keys import Keyring
 from fleet.devices.models import Device, DeviceEvent, Presence
-from fleet.gateway import metrics, service
+from fleet.gateway import metrics, readiness, service
 from fleet.gateway.handlers import Measurements
 from fleet.gateway.uplink import Reader
 from fleet.mqtt.client import BackendClient, MqttError, take_named
 from fleet.mqtt.codec.event import Event
 from fleet.mqtt.codec.names import Clock, EventKind
 from fleet.stack.mosquitto import accepts
-from fleet.stack.paths import PROJECT_ROOT
 from fleet.telemetry.models import DeadLetter, Window
-from tests.devices.makers import Board, make_board, make_report
+from tests.devices.makers import Board, make_report
+from tests.gateway.gateways import enrolled, left_at_broker, process, running, send, streaming, wait_until
 from tests.stack.services import Broker, Client
-from tests.stack.services import wait_until as wait_until_within
 from tests.telemetry.batches import make_batch
 from tests.telemetry.test_ingest import totals
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-# A condition that holds ends the wait at once; a machine that many share may take long to start a process.
-wait_until = partial(wait_until_within, deadline_s=90)
-
-
-@pytest.fixture
-def moment() -> datetime:
-    """The real time: a gateway process has no other."""
-    return datetime.now(UTC)
-
-
-@contextmanager
-def running(**options: Any) -> Iterator[threading.Event]:
-    """A gateway on threads of this process."""
-    stop, ready, results = threading.Event(), threading.Event(), []
-    more = {"slot": 0, "stop": stop, "on_ready": ready.set, **options}
-    thread = threading.Thread(target=lambda: results.append(service.run(**more)))
-    thread.start()
-    try:
-        assert ready.wait(90)
-        yield stop
-    finally:
-        stop.set()
-        thread.join(timeout=90)
-    assert results == [True]
-
-
-@contextmanager
-def process(broker_env: dict[str, str], folder: Path, *arguments: str) -> Iterator["Gateway"]:
-    """`manage.py gateway` as a process of its own."""
-    gateway = Gateway(broker_env, folder, arguments)
-    try:
-        yield gateway
-    finally:
-        gateway.child.kill()
-        gateway.child.wait(timeout=10)
-
-
-class Gateway:
-    def __init__(self, broker_env: dict[str, str], folder: Path, arguments: tuple[str, ...]) -> None:
-        database = connection.settings_dict
-        url = "postgresql://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**database)
-        self.env = {
-            **os.environ,
-            "DATABASE_URL": url,
-            "FLEET_RUN_DIR": str(folder),
-            "FLEET_KEY_PASSPHRASE": django_settings.KEY_PASSPHRASE,
-            "DJANGO_SETTINGS_MODULE": "fleet.settings",
-            **broker_env,
-        }
-        self.log = folder / "gateway.log"
-        self.arguments = arguments
-        self.child = self._start()
-
-    def _start(self) -> "subprocess.Popen[bytes]":
-        with self.log.open("ab") as log:
-            command = [sys.executable, str(PROJECT_ROOT / "manage.py"), "gateway", *self.arguments]
-            return subprocess.Popen(command, env=self.env, stdout=log, stderr=log)
-
-    def says(self, words: str) -> None:
-        """Wait until the log has these words; a process that ends without them has failed."""
-        wait_until(lambda: words in self.log.read_text() or self.child.poll() is not None, what=words)
-        assert words in self.log.read_text(), self.log.read_text()[-2000:]
-
-    def kill_and_restart(self) -> None:
-        """kill -9, and a successor at once."""
-        self.child.kill()
-        self.child.wait(timeout=10)
-        self.child = self._start()
-
-    def terminate(self) -> int:
-        """SIGTERM; the exit status."""
-        self.child.terminate()
-        return self.child.wait(timeout=90)
-
 
 @pytest.fixture
 def boards(broker: Broker, moment: datetime) -> list[Board]:
-    """Three enrolled devices that the broker lets in."""
-    found = [make_board(f"dev-{i}", moment) for i in range(3)]
-    for board in found:
-        wait_until(
-            lambda board=board: accepts(broker.port, broker.tls.ca, board.id, board.secret),
-            what="the broker to let a device in",
-        )
-    return found
-
-
-def send(client: Client, board: Board, kind: str, payload: bytes) -> None:
-    client.publish(f"f1/dev/{board.id}/{kind}", payload, retain=kind in ("reported", "online"))
+    return enrolled(broker, moment, 3)
 
 
 def test_everything_a_device_says_arrives_and_is_acknowledged(
-    broker: Broker, boards: list[Board], moment: datetime
+    broker: Broker, reader: str, boards: list[Board], moment: datetime
 ) -> None:
     board = boards[0]
-    with running(), Client(broker, board.id, board.secret) as client:
+    with running(reader=reader), Client(broker, board.id, board.secret) as client:
         send(client, board, "online", board.online(True).payload)
         send(client, board, "reported", board.reported(make_report(1, 1)).payload)
         send(client, board, "telemetry", board.telemetry(make_batch(moment, 3)).payload)
@@ -145,27 +54,11 @@ def test_everything_a_device_says_arrives_and_is_acknowledged(
     assert left_at_broker(broker) == 0
 
 
-def left_at_broker(broker: Broker) -> int:
-    """Messages that the telemetry session still holds un-acknowledged, once the broker has seen its end."""
-    log = broker.run.logs / "mosquitto.log"
-    end = "Client svc.gateway-1 disconnected."
-    wait_until(
-        lambda: log.read_text().rpartition("as svc.gateway-1")[2].count(end), what="the session to end"
-    )
-    inbox: list[Any] = []
-    user = take_named("svc.gateway-1")
-    with BackendClient(user, clean=False, manual_ack=True, on_message=inbox.append) as client:
-        client.connect()
-        client.read_retained("f1/svc/nothing", expect=None, timeout_s=5)  # a round trip behind what is queued
-    user.release()
-    return len(inbox)
-
-
 def test_what_comes_while_the_gateway_is_away_is_kept_by_the_broker(
-    broker: Broker, boards: list[Board], moment: datetime
+    broker: Broker, reader: str, boards: list[Board], moment: datetime
 ) -> None:
     board = boards[0]
-    with running(), Client(broker, board.id, board.secret) as client:
+    with running(reader=reader), Client(broker, board.id, board.secret) as client:
         send(client, board, "telemetry", board.telemetry(make_batch(moment)).payload)
         wait_until(lambda: Window.objects.count() == 1, what="the first window")
     with Client(broker, board.id, board.secret) as client:
@@ -173,13 +66,13 @@ def test_what_comes_while_the_gateway_is_away_is_kept_by_the_broker(
         for k in range(1, 40):
             send(client, board, "telemetry", board.telemetry(make_batch(moment, first=k)).payload)
     assert Window.objects.count() == 1
-    with running():
+    with running(reader=reader):
         wait_until(lambda: Window.objects.count() == 40, what="the windows that were kept")
         wait_until(lambda: Device.objects.get(pk="dev-0").report_n == 5, what="the retained report")
 
 
 def test_death_between_commit_and_acknowledgement_counts_once(
-    broker: Broker, boards: list[Board], moment: datetime
+    broker: Broker, reader: str, boards: list[Board], moment: datetime
 ) -> None:
     board, inbox = boards[0], []
     user = take_named("svc.gateway-1")
@@ -197,54 +90,42 @@ def test_death_between_commit_and_acknowledgement_counts_once(
     assert Window.objects.count() == 10
     duplicates = metrics.WINDOWS.labels("duplicate")._value
     before = duplicates.get()
-    with running():
+    with running(reader=reader):
         wait_until(lambda: duplicates.get() == before + 10, what="ten redelivered windows")
     assert totals()[0] == 10
     assert left_at_broker(broker) == 0
 
 
 def test_kill_9_in_mid_stream_loses_nothing_and_counts_nothing_twice(
-    broker: Broker, boards: list[Board], moment: datetime, tmp_path: Path
+    broker: Broker, reader: str, boards: list[Board], moment: datetime, tmp_path: Path
 ) -> None:
-    kills = 2
-    with process(broker.env(), tmp_path, "--device-burst", "1000000") as gateway:
-        gateway.says("is ready")
-        done = threading.Event()
-        sent = [0] * len(boards)
-
-        def stream(index: int, board: Board) -> None:
-            with Client(broker, board.id, board.secret) as client:
-                while not done.is_set():
-                    batch = make_batch(moment - timedelta(hours=1), 4, first=4 * sent[index], dt_ms=20)
-                    send(client, board, "telemetry", board.telemetry(batch).payload)
-                    sent[index] += 1
-
-        threads = [threading.Thread(target=stream, args=entry) for entry in enumerate(boards)]
-        for thread in threads:
-            thread.start()
-        for _ in range(kills):
-            before = Window.objects.count()
-            wait_until(
-                lambda before=before: Window.objects.count() > before + 200,
-                what="more windows",
-            )
-            gateway.kill_and_restart()
-        before = Window.objects.count()
-        wait_until(lambda: Window.objects.count() > before, what="the last successor's windows")
-        done.set()
-        for thread in threads:
-            thread.join(timeout=90)
-        wait_until(lambda: Window.objects.count() == 4 * sum(sent), what=f"{4 * sum(sent)} windows")
-        assert gateway.terminate() == 0
-    assert totals()[0] == 4 * sum(sent)
+    """Once from outside, whenever that is, and twice by itself between a commit and its acknowledgement."""
+    arguments = ("--reader", reader, "--device-burst", "1000000")
+    duplicates = metrics.WINDOWS.labels("duplicate")._value
+    before = duplicates.get()
+    with ExitStack() as devices:
+        with process(broker.env(), tmp_path, *arguments) as gateway:
+            gateway.says("is ready")  # subscribed: from now on the broker keeps what comes
+            sent = devices.enter_context(streaming(broker, boards, moment))
+            wait_until(lambda: Window.objects.count() > 200, what="more windows")
+        for _ in range(2):
+            with process(broker.env(), tmp_path, *arguments, dying_at=2) as gateway:
+                assert gateway.child.wait(timeout=90) == -signal.SIGKILL, gateway.log.read_text()[-2000:]
+        stored = Window.objects.count()
+        with running(reader=reader, burst=1_000_000):
+            wait_until(lambda: Window.objects.count() > stored, what="the last successor's windows")
+            sent.end()
+            wait_until(lambda: Window.objects.count() == sent.windows, what=f"{sent.windows} windows")
+    assert duplicates.get() > before
+    assert totals()[0] == sent.windows
     assert left_at_broker(broker) == 0
 
 
 def test_a_killed_broker_is_come_back_to(
-    broker: Broker, boards: list[Board], moment: datetime, tmp_path: Path
+    broker: Broker, reader: str, boards: list[Board], moment: datetime, tmp_path: Path
 ) -> None:
     board = boards[0]
-    with process(broker.env(), tmp_path) as gateway:
+    with process(broker.env(), tmp_path, "--reader", reader) as gateway:
         gateway.says("is ready")
         with Client(broker, board.id, board.secret) as client:
             send(client, board, "telemetry", board.telemetry(make_batch(moment)).payload)
@@ -263,12 +144,12 @@ def test_a_killed_broker_is_come_back_to(
 
 
 def test_a_lost_database_connection_costs_a_retry_and_no_row(
-    broker: Broker, boards: list[Board], moment: datetime
+    broker: Broker, reader: str, boards: list[Board], moment: datetime
 ) -> None:
     board = boards[0]
     retries = metrics.RETRIES.labels("telemetry")._value
     before = retries.get()
-    with running(), Client(broker, board.id, board.secret) as client:
+    with running(reader=reader), Client(broker, board.id, board.secret) as client:
         send(client, board, "telemetry", board.telemetry(make_batch(moment)).payload)
         wait_until(lambda: Window.objects.count() == 1, what="the first window")
         with connection.cursor() as cursor:
@@ -283,13 +164,45 @@ def test_a_lost_database_connection_costs_a_retry_and_no_row(
     assert retries.get() == before + 1
 
 
-def test_a_device_that_sends_too_much_loses_its_own_messages_and_no_other_does(
+def test_a_database_that_only_reads_for_a_while_costs_retries_and_no_row(
     broker: Broker, boards: list[Board], moment: datetime
+) -> None:
+    board = boards[0]
+    retries = metrics.RETRIES.labels("telemetry")._value
+    before = retries.get()
+    name = connection.settings_dict["NAME"]
+
+    def set_and_reconnect(what: str) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f'ALTER DATABASE "{name}" {what}')
+            cursor.execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                " AND backend_type = 'client backend'"
+            )
+
+    try:
+        with running(), Client(broker, board.id, board.secret) as client:
+            set_and_reconnect("SET default_transaction_read_only = on")
+            for k in range(20):
+                send(client, board, "telemetry", board.telemetry(make_batch(moment, first=k)).payload)
+            wait_until(lambda: retries.get() >= before + 2, what="two retries")
+            assert Window.objects.count() == 0
+            set_and_reconnect("RESET default_transaction_read_only")
+            wait_until(lambda: Window.objects.count() == 20, what="every window")
+    finally:
+        set_and_reconnect("RESET default_transaction_read_only")
+    assert DeadLetter.objects.count() == 0
+    assert left_at_broker(broker) == 0
+
+
+def test_a_device_that_sends_too_much_loses_its_own_messages_and_no_other_does(
+    broker: Broker, reader: str, boards: list[Board], moment: datetime
 ) -> None:
     limited = metrics.REFUSED.labels("telemetry", "rate_limited")._value
     before = limited.get()
     mad, calm = boards[:2]
-    with running(per_s=0.001, burst=5):
+    with running(reader=reader, per_s=0.001, burst=5):
         for board, count in ((mad, 30), (calm, 5)):
             with Client(broker, board.id, board.secret) as client:
                 for k in range(count):
@@ -304,13 +217,13 @@ def test_a_device_that_sends_too_much_loses_its_own_messages_and_no_other_does(
 
 
 def test_a_message_that_the_database_refuses_becomes_a_dead_letter_and_its_neighbours_stay(
-    broker: Broker, boards: list[Board], moment: datetime
+    broker: Broker, reader: str, boards: list[Board], moment: datetime
 ) -> None:
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE tele_window ADD CONSTRAINT poison CHECK (us_max <> 666)")
     try:
         board = boards[0]
-        with Client(broker, board.id, board.secret) as client, running():
+        with Client(broker, board.id, board.secret) as client, running(reader=reader):
             for k in range(20):
                 poison = {"us_mean": 1, "us_max": 666 if k in (7, 8) else 5}
                 send(
@@ -326,14 +239,14 @@ def test_a_message_that_the_database_refuses_becomes_a_dead_letter_and_its_neigh
 
 
 def test_two_gateways_share_telemetry_and_each_window_counts_once(
-    broker: Broker, boards: list[Board], moment: datetime, tmp_path: Path
+    broker: Broker, reader: str, boards: list[Board], moment: datetime, tmp_path: Path
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):
         folder.mkdir()
     with (
-        process(broker.env(), one, "--shared") as first,
-        process(broker.env(), two, "--slot", "1") as second,
+        process(broker.env(), one, "--reader", reader, "--shared") as first,
+        process(broker.env(), two, "--reader", reader, "--slot", "1") as second,
     ):
         first.says("is ready")
         second.says("is ready")
@@ -351,7 +264,7 @@ def test_two_gateways_share_telemetry_and_each_window_counts_once(
 
 
 def test_a_slot_has_one_gateway(broker: Broker, boards: list[Board], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "LEASE_WAIT_S", 0.3)
+    monkeypatch.setattr(readiness, "LEASE_WAIT_S", 0.3)
     holder = take_named("svc.gateway-1")
     with pytest.raises(MqttError) as caught:
         service.run(slot=0, stop=threading.Event())
@@ -390,8 +303,8 @@ def test_missing_broker_users_end_the_process_with_a_sentence(
 
 
 def test_the_share_group_is_a_secret_of_the_installation(settings: Any) -> None:
-    first = service.share_group(b"i" * 16)
+    first = readiness.share_group(b"i" * 16)
     assert len(first) == 32
-    assert service.share_group(b"j" * 16) != first
+    assert readiness.share_group(b"j" * 16) != first
     settings.KEY_PASSPHRASE = "another passphrase"
-    assert service.share_group(b"i" * 16) != first
+    assert readiness.share_group(b"i" * 16) != first

@@ -89,8 +89,7 @@ def test_whatever_the_codec_lets_through_fits_the_tables(batch: Batch) -> None:
     """The range checks of the codec and the columns' types say the same."""
     day = 86_400_000
     start = int(NOW.timestamp() * 1000) // day * day
-    moved = replace(
-        batch,
+    moved = batch._replace(
         windows=(),
         inferences=tuple(replace(one, ts_ms=start) for one in batch.inferences),
         sketches=tuple(replace(one, ts_ms=start) for one in batch.sketches),

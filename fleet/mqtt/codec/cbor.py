@@ -25,7 +25,7 @@ class Tag:
     value: Any
 
 
-def _head(major: int, value: int) -> bytes:
+def head(major: int, value: int) -> bytes:
     """The shortest head of a major type with an argument of at most 64 bits."""
     top = major << 5
     if value < 24:
@@ -52,30 +52,30 @@ def encode(obj: object) -> bytes:
     if type(obj) is int and 0 <= obj < 24:
         return _SMALL[obj]
     if type(obj) is bytes:
-        return _head(2, len(obj)) + obj
+        return head(2, len(obj)) + obj
     if type(obj) is list:
-        return _head(4, len(obj)) + b"".join(map(encode, obj))
+        return head(4, len(obj)) + b"".join(map(encode, obj))
     if isinstance(obj, int) and not isinstance(obj, bool):
         if 0 <= obj <= MAX_UINT:
-            return _head(0, obj)
+            return head(0, obj)
         if -MAX_UINT - 1 <= obj < 0:
-            return _head(1, -1 - obj)
+            return head(1, -1 - obj)
         raise ValueError("integer needs more than 64 bits")
     if isinstance(obj, bytes | bytearray | memoryview):
         raw = bytes(obj)
-        return _head(2, len(raw)) + raw
+        return head(2, len(raw)) + raw
     if isinstance(obj, str):
         text = obj.encode("utf-8")
-        return _head(3, len(text)) + text
+        return head(3, len(text)) + text
     if isinstance(obj, list | tuple):
-        return _head(4, len(obj)) + b"".join([encode(item) for item in obj])
+        return head(4, len(obj)) + b"".join([encode(item) for item in obj])
     if isinstance(obj, dict):
         pairs = {encode(_key(key)): encode(value) for key, value in obj.items()}
         if len(pairs) != len(obj):
             raise ValueError("a map key is listed twice")
-        return _head(5, len(pairs)) + b"".join([key + pairs[key] for key in sorted(pairs)])
+        return head(5, len(pairs)) + b"".join([key + pairs[key] for key in sorted(pairs)])
     if isinstance(obj, Tag):
-        return _head(6, obj.number) + encode(obj.value)
+        return head(6, obj.number) + encode(obj.value)
     raise TypeError(f"{type(obj).__name__} has no place in protocol CBOR")
 
 

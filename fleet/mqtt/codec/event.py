@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from fleet.mqtt.codec.cbor import decode_strict, encode
 from fleet.mqtt.codec.cose import MAX_UPLINK_BYTES
 from fleet.mqtt.codec.names import Clock, EventKind
+from fleet.mqtt.codec.records import MAX_TIME_MS
 from fleet.mqtt.codec.reported import MAX_SLOT, check_format
 from fleet.mqtt.codec.shape import INT32_MAX, UINT32_MAX, Shape
-from fleet.mqtt.codec.telemetry import MAX_TIME_MS
 
 DETAIL_FIELDS: dict[EventKind, tuple[str, ...]] = {
     EventKind.ANOMALY: ("score", "threshold", "class", "suppressed"),

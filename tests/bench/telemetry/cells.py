@@ -161,7 +161,7 @@ class _Watch:
             done, now_s = rollup_windows() - self._before, time.monotonic()
             if now_s - told_s >= 1 or done >= self._load.samples:
                 told_s = now_s
-                rss = sum(_rss_mib(pid) for pid in self._pids)
+                rss = sum(rss_mib(pid) for pid in self._pids)
                 self.rss_mib = max(self.rss_mib, rss)
                 self.timeline.append({"s": round(now_s - self._began_s, 2), "stored": done, "rss_mib": rss})
             if done >= self._load.samples:
@@ -192,12 +192,12 @@ def options_of(there: Installation, load: Load, boot: int, deadline_s: float) ->
 def _used(there: Installation, pids: Iterable[int]) -> dict[str, float]:
     return {
         "gateway": sum(cpu_s(pid) for pid in pids),
-        "postgres": _family_cpu_s(there.postgres_pid),
+        "postgres": family_cpu_s(there.postgres_pid),
         "broker": cpu_s(there.broker_pid),
     }
 
 
-def _family_cpu_s(parent: int) -> float:
+def family_cpu_s(parent: int) -> float:
     """CPU seconds of PostgreSQL: its processes that live, and those that ended."""
     fields = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()
     total = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
@@ -209,7 +209,8 @@ def _family_cpu_s(parent: int) -> float:
     return total
 
 
-def _rss_mib(pid: int) -> float:
+def rss_mib(pid: int) -> float:
+    """Resident memory of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
 
