@@ -3,7 +3,7 @@
 from celery import shared_task
 from django.utils import timezone
 
-from fleet.telemetry import partitions
+from fleet.telemetry import partitions, retention
 
 
 @shared_task(name="telemetry.make_partitions")  # type: ignore[untyped-decorator]
@@ -11,4 +11,4 @@ def make_partitions() -> None:
     """Make day partitions ahead and drop those past retention."""
     now = timezone.now()
     partitions.make_ahead(now)
-    partitions.drop_expired(now)
+    retention.drop_expired(now)
