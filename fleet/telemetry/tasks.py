@@ -3,7 +3,7 @@
 from celery import shared_task
 from django.utils import timezone
 
-from fleet.telemetry import partitions, retention
+from fleet.telemetry import compaction, partitions, retention
 
 
 @shared_task(name="telemetry.make_partitions")  # type: ignore[untyped-decorator]
@@ -12,3 +12,9 @@ def make_partitions() -> None:
     now = timezone.now()
     partitions.make_ahead(now)
     retention.drop_expired(now)
+
+
+@shared_task(name="telemetry.compact")  # type: ignore[untyped-decorator]
+def compact() -> None:
+    """Compact the hours that are due."""
+    compaction.run(timezone.now())
