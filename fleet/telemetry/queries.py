@@ -8,15 +8,18 @@ from typing import Any, Final
 
 from django.db import connection
 
+from fleet.telemetry import partitions
 from fleet.telemetry.catalogue import GROUPS, KINDS, METRICS, Metric, TelemetryQuery
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.outcomes import Outcome, Span, device_outcomes, has_window
 from fleet.telemetry.series import Point, Series, TelemetryResult, query
+from fleet.telemetry.top import Anomalous, TopResult, top_anomalous
 
 __all__ = [
     "GROUPS",
     "KINDS",
     "METRICS",
+    "Anomalous",
     "Metric",
     "Outcome",
     "Point",
@@ -25,11 +28,14 @@ __all__ = [
     "Span",
     "TelemetryQuery",
     "TelemetryResult",
+    "TopResult",
+    "device_answer",
     "device_outcomes",
     "device_series",
     "has_window",
     "last_values",
     "query",
+    "top_anomalous",
     "version_summary",
 ]
 
@@ -100,6 +106,32 @@ def device_series(
             [device_id, start, end, min(limit, MAX_WINDOWS)],
         )
         return [_window(row) for row in reversed(cursor.fetchall())]
+
+
+def device_answer(device_id: str, start: datetime, end: datetime, *, now: datetime) -> dict[str, Any]:
+    """`device_series` as an answer of its own: items, source, step (None: single windows), as_of, gaps (None:
+    not counted) and is_cut, True when the oldest windows of the range are left off.
+
+    Raises QueryError `range_invalid`, and `raw_expired` for a range that begins before the raw rows that are
+    kept.
+    """
+    if start.tzinfo is None or end.tzinfo is None:
+        raise QueryError("range_invalid", "from and to need an offset or Z")
+    if start >= end:
+        raise QueryError("range_invalid", "from is not before to")
+    oldest = partitions.day_of(partitions.raw_from(now))
+    if partitions.day_of(start) < oldest:
+        kept = f"raw windows are kept {partitions.RAW_DAYS} days, from {oldest:%Y-%m-%d}T00:00:00Z on"
+        raise QueryError("raw_expired", f"{kept}; POST /telemetry:query reads days of a device further back")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM tele_window WHERE device_id = %s AND ts >= %s AND ts < %s"
+            " LIMIT %s) x",
+            [device_id, start, end, MAX_WINDOWS + 1],
+        )
+        is_cut = cursor.fetchone()[0] > MAX_WINDOWS
+    found = {"items": device_series(device_id, start, end), "is_cut": is_cut, "source": "raw", "step": None}
+    return found | {"as_of": min(now, end), "gaps": None}
 
 
 def last_values(device_ids: Collection[str]) -> dict[str, dict[str, Any]]:
