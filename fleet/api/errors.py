@@ -39,6 +39,7 @@ STATUS = {
     422: "validation address_refused idempotency_key_reused unknown_device unknown_class unknown_group "
     "group_query_invalid "
     "config_invalid alpha_split gate_unreachable empty_target no_baseline preflight_required io_contract "
+    "label_unknown sample_expired sample_invalid source_unknown "
     "signature sequence expired trust unknown_action window_never_opens rollback_unavailable",
     428: "if_match_required",
     500: "internal",

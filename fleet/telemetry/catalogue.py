@@ -40,9 +40,10 @@ METRICS: Final[Mapping[str, Metric]] = {
             "accuracy",
             "ratio",
             "share of labelled inferences whose class agrees; proxy: labels known on the device; golden:"
-            " vectors of the self-test, as each sketch restates the last one",
+            " vectors of the self-test, as each sketch restates the last one; delayed: labels of sampled"
+            " inferences that came later",
             ("device_mean", "mean", "count"),
-            ("golden", "proxy"),
+            ("golden", "delayed", "proxy"),
         ),
         Metric(
             "anomaly_rate",

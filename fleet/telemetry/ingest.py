@@ -77,7 +77,7 @@ def ensure_partitions(deliveries: Sequence[Delivery]) -> None:
     """Make the day partitions that these deliveries need. Call it before an outer transaction."""
     for tables, kind in (
         (rollups.WINDOW_TABLES, "windows"),
-        (("tele_inference",), "inferences"),
+        (rollups.INFERENCE_TABLES, "inferences"),
         (rollups.SKETCH_TABLES, "sketches"),
     ):
         numbers = {one.ts_ms // _DAY_MS for delivery in deliveries for one in getattr(delivery.batch, kind)}

@@ -19,7 +19,8 @@ LATE: Final = timedelta(minutes=5)
 """A record of an hour that ended so long ago marks it dirty; compaction closes an hour later than that."""
 WINDOW_TABLES: Final = ("tele_window", "tele_minute", "tele_accuracy", "tele_device_day")
 SKETCH_TABLES: Final = ("tele_sketch", "tele_accuracy", "tele_device_day")
-"""Tables with partitions that windows or sketches are written to."""
+INFERENCE_TABLES: Final = ("tele_inference", "tele_accuracy", "tele_device_day")
+"""Tables with partitions that windows, sketches, or sampled inferences with their labels are written to."""
 
 WINDOW_SUMS: Final = """count(*) AS windows, sum(f.n) AS n, sum(f.us_mean::bigint * f.n) AS us_sum,
         max(f.us_max) AS us_max, sum(f.anom_n) AS anom_n, sum(f.lab_n) AS lab_n, sum(f.lab_ok) AS lab_ok,
@@ -58,7 +59,7 @@ DEVICE_DAYS: Final = f"""
     ON CONFLICT (day, device_id, version_id) DO UPDATE SET {ADD_SUMS},
         anom_max = greatest(t.anom_max, EXCLUDED.anom_max)
 """
-_NEWEST: Final = f"""
+NEWEST: Final = f"""
     INSERT INTO tele_device_last AS l ({_LAST})
     SELECT DISTINCT ON (device_id) {_LAST} FROM fresh ORDER BY device_id, ts DESC, seq DESC
     ON CONFLICT (device_id) DO UPDATE SET {_LAST_SET}
@@ -121,7 +122,7 @@ LIVE_BINS: Final = f"""
 """
 
 FROM_WINDOWS: Final = (
-    f"minutes AS ({MINUTES}), proxy AS ({PROXY}), device_days AS ({DEVICE_DAYS}), newest AS ({_NEWEST}),"
+    f"minutes AS ({MINUTES}), proxy AS ({PROXY}), device_days AS ({DEVICE_DAYS}), newest AS ({NEWEST}),"
     f" dirty AS ({_DIRTY})"
 )
 """Further parts of a WITH whose part `fresh` returns new windows."""

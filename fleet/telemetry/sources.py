@@ -74,13 +74,25 @@ SKETCHES: Final = Source(
     _BY_DEVICE,
     {"accuracy golden": ("(w.body->'golden'->>1)::bigint", "(w.body->'golden'->>0)::bigint")},
 )
+LABELS: Final = Source(
+    "raw",
+    f"tele_label w {_VERSION} {_DEVICE}",
+    "w.ts",
+    {**_BY_DEVICE, "device_class": "w.device_class"},
+    {"accuracy delayed": ("(w.label = w.top)::int", "1")},
+    where=("w.state = 'counted'",),
+)
 MINUTES: Final = Source("minute", f"tele_minute w {_VERSION}", "w.minute", _BY_CLASS, _ROLLED)
 DEVICE_DAYS: Final = Source(
     "day",
     f"tele_device_day w {_VERSION} {_DEVICE}",
     "w.day",
     _BY_DEVICE,
-    {**_ROLLED, "accuracy golden": ("w.golden_ok", "w.golden_n")},
+    {
+        **_ROLLED,
+        "accuracy golden": ("w.golden_ok", "w.golden_n"),
+        "accuracy delayed": ("w.delayed_ok", "w.delayed_n"),
+    },
 )
 # The labels of windows come again in sketches, by who gave them: only one of the two counts.
 ACCURACY_HOURS: Final[Mapping[str, Source]] = {
@@ -95,22 +107,22 @@ ACCURACY_HOURS: Final[Mapping[str, Source]] = {
     for kind, where in {
         "proxy": ("w.kind = 'proxy'", "w.source = 'window'"),
         "golden": ("w.kind = 'golden'",),
+        "delayed": ("w.kind = 'delayed'",),
     }.items()
 }
 
 
 def choose(query: TelemetryQuery, *, now: datetime) -> Source:
     """The table that answers a checked query. Raises QueryError `raw_expired` when it is kept no longer."""
-    is_golden = query.kind == "golden"
+    fine = {"golden": SKETCHES, "delayed": LABELS}.get(query.kind, WINDOWS)
     if query.is_by_device:
-        fine = SKETCHES if is_golden else WINDOWS
         return DEVICE_DAYS if fits(query, DAY_S, now=now) else kept(fine, query, now)
     if fits(query, HOUR_S, now=now):
         _kept_long(query.start, now)
         return ACCURACY_HOURS[query.kind] if query.metric == "accuracy" else _hours(query)
-    if is_golden:
-        return kept(SKETCHES, query, now)
-    return kept(WINDOWS if query.step_s % MINUTE_S else MINUTES, query, now)
+    if fine is WINDOWS and query.step_s % MINUTE_S == 0:
+        fine = MINUTES
+    return kept(fine, query, now)
 
 
 def fits(query: TelemetryQuery, unit_s: int, *, now: datetime) -> bool:
@@ -121,7 +133,7 @@ def fits(query: TelemetryQuery, unit_s: int, *, now: datetime) -> bool:
 
 def kept(source: Source, query: TelemetryQuery, now: datetime) -> Source:
     """The source, when its rows reach back to the start of the query. Raises QueryError `raw_expired`."""
-    days = partitions.TABLES["tele_sketch" if source is SKETCHES else "tele_window"].keep_days
+    days = {SKETCHES.table: 90, LABELS.table: partitions.MONTHS_13}.get(source.table, partitions.RAW_DAYS)
     oldest = partitions.day_of(now - timedelta(days=days))
     if partitions.day_of(query.start) < oldest:
         unit = "days" if query.is_by_device else "hours"

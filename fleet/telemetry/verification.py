@@ -83,7 +83,7 @@ _NAMES: Final = rollups.SUM_NAMES
 _ADDED: Final = ", ".join(
     f"{'max' if name == 'us_max' else 'sum'}(f.{name}) AS {name}" for name in _NAMES.split(", ")
 )
-_DAY_NAMES: Final = f"{_NAMES}, anom_max, golden_n, golden_ok"
+_DAY_NAMES: Final = f"{_NAMES}, anom_max, golden_n, golden_ok, delayed_n, delayed_ok"
 _COMPACTED: Final = (
     "{at} < coalesce((SELECT until FROM tele_compaction WHERE name = 'hour'), '-infinity')"
     " AND NOT EXISTS (SELECT 1 FROM tele_dirty y WHERE y.hour = {at})"
@@ -111,16 +111,21 @@ _RAW_DAYS: Final = f"""
         row({", ".join(f"max({name})" for name in _DAY_NAMES.split(", "))})::text AS v
     FROM (
         SELECT date_trunc('day', f.ts, 'UTC') AS day, f.device_id, f.version_id, {rollups.WINDOW_SUMS},
-            max(f.anom_max) AS anom_max, 0::numeric AS golden_n, 0::numeric AS golden_ok
+            max(f.anom_max) AS anom_max, 0::numeric AS golden_n, 0::numeric AS golden_ok,
+            0::bigint AS delayed_n, 0::bigint AS delayed_ok
         FROM tele_window f WHERE {_SPAN} GROUP BY 1, 2, 3
         UNION ALL
         SELECT date_trunc('day', f.ts, 'UTC'), f.device_id, f.version_id, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-            sum((f.body->'golden'->>0)::bigint), sum((f.body->'golden'->>1)::bigint)
+            sum((f.body->'golden'->>0)::bigint), sum((f.body->'golden'->>1)::bigint), 0, 0
         FROM tele_sketch f WHERE {_SPAN} AND f.body->'golden' IS NOT NULL GROUP BY 1, 2, 3
+        UNION ALL
+        SELECT date_trunc('day', f.ts, 'UTC'), f.device_id, f.version_id, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+            count(*), sum((f.label = f.top)::int)
+        FROM tele_label f WHERE {_SPAN} AND f.state = 'counted' GROUP BY 1, 2, 3
     ) x GROUP BY day, device_id, version_id"""
 _KEPT_DAYS: Final = f"""
     SELECT row(day, device_id, version_id)::text AS k, row({_DAY_NAMES})::text AS v FROM tele_device_day
-    WHERE day >= %(start)s AND day < %(end)s AND (windows > 0 OR golden_n > 0)"""
+    WHERE day >= %(start)s AND day < %(end)s AND (windows > 0 OR golden_n > 0 OR delayed_n > 0)"""
 _RAW_ACCURACY: Final = f"""
     SELECT row(version_id, hour, kind, source)::text AS k, row(sum(n), sum(ok))::text AS v FROM (
         SELECT f.version_id, date_trunc('hour', f.ts, 'UTC') AS hour, 'proxy' AS kind, 'window' AS source,
@@ -129,11 +134,14 @@ _RAW_ACCURACY: Final = f"""
         UNION ALL
         SELECT f.version_id, date_trunc('hour', f.ts, 'UTC'), j.* FROM tele_sketch f
         CROSS JOIN LATERAL ({rollups.JUDGEMENTS}) j WHERE {_SPAN} AND j.n > 0
+        UNION ALL
+        SELECT f.version_id, date_trunc('hour', f.ts, 'UTC'), 'delayed', f.source, 1, (f.label = f.top)::int
+        FROM tele_label f WHERE {_SPAN} AND f.state = 'counted'
     ) x GROUP BY version_id, hour, kind, source"""
 _KEPT_ACCURACY: Final = """
     SELECT row(version_id, hour, kind, source)::text AS k, row(sum(n), sum(ok))::text AS v FROM tele_accuracy
-    WHERE hour >= %(start)s AND hour < %(end)s AND kind <> 'delayed'
-    GROUP BY version_id, hour, kind, source"""
+    WHERE hour >= %(start)s AND hour < %(end)s
+    GROUP BY version_id, hour, kind, source HAVING sum(n) <> 0 OR sum(ok) <> 0"""
 _RAW_LAST: Final = f"""
     SELECT device_id::text AS k, row(ts, seq, version_id, n, us_max, anom_n)::text AS v FROM (
         SELECT DISTINCT ON (device_id) * FROM tele_window f WHERE {_SPAN}

@@ -74,6 +74,8 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "POST /telemetry:query": ("telemetry:read",),
     "GET /operations/{operation_id}": ("rollouts:read",),
     "GET /telemetry/metrics": ("telemetry:read",),
+    "POST /telemetry/labels": ("models:write",),
+    "GET /telemetry/labels": ("telemetry:read",),
     "GET /telemetry/accuracy": ("telemetry:read",),
     "GET /telemetry/latency": ("telemetry:read",),
     "GET /telemetry/anomalies/top": ("telemetry:read",),

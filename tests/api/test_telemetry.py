@@ -146,7 +146,7 @@ def test_a_query_that_takes_too_long_is_ended(
 
 def test_the_catalogue_names_what_can_be_asked(call: Caller) -> None:
     items = {item["name"]: item for item in call("GET", "/telemetry/metrics").json()["items"]}
-    assert items["accuracy"]["kinds"] == ["golden", "proxy"]
+    assert items["accuracy"]["kinds"] == ["golden", "delayed", "proxy"]
     assert items["latency_us"]["unit"] == "µs"
     assert all(item["aggs"] for item in items.values())
 

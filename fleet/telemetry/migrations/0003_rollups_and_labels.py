@@ -1,4 +1,4 @@
-"""Hours, days of a device, accuracy by kind, histograms, and what is still to be compacted.
+"""Hours, days of a device, accuracy by kind, histograms, what is still to be compacted, and late labels.
 
 What was rolled up before has no score sums, device days, accuracy or histograms: its hours are marked, and
 compaction makes them anew from raw rows.
@@ -215,4 +215,37 @@ class Migration(migrations.Migration):
             options={"db_table": "tele_compaction"},
         ),
         migrations.RunSQL(_MARK_SQL, migrations.RunSQL.noop),
+        migrations.CreateModel(
+            name="Label",
+            fields=[
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("device_id", models.CharField(max_length=32)),
+                ("sample", models.BigIntegerField()),
+                ("label", models.SmallIntegerField()),
+                ("source", models.CharField(max_length=16)),
+                ("rank", models.SmallIntegerField()),
+                ("at", models.DateTimeField()),
+                ("received_at", models.DateTimeField()),
+                ("probe_at", models.DateTimeField()),
+                ("state", models.CharField(max_length=10)),
+                ("ts", models.DateTimeField(null=True)),
+                ("version_id", models.BigIntegerField(null=True)),
+                ("top", models.SmallIntegerField(null=True)),
+                ("device_class", models.CharField(blank=True, default="", max_length=32)),
+            ],
+            options={
+                "db_table": "tele_label",
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("device_id", "sample", "source", "at", "label"), name="tele_label_once"
+                    ),
+                ],
+                "indexes": [
+                    models.Index(
+                        fields=["probe_at"], condition=models.Q(state="pending"), name="tele_label_pending"
+                    ),
+                    models.Index(fields=["ts"], condition=models.Q(state="counted"), name="tele_label_ts"),
+                ],
+            },
+        ),
     ]
