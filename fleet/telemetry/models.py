@@ -256,6 +256,31 @@ class Histogram(models.Model):
         return f"{self.version_id} {self.start:%F %H} {self.span_s} s of {self.metric}"
 
 
+class Baseline(models.Model):
+    """The reference of drift: a histogram of a model run and device class over [started_at, ended_at).
+
+    first_bin, counts: as in `Histogram`. inflation: how much more its own windows move than chance, >= 1.
+    """
+
+    pk = models.CompositePrimaryKey("version_id", "device_class", "metric")
+    version_id = models.BigIntegerField()
+    device_class = models.CharField(max_length=32)
+    metric = models.SmallIntegerField()
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField()
+    n = models.BigIntegerField()
+    first_bin = models.SmallIntegerField()
+    counts = models.BinaryField()
+    inflation = models.FloatField()
+    made_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "tele_baseline"
+
+    def __str__(self) -> str:
+        return f"{self.version_id} {self.device_class} {self.metric} from {self.started_at:%F}"
+
+
 class DirtyHour(models.Model):
     """An hour to compact again, because a record of it came late. Any number of marks for an hour.
 

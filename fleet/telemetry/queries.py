@@ -10,6 +10,8 @@ from django.db import connection
 
 from fleet.telemetry import partitions
 from fleet.telemetry.catalogue import GROUPS, KINDS, METRICS, Metric, TelemetryQuery
+from fleet.telemetry.drift import DriftPoint, DriftResult, DriftSeries
+from fleet.telemetry.drift import answer as drift_answer
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.outcomes import Outcome, Span, device_outcomes, has_window
 from fleet.telemetry.series import Point, Series, TelemetryResult, query
@@ -20,6 +22,9 @@ __all__ = [
     "KINDS",
     "METRICS",
     "Anomalous",
+    "DriftPoint",
+    "DriftResult",
+    "DriftSeries",
     "Metric",
     "Outcome",
     "Point",
@@ -32,6 +37,7 @@ __all__ = [
     "device_answer",
     "device_outcomes",
     "device_series",
+    "drift_answer",
     "has_window",
     "last_values",
     "query",

@@ -3,7 +3,7 @@
 from celery import shared_task
 from django.utils import timezone
 
-from fleet.telemetry import compaction, labels, partitions, retention
+from fleet.telemetry import baselines, compaction, labels, partitions, retention
 
 
 @shared_task(name="telemetry.make_partitions")  # type: ignore[untyped-decorator]
@@ -17,8 +17,10 @@ def make_partitions() -> None:
 
 @shared_task(name="telemetry.compact")  # type: ignore[untyped-decorator]
 def compact() -> None:
-    """Compact the hours that are due."""
-    compaction.run(timezone.now())
+    """Compact the hours that are due, and make references of runs whose first week that completes."""
+    now = timezone.now()
+    if compaction.run(now):
+        baselines.ensure(now)
 
 
 @shared_task(name="telemetry.join_labels")  # type: ignore[untyped-decorator]

@@ -74,6 +74,7 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "POST /telemetry:query": ("telemetry:read",),
     "GET /operations/{operation_id}": ("rollouts:read",),
     "GET /telemetry/metrics": ("telemetry:read",),
+    "GET /telemetry/drift": ("telemetry:read",),
     "POST /telemetry/labels": ("models:write",),
     "GET /telemetry/labels": ("telemetry:read",),
     "GET /telemetry/accuracy": ("telemetry:read",),

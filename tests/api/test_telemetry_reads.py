@@ -70,6 +70,15 @@ def test_the_most_anomalous_devices_come_first(call: Caller, told: dict[str, str
     assert {one["device_id"] for one in day["items"]} == {"dev-10", "dev-11", "dev-12"}
 
 
+def test_drift_tells_its_state_and_each_window(call: Caller, told: dict[str, str]) -> None:
+    found = read(call, "drift", where="version==2", **told)
+    assert found.status_code == 200, found.json()
+    assert {(one["labels"]["version"], one["statistic"], one["state"]) for one in found.json()["series"]} == {
+        ("2", name, "no_reference") for name in ("class", "distance", "confidence")
+    }
+    assert {point[3] for one in found.json()["series"] for point in one["points"]} == {10}
+
+
 @pytest.mark.parametrize(
     ("path", "asked", "status", "code"),
     [
@@ -84,6 +93,9 @@ def test_the_most_anomalous_devices_come_first(call: Caller, told: dict[str, str
         ("latency", {"q": ""}, 400, "quantile_range"),
         ("latency", {"q": "1,2,3,4,5,6"}, 400, "quantile_range"),
         ("latency", {"step": 1800}, 400, "step_not_supported"),
+        ("drift", {"step": 1800}, 400, "step_not_supported"),
+        ("drift", {"where": "tag==line-2"}, 400, "group_by_not_supported"),
+        ("drift", {"from": "2026-01-01T05:30:00Z"}, 400, "range_invalid"),
         ("anomalies/top", {"limit": 501}, 400, "limit"),
         ("anomalies/top", {"limit": "many"}, 400, "limit"),
         ("anomalies/top", {"from": "2026-01-01T05:00:00Z"}, 400, "range_invalid"),

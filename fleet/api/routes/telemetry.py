@@ -114,6 +114,39 @@ class TopQuery(Schema):
     exact: bool = False
 
 
+class DriftQuery(Schema):
+    """A fixed read of drift. from: a whole hour. step: windows of whole hours, in seconds."""
+
+    start: datetime = Field(alias="from")
+    end: datetime = Field(alias="to")
+    step: int = Field(3600, ge=1, le=31 * 86_400)
+    where: str = Field("", max_length=2_000)
+
+
+@router.get("/telemetry/drift", auth=Scope("telemetry:read"), response=dict[str, Any])
+def drift(request: HttpRequest, asked: Query[DriftQuery]) -> Any:
+    """Whether classes and embedding distances moved since the reference, by model run and device class."""
+    found = queries.drift_answer(
+        start=asked.start, end=asked.end, step_s=asked.step, q=asked.where.strip(), now=timezone.now()
+    )
+    return {
+        "source": found.source,
+        "step": found.step_s,
+        "as_of": stamp(found.as_of),
+        "gaps": found.gaps,
+        "series": [
+            {
+                "labels": one.labels,
+                "statistic": one.statistic,
+                "state": one.state,
+                "reference_n": one.reference_n,
+                "points": [[stamp(p.t), p.value, p.limit, p.n] for p in one.points],
+            }
+            for one in found.series
+        ],
+    }
+
+
 @router.get("/telemetry/accuracy", auth=Scope("telemetry:read"), response=dict[str, Any])
 def accuracy(request: HttpRequest, asked: Query[AccuracyQuery]) -> Any:
     """Accuracy of one kind by model run over time."""

@@ -1,4 +1,5 @@
-"""Hours, days of a device, accuracy by kind, histograms, what is still to be compacted, and late labels.
+"""Hours, days of a device, accuracy by kind, histograms, what is still to be compacted, references of
+drift, and late labels.
 
 What was rolled up before has no score sums, device days, accuracy or histograms: its hours are marked, and
 compaction makes them anew from raw rows.
@@ -215,6 +216,23 @@ class Migration(migrations.Migration):
             options={"db_table": "tele_compaction"},
         ),
         migrations.RunSQL(_MARK_SQL, migrations.RunSQL.noop),
+        migrations.CreateModel(
+            name="Baseline",
+            fields=[
+                ("pk", _key("version_id", "device_class", "metric")),
+                ("version_id", models.BigIntegerField()),
+                ("device_class", models.CharField(max_length=32)),
+                ("metric", models.SmallIntegerField()),
+                ("started_at", models.DateTimeField()),
+                ("ended_at", models.DateTimeField()),
+                ("n", models.BigIntegerField()),
+                ("first_bin", models.SmallIntegerField()),
+                ("counts", models.BinaryField()),
+                ("inflation", models.FloatField()),
+                ("made_at", models.DateTimeField()),
+            ],
+            options={"db_table": "tele_baseline"},
+        ),
         migrations.CreateModel(
             name="Label",
             fields=[

@@ -1,4 +1,4 @@
-"""`manage.py telemetry`: compare rollups with raw rows, make them anew, compact what is due."""
+"""`manage.py telemetry`: compare rollups with raw rows, make them anew, compact, choose references."""
 
 import argparse
 from datetime import UTC, date, datetime, timedelta
@@ -10,14 +10,16 @@ from django.utils import timezone
 
 from fleet.accounts import audit
 from fleet.accounts.audit import Actor
-from fleet.telemetry import compaction, partitions, recompute, verification
+from fleet.telemetry import baselines, compaction, partitions, recompute, verification
+from fleet.telemetry.errors import TelemetryError
+from fleet.telemetry.models import Version
 
 ACTOR = Actor("command", "manage.py telemetry")
 DAY = timedelta(days=1)
 
 
 class Command(BaseCommand):
-    help = "Compare rollups with the raw rows they were made from, make them anew, compact what is due."
+    help = "Compare rollups with raw rows, make them anew, compact what is due, choose references of drift."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
@@ -26,6 +28,13 @@ class Command(BaseCommand):
         for one in (verify, anew):
             one.add_argument("--from", dest="start", help="first UTC day, 2026-05-01 (default: yesterday)")
             one.add_argument("--to", dest="end", help="last UTC day (default: today)")
+        base = verbs.add_parser(
+            "baseline", help="make a range the reference of drift of a model run on a class"
+        )
+        base.add_argument("mid", help="16 hex digits of the model run")
+        base.add_argument("device_class", help="device class, as the device list names it")
+        base.add_argument("--from", dest="start", required=True, help="first UTC day, 2026-05-01")
+        base.add_argument("--to", dest="end", required=True, help="last UTC day")
         verbs.add_parser("compact", help="compact the hours that are due, as the workers do each minute")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -33,6 +42,9 @@ class Command(BaseCommand):
         try:
             if options["verb"] == "compact":
                 self.stdout.write(f"compacted {self._compact(now)} hours")
+                return
+            if options["verb"] == "baseline":
+                self._baseline(options, now)
                 return
             start, end = _range(options, now)
             if options["verb"] == "verify":
@@ -73,6 +85,18 @@ class Command(BaseCommand):
             )  # fmt: skip
         self.stdout.write(f"made {hours} hours anew, compacted {self._compact(now)}")
 
+    def _baseline(self, options: dict[str, Any], now: datetime) -> None:
+        runs = list(Version.objects.filter(mid=options["mid"].lower()))
+        if not runs:
+            raise CommandError(f"not_found: no model run {options['mid'][:32]} ever reported")
+        start, end = _days(options, now)
+        try:
+            for run in runs:
+                n = baselines.take(run.pk, options["device_class"], start, end, actor=ACTOR, now=now)
+                self.stdout.write(f"{run.model} {run.version}: {n:,} inferences are the reference")
+        except TelemetryError as error:
+            raise CommandError(f"{error.code}: {error.text}") from error
+
     def _compact(self, now: datetime) -> int:
         done = 0
         while n := compaction.run(now):
@@ -81,6 +105,15 @@ class Command(BaseCommand):
 
 
 def _range(options: dict[str, Any], now: datetime) -> tuple[datetime, datetime]:
+    """As `_days`, of what raw rows are kept of."""
+    start, end = _days(options, now)
+    oldest = partitions.day_of(partitions.raw_from(now))
+    if start.date() < oldest:
+        raise CommandError(f"raw_expired: raw rows are kept 30 days, from {oldest:%Y-%m-%d} on")
+    return start, end
+
+
+def _days(options: dict[str, Any], now: datetime) -> tuple[datetime, datetime]:
     """[first day, day after the last), from the arguments."""
     today = partitions.day_of(now)
     try:
@@ -88,11 +121,8 @@ def _range(options: dict[str, Any], now: datetime) -> tuple[datetime, datetime]:
         last = date.fromisoformat(options["end"]) if options["end"] else today
     except ValueError as error:
         raise CommandError(f"range_invalid: a day is written 2026-05-01: {error}") from error
-    oldest = partitions.day_of(partitions.raw_from(now))
     if first > last:
         raise CommandError("range_invalid: --from is after --to")
-    if first < oldest:
-        raise CommandError(f"raw_expired: raw rows are kept 30 days, from {oldest:%Y-%m-%d} on")
     return _midnight(first), _midnight(last) + DAY
 
 
