@@ -133,9 +133,9 @@ def _sum_minutes(hour: datetime) -> None:
     with connection.cursor() as cursor:
         cursor.execute("DELETE FROM tele_hour WHERE hour = %s", [hour])
         cursor.execute(
-            f"INSERT INTO tele_hour (hour, {_NAMES})"  # noqa: S608 - constants of this module
+            f"INSERT INTO tele_hour (hour, {_NAMES}, first_minute, last_minute)"  # noqa: S608 - constants of this module
             " SELECT %(hour)s, version_id, device_class, sum(windows), sum(n), sum(us_sum), max(us_max),"
-            " sum(anom_n), sum(lab_n), sum(lab_ok), sum(score_sum) FROM tele_minute"
+            " sum(anom_n), sum(lab_n), sum(lab_ok), sum(score_sum), min(minute), max(minute) FROM tele_minute"
             " WHERE minute >= %(hour)s AND minute < %(hour)s + interval '1 hour' GROUP BY 2, 3",
             {"hour": hour},
         )

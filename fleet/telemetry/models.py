@@ -150,6 +150,8 @@ class Hour(models.Model):
     lab_ok = models.BigIntegerField()
     score_sum = models.BigIntegerField()
     us_max = models.IntegerField()
+    first_minute = models.DateTimeField()
+    last_minute = models.DateTimeField()
 
     class Meta:
         db_table = "tele_hour"

@@ -3,12 +3,12 @@
 # ruff: noqa: S608 - statements are put together from constants of this module only
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from django.db import connection
 
-from fleet.telemetry import partitions
+from fleet.telemetry import partitions, sources
 from fleet.telemetry.catalogue import GROUPS, KINDS, METRICS, Metric, TelemetryQuery
 from fleet.telemetry.drift import DriftPoint, DriftResult, DriftSeries
 from fleet.telemetry.drift import answer as drift_answer
@@ -46,6 +46,8 @@ __all__ = [
 ]
 
 MAX_WINDOWS: Final = 2000
+_FIRST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_LAST: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 def version_summary(mids: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -53,19 +55,19 @@ def version_summary(mids: Collection[str]) -> dict[str, dict[str, Any]]:
 
     Each value: model, version, windows, inferences, labels, accuracy (kind proxy, pooled over inferences,
     None without labels), anomaly_rate, latency_mean_us, latency_max_us (None without inferences), devices
-    (whose newest window is of this run), first_at and last_at (minutes).
+    (whose newest window is of this run), first_at and last_at (minutes). Reaches 13 months back.
     """
+    found = sources.hours(_FIRST, _LAST)
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT v.mid, min(v.model), min(v.version), sum(m.windows)::bigint, sum(m.n)::bigint,
-                sum(m.lab_n)::bigint, sum(m.lab_ok)::float8 / nullif(sum(m.lab_n), 0),
-                sum(m.anom_n)::float8 / nullif(sum(m.n), 0), sum(m.us_sum)::float8 / nullif(sum(m.n), 0),
-                max(m.us_max) FILTER (WHERE m.n > 0), min(m.minute), max(m.minute)
-            FROM tele_version v JOIN tele_minute m ON m.version_id = v.id
-            WHERE v.mid = ANY(%s) GROUP BY v.mid
+            f"""
+            SELECT v.mid, min(v.model), min(v.version), sum(w.windows)::bigint, sum(w.n)::bigint,
+                sum(w.lab_n)::bigint, sum(w.lab_ok)::float8 / nullif(sum(w.lab_n), 0),
+                sum(w.anom_n)::float8 / nullif(sum(w.n), 0), sum(w.us_sum)::float8 / nullif(sum(w.n), 0),
+                max(w.us_max) FILTER (WHERE w.n > 0), min(w.first_minute), max(w.last_minute)
+            FROM {found.table} WHERE v.mid = ANY(%(mids)s) GROUP BY v.mid
             """,
-            [list(mids)],
+            {"mids": list(mids), "start": _FIRST, "end": _LAST, **found.parameters},
         )
         rows = cursor.fetchall()
         cursor.execute(

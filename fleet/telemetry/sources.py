@@ -21,7 +21,7 @@ MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 _RUN: Final = {"model": "v.model", "version": "v.version", "digest": "v.mid"}
 _BY_CLASS: Final = {**_RUN, "device_class": "w.device_class"}
 _BY_DEVICE: Final = {**_RUN, "device_class": "d.device_class_id", "device": "w.device_id"}
-_SUMS: Final = "version_id, device_class, n, us_sum, us_max, anom_n, lab_n, lab_ok, score_sum"
+_SUMS: Final = "version_id, device_class, windows, n, us_sum, us_max, anom_n, lab_n, lab_ok, score_sum"
 _ROLLED: Final[Mapping[str, tuple[str, str]]] = {
     "anomaly_rate": ("w.anom_n", "w.n"),
     "inferences": ("w.n", "w.n"),
@@ -119,7 +119,7 @@ def choose(query: TelemetryQuery, *, now: datetime) -> Source:
         return DEVICE_DAYS if fits(query, DAY_S, now=now) else kept(fine, query, now)
     if fits(query, HOUR_S, now=now):
         _kept_long(query.start, now)
-        return ACCURACY_HOURS[query.kind] if query.metric == "accuracy" else _hours(query)
+        return ACCURACY_HOURS[query.kind] if query.metric == "accuracy" else hours(query.start, query.end)
     if fine is WINDOWS and query.step_s % MINUTE_S == 0:
         fine = MINUTES
     return kept(fine, query, now)
@@ -151,29 +151,31 @@ def _kept_long(start: datetime, now: datetime) -> None:
         raise QueryError("raw_expired", f"kept are 13 months, from {oldest:%Y-%m}-01T00:00:00Z on")
 
 
-def _hours(query: TelemetryQuery) -> Source:
-    """Compacted hours, and minutes for those that are open or had a late record since.
+def hours(start: datetime, end: datetime) -> Source:
+    """Compacted hours of [start, end), and minutes for those that are open or had a late record since.
 
-    Asked apart from the statement that reads them: what is compacted in between is read from minutes all the
-    same, which still are there.
+    Rows have the sums of minutes and the first and last minute they are of. Asked apart from the statement
+    that reads them: what is compacted in between is read from minutes all the same, which still are there.
     """
     with connection.cursor() as cursor:
-        cursor.execute("SELECT until FROM tele_compaction WHERE name = 'hour'")
-        row = cursor.fetchone()
-        until = min(row[0], query.end) if row else query.start
         cursor.execute(
-            "SELECT DISTINCT hour FROM tele_dirty WHERE hour >= %s AND hour < %s", [query.start, until]
+            "SELECT (SELECT until FROM tele_compaction WHERE name = 'hour'),"
+            " ARRAY(SELECT DISTINCT hour FROM tele_dirty WHERE hour >= %s AND hour < %s)",
+            [start, end],
         )
-        dirty = sorted(hour.astimezone(UTC) for (hour,) in cursor.fetchall())
+        compacted, marked = cursor.fetchone()
+    until = min(compacted, end) if compacted else start
+    dirty = sorted(hour.astimezone(UTC) for hour in marked if hour < until)
     parts = [
-        f"SELECT hour AS at, {_SUMS} FROM tele_hour WHERE hour >= %(start)s AND hour < %(until)s"
-        " AND hour <> ALL(%(dirty)s)",
-        f"SELECT minute, {_SUMS} FROM tele_minute WHERE minute >= %(open_from)s AND minute < %(end)s",
+        f"SELECT hour AS at, first_minute, last_minute, {_SUMS} FROM tele_hour"
+        " WHERE hour >= %(start)s AND hour < %(until)s AND hour <> ALL(%(dirty)s)",
+        f"SELECT minute, minute, minute, {_SUMS} FROM tele_minute"
+        " WHERE minute >= %(open_from)s AND minute < %(end)s",
     ]
-    parameters: dict[str, Any] = {"until": until, "dirty": dirty, "open_from": max(until, query.start)}
+    parameters: dict[str, Any] = {"until": until, "dirty": dirty, "open_from": max(until, start)}
     if dirty:
         parts.append(
-            f"SELECT minute, {_SUMS} FROM tele_minute"
+            f"SELECT minute, minute, minute, {_SUMS} FROM tele_minute"
             " WHERE minute >= %(dirty_from)s AND minute < %(dirty_to)s"
             " AND date_trunc('hour', minute, 'UTC') = ANY(%(dirty)s)"
         )

@@ -296,6 +296,22 @@ def wilson(a: int, n: int) -> float:
     return (p + z * z / (2 * n) - z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5) / (1 + z * z / n)
 
 
+def test_what_is_known_of_a_version_is_the_same_from_hours_as_from_raw(fleet: Any) -> None:
+    found = queries.version_summary([*MIDS.values(), "33" * 8])
+    assert set(found) == set(MIDS.values())
+    for version, mid in MIDS.items():
+        rows = [row for row in raw("tele_window") if row["version"] == version]
+        minutes = [row["ts"].replace(second=0, microsecond=0) for row in rows]
+        told = found[mid]
+        n = sum(w["n"] for w in rows)
+        assert (told["windows"], told["inferences"]) == (len(rows), n)
+        assert told["accuracy"] == pytest.approx(
+            sum(w["lab_ok"] for w in rows) / sum(w["lab_n"] for w in rows)
+        )
+        assert told["latency_mean_us"] == pytest.approx(sum(w["us_mean"] * w["n"] for w in rows) / n)
+        assert (told["first_at"], told["last_at"]) == (min(minutes), max(minutes))
+
+
 @pytest.mark.parametrize(
     ("code", "asked"),
     [

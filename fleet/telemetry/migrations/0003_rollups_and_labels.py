@@ -12,6 +12,8 @@ _MINUTE_SQL = "ALTER TABLE tele_minute ADD COLUMN score_sum bigint NOT NULL DEFA
 _HOUR_SQL = """
 CREATE TABLE tele_hour (
     hour timestamptz NOT NULL,
+    first_minute timestamptz NOT NULL,
+    last_minute timestamptz NOT NULL,
     version_id bigint NOT NULL,
     windows bigint NOT NULL,
     n bigint NOT NULL,
@@ -122,6 +124,8 @@ class Migration(migrations.Migration):
                     ("device_class", models.CharField(max_length=32)),
                     *((name, models.BigIntegerField()) for name in _SUMS),
                     ("us_max", models.IntegerField()),
+                    ("first_minute", models.DateTimeField()),
+                    ("last_minute", models.DateTimeField()),
                 ],
                 options={"db_table": "tele_hour"},
             ),
