@@ -85,7 +85,8 @@ _LIVE_SQL = "ALTER TABLE tele_hist_live SET (fillfactor = 50)"
 
 _MARK_SQL = """
 INSERT INTO tele_dirty (hour, is_from_raw)
-SELECT DISTINCT date_trunc('hour', minute, 'UTC'), true FROM tele_minute
+SELECT date_trunc('hour', minute, 'UTC'), true FROM tele_minute
+UNION SELECT date_trunc('hour', ts, 'UTC'), true FROM tele_sketch
 """
 
 
