@@ -72,16 +72,19 @@ def top_anomalous(
     if selected is not None:
         where.append(selected.sql)
         parameters |= selected.parameters
+    table = "tele_window" if exact else "tele_device_day"
     rows = rows_of(
         f"""
-        SELECT device_id, coalesce(device_class, ''), n, a, p, greatest(0,
-            (p + %(z)s ^ 2 / (2 * n) - %(z)s * sqrt(p * (1 - p) / n + %(z)s ^ 2 / (4 * n::float8 ^ 2)))
-            / (1 + %(z)s ^ 2 / n)) AS lower, top
-        FROM (
-            SELECT w.device_id, min(d.device_class_id) AS device_class, sum(w.n)::float8 AS n,
-                sum(w.anom_n)::float8 AS a, sum(w.anom_n)::float8 / sum(w.n) AS p, max(w.anom_max) AS top
-            FROM {source.table} WHERE {" AND ".join(where)} GROUP BY w.device_id HAVING sum(w.anom_n) > 0
-        ) x ORDER BY lower DESC, device_id LIMIT %(limit)s
+        SELECT y.device_id, coalesce(d.device_class_id, ''), n, a, p, lower, top FROM (
+            SELECT device_id, n, a, p, greatest(0,
+                (p + %(z)s ^ 2 / (2 * n) - %(z)s * sqrt(p * (1 - p) / n + %(z)s ^ 2 / (4 * n::float8 ^ 2)))
+                / (1 + %(z)s ^ 2 / n)) AS lower, top
+            FROM (
+                SELECT w.device_id, sum(w.n)::float8 AS n, sum(w.anom_n)::float8 AS a,
+                    sum(w.anom_n)::float8 / sum(w.n) AS p, max(w.anom_max) AS top
+                FROM {table} w WHERE {" AND ".join(where)} GROUP BY w.device_id HAVING sum(w.anom_n) > 0
+            ) x ORDER BY lower DESC, device_id LIMIT %(limit)s
+        ) y LEFT JOIN devices_device d ON d.id = y.device_id ORDER BY lower DESC, y.device_id
         """,
         parameters,
     )
