@@ -134,7 +134,7 @@ WHITENOISE_USE_FINDERS = True
 # on.
 MODEL_UPLOAD_BYTES = 16 * 1024 * 1024
 EVALUATION_UPLOAD_BYTES = 32 * 1024 * 1024
-DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
+DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024  # labels; other bodies of the API end at fleet.api.limits
 FILE_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
 
 # A rollout to more devices than this needs a second person's approval; 0 asks for one always.

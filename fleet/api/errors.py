@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 STATUS = {
     400: "malformed_json idempotency_key_required limit cursor_mismatch query_syntax query_unknown_field "
     "unknown_metric unknown_kind kind_required budget_required agg_not_supported group_by_not_supported "
-    "step_not_supported range_invalid range_too_wide too_many_points",
+    "step_not_supported quantile_range range_invalid range_too_wide too_many_points",
     401: "token_missing token_invalid token_expired",
     403: "scope_missing approver_is_author",
     404: "not_found token_unknown",
@@ -39,6 +39,7 @@ STATUS = {
     422: "validation address_refused idempotency_key_reused unknown_device unknown_class unknown_group "
     "group_query_invalid "
     "config_invalid alpha_split gate_unreachable empty_target no_baseline preflight_required io_contract "
+    "label_unknown sample_expired sample_invalid source_unknown "
     "signature sequence expired trust unknown_action window_never_opens rollback_unavailable",
     428: "if_match_required",
     500: "internal",

@@ -14,7 +14,7 @@ JSON_BODY_BYTES: Final = 1024 * 1024
 FORM_BYTES: Final = 64 * 1024
 """What a form may hold beside its files."""
 _API = "/api/"
-_LIST = re.compile(r"/api/v1/(?:groups/[^/]+/members|devices:import)")
+_LIST = re.compile(r"/api/v1/(?:groups/[^/]+/members|devices:import|telemetry/labels)")
 _UPLOAD = re.compile(r"/api/v1/models/[^/]+/versions")
 
 Message = Mapping[str, Any]

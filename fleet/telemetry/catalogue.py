@@ -1,5 +1,6 @@
 """What can be asked: metrics, their kinds and aggregations, and one checked form of a query (rest-api.md)."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,10 +15,11 @@ MAX_POINTS: Final = 2000
 MAX_SERIES: Final = 50
 MAX_DEVICES: Final = 200
 MAX_GROUPS: Final = 3
-MAX_RANGE: Final = timedelta(days=396)
+MAX_RANGE: Final = timedelta(days=partitions.MONTHS_13)
 GROUPS: Final = ("model", "version", "digest", "device_class", "device")
 FINE_STEPS_S: Final = (5, 10, 15, 20, 30)
 KINDS: Final = ("golden", "delayed", "proxy", "estimate")
+_PERCENTILE: Final = re.compile(r"p(\d{1,3}(?:\.\d{1,3})?)")
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,11 @@ METRICS: Final[Mapping[str, Metric]] = {
         Metric(
             "accuracy",
             "ratio",
-            "share of labelled inferences whose class agrees; proxy: labels known on the device",
+            "share of labelled inferences whose class agrees; proxy: labels known on the device; golden:"
+            " vectors of the self-test, as each sketch restates the last one; delayed: labels of sampled"
+            " inferences that came later",
             ("device_mean", "mean", "count"),
-            ("proxy",),
+            ("golden", "delayed", "proxy"),
         ),
         Metric(
             "anomaly_rate",
@@ -48,7 +52,19 @@ METRICS: Final[Mapping[str, Metric]] = {
             ("device_mean", "mean", "count"),
         ),
         Metric("inferences", "1", "inferences run", ("sum",)),
-        Metric("latency_us", "µs", "time of one inference on the device", ("mean", "max", "device_mean")),
+        Metric(
+            "latency_us",
+            "µs",
+            "time of one inference on the device; percentiles from histograms, within 1 %, any from p0.001 to"
+            " p99.999",
+            ("mean", "max", "device_mean", "p50", "p95", "p99"),
+        ),
+        Metric(
+            "confidence",
+            "ratio",
+            "mean top score; no accuracy: a fault can raise it",
+            ("mean", "device_mean"),
+        ),
     )
 }
 
@@ -83,11 +99,20 @@ class TelemetryQuery:
         return self.agg or METRICS[self.metric].aggs[0]
 
     @property
-    def source(self) -> str:
-        """`minute` when the rollup can answer, else `raw`."""
+    def is_by_device(self) -> bool:
+        """Whether devices must be told apart."""
         by_device = self.devices or "device" in self.group_by or self.aggregation == "device_mean"
-        is_raw = by_device or self.step_s % 60 or (self.q and is_by_device(self.q))
-        return "raw" if is_raw else "minute"
+        return bool(by_device or (self.q and is_by_device(self.q)))
+
+    @property
+    def percentile(self) -> float | None:
+        """Of `latency_us`: the percentile asked for, else None. Raises QueryError `quantile_range`."""
+        if self.metric != "latency_us" or not self.agg.startswith("p"):
+            return None
+        match = _PERCENTILE.fullmatch(self.agg)
+        if match is None or not 0 < float(match[1]) < 100:
+            raise QueryError("quantile_range", f"a percentile is p0.001 to p99.999, not {self.agg[:40]!r}")
+        return float(match[1])
 
     @property
     def n_points(self) -> int:
@@ -102,18 +127,18 @@ class TelemetryQuery:
         return [first + timedelta(seconds=self.step_s * i) for i in range(self.n_points)]
 
 
-def check(query: TelemetryQuery, *, now: datetime) -> None:
-    """Refuse what cannot be answered, before the database is asked. Raises QueryError with its code."""
+def check(query: TelemetryQuery) -> None:
+    """Refuse what makes no sense, before the database is asked. Raises QueryError with its code."""
     metric = METRICS.get(query.metric)
     if metric is None:
         raise QueryError("unknown_metric", f"{query.metric[:40]!r} is none of {', '.join(METRICS)}")
     _check_kind(query, metric)
-    if query.aggregation not in metric.aggs:
+    if query.percentile is None and query.aggregation not in metric.aggs:
         raise QueryError(
             "agg_not_supported", f"{metric.name} has {', '.join(metric.aggs)}, not {query.agg[:40]!r}"
         )
     _check_groups(query)
-    _check_range(query, now)
+    _check_range(query)
 
 
 def _check_kind(query: TelemetryQuery, metric: Metric) -> None:
@@ -137,27 +162,27 @@ def _check_groups(query: TelemetryQuery) -> None:
         raise QueryError("group_by_not_supported", f"device needs a filter to 1..{MAX_DEVICES} devices")
 
 
-def _check_range(query: TelemetryQuery, now: datetime) -> None:
+def _check_range(query: TelemetryQuery) -> None:
     if query.start.tzinfo is None or query.end.tzinfo is None:
         raise QueryError("range_invalid", "from and to need an offset or Z")
     if query.start >= query.end:
         raise QueryError("range_invalid", "from is not before to")
     if query.end - query.start > MAX_RANGE:
         raise QueryError("range_too_wide", "at most 13 months")
-    is_fine = query.step_s in FINE_STEPS_S
-    if query.step_s < 1 or (query.step_s % 60 and not is_fine):
+    if query.percentile is not None:
+        if query.step_s < 3600 or query.step_s % 3600:
+            raise QueryError("step_not_supported", "percentiles have steps of whole hours")
+    elif query.step_s < 1 or (query.step_s % 60 and query.step_s not in FINE_STEPS_S):
         fine = ", ".join(map(str, FINE_STEPS_S))
         raise QueryError("step_not_supported", f"step is a multiple of 60 s, or {fine} s from raw windows")
     if query.n_points > MAX_POINTS:
-        least = ceil((query.end - query.start).total_seconds() / (MAX_POINTS - 1) / 60) * 60
+        whole_s = 60 if query.percentile is None else 3600
+        least = ceil((query.end - query.start).total_seconds() / (MAX_POINTS - 1) / whole_s) * whole_s
         raise QueryError(
             "too_many_points",
             f"{query.n_points:,} points a series, at most {MAX_POINTS:,}: step {least} s fits",
             least_step_s=least,
         )
-    oldest = partitions.day_of(partitions.raw_from(now))
-    if partitions.day_of(query.start) < oldest:
-        raise QueryError("raw_expired", f"kept are 30 days: available from {oldest:%Y-%m-%d}T00:00:00Z")
 
 
 def _floor(moment: datetime, step_s: int) -> datetime:

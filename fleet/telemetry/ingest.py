@@ -14,42 +14,19 @@ from typing import Final
 from django.db import connection, transaction
 
 from fleet.mqtt.codec.telemetry import Batch
-from fleet.telemetry import partitions, samples, staging
+from fleet.telemetry import partitions, rollups, samples, staging
 from fleet.telemetry.errors import TelemetryError
 
-_LAST: Final = (
-    "device_id, ts, seq, version_id, slot, n, us_mean, us_max, score, top, anom_max, anom_n, lab_n, lab_ok,"
-    " heap_min, rssi, flags"
-)
-_LAST_SET: Final = ", ".join(f"{name} = EXCLUDED.{name}" for name in _LAST.split(", ")[1:])
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_MS: Final = 86_400_000
 
-# Keys are taken in order in every upsert, so that two ingesting slots cannot lock each other out.
 _MERGE: Final = f"""
 WITH fresh AS (
     INSERT INTO tele_window ({staging.NAMES})
     SELECT {staging.NAMES} FROM tele_stage ORDER BY device_id, ts, seq
     ON CONFLICT DO NOTHING
     RETURNING {staging.NAMES}
-), minutes AS (
-    INSERT INTO tele_minute AS m
-        (version_id, device_class, minute, ingest_slot, windows, n, us_sum, us_max, anom_n, lab_n, lab_ok)
-    SELECT f.version_id, coalesce(d.device_class_id, ''), date_trunc('minute', f.ts, 'UTC'), %(slot)s,
-        count(*), sum(f.n), sum(f.us_mean::bigint * f.n), max(f.us_max), sum(f.anom_n), sum(f.lab_n),
-        sum(f.lab_ok)
-    FROM fresh f LEFT JOIN devices_device d ON d.id = f.device_id
-    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-    ON CONFLICT (version_id, device_class, minute, ingest_slot) DO UPDATE SET
-        windows = m.windows + EXCLUDED.windows, n = m.n + EXCLUDED.n, us_sum = m.us_sum + EXCLUDED.us_sum,
-        us_max = greatest(m.us_max, EXCLUDED.us_max), anom_n = m.anom_n + EXCLUDED.anom_n,
-        lab_n = m.lab_n + EXCLUDED.lab_n, lab_ok = m.lab_ok + EXCLUDED.lab_ok
-), newest AS (
-    INSERT INTO tele_device_last AS l ({_LAST})
-    SELECT DISTINCT ON (device_id) {_LAST} FROM fresh ORDER BY device_id, ts DESC, seq DESC
-    ON CONFLICT (device_id) DO UPDATE SET {_LAST_SET}
-    WHERE (EXCLUDED.ts, EXCLUDED.seq) > (l.ts, l.seq)
-)
+), {rollups.FROM_WINDOWS}
 SELECT count(*) FROM fresh
 """  # noqa: S608 - names are constants of this module
 
@@ -91,9 +68,9 @@ def check_times(batch: Batch, *, now: datetime) -> None:
 def ensure_partitions(deliveries: Sequence[Delivery]) -> None:
     """Make the day partitions that these deliveries need. Call it before an outer transaction."""
     for tables, kind in (
-        (("tele_window", "tele_minute"), "windows"),
-        (("tele_inference",), "inferences"),
-        (("tele_sketch",), "sketches"),
+        (rollups.WINDOW_TABLES, "windows"),
+        (rollups.INFERENCE_TABLES, "inferences"),
+        (rollups.SKETCH_TABLES, "sketches"),
     ):
         found = [records for one in deliveries if (records := getattr(one.batch, kind))]
         spans = {(records[0].ts_ms // _DAY_MS, records[-1].ts_ms // _DAY_MS) for records in found}
@@ -103,7 +80,7 @@ def ensure_partitions(deliveries: Sequence[Delivery]) -> None:
 
 
 def store(deliveries: Sequence[Delivery], *, slot: int, now: datetime) -> Stored:
-    """Keep every record that is not kept yet, windows with their rollups, in one transaction.
+    """Keep every record that is not kept yet, with its rollups, in one transaction.
 
     slot: the ingesting gateway's, 0..32,767; part of the rollup's key, so that slots never wait for each
     other. Call `check_times` first and `ensure_partitions` before an outer transaction. Raises
@@ -123,12 +100,12 @@ def store(deliveries: Sequence[Delivery], *, slot: int, now: datetime) -> Stored
         if n_windows:
             staging.copy_windows(batches, versions, now=now)
             with connection.cursor() as cursor:
-                cursor.execute(_MERGE, {"slot": slot})
+                cursor.execute(_MERGE, {"slot": slot, "now": now})
                 windows = int(cursor.fetchone()[0])
         if n_inferences:
             inferences = samples.store_inferences(batches, versions, now=now)
         if n_sketches:
-            sketches = samples.store_sketches(batches, versions, now=now)
+            sketches = samples.store_sketches(batches, versions, slot=slot, now=now)
     return Stored(windows, inferences, sketches, n_windows - windows)
 
 

@@ -1,6 +1,7 @@
 """Tables of what devices measure.
 
-`Window`, `Inference`, `Sketch`, `Minute` and `DeadLetter` are partitioned by day (`partitions.py`).
+`Window`, `Inference`, `Sketch`, `Minute` and `DeadLetter` are partitioned by day, `Hour`, `DeviceDay`,
+`Accuracy` and `Histogram` by month (`partitions.py`).
 
 Nothing writes to them through the ORM: ingest copies in bulk, rollups grow from what was really inserted.
 """
@@ -125,12 +126,190 @@ class Minute(models.Model):
     anom_n = models.BigIntegerField()
     lab_n = models.BigIntegerField()
     lab_ok = models.BigIntegerField()
+    score_sum = models.BigIntegerField(default=0)  # sum of score * n, 1e-4
 
     class Meta:
         db_table = "tele_minute"
 
     def __str__(self) -> str:
         return f"{self.version_id} {self.device_class} {self.minute:%F %H:%M}"
+
+
+class Hour(models.Model):
+    """What the minutes of a closed hour add up to; written by compaction alone."""
+
+    pk = models.CompositePrimaryKey("version_id", "device_class", "hour")
+    hour = models.DateTimeField()
+    version_id = models.BigIntegerField()
+    device_class = models.CharField(max_length=32)
+    windows = models.BigIntegerField()
+    n = models.BigIntegerField()
+    us_sum = models.BigIntegerField()
+    anom_n = models.BigIntegerField()
+    lab_n = models.BigIntegerField()
+    lab_ok = models.BigIntegerField()
+    score_sum = models.BigIntegerField()
+    us_max = models.IntegerField()
+    first_minute = models.DateTimeField()
+    last_minute = models.DateTimeField()
+
+    class Meta:
+        db_table = "tele_hour"
+
+    def __str__(self) -> str:
+        return f"{self.version_id} {self.device_class} {self.hour:%F %H}"
+
+
+class DeviceDay(models.Model):
+    """Sums of one device and model run over a UTC day.
+
+    Three kinds of accuracy side by side, never added: lab (proxy, from windows), golden (vectors as each
+    sketch restates its last self-test), delayed (labels that were joined).
+    """
+
+    pk = models.CompositePrimaryKey("day", "device_id", "version_id")
+    day = models.DateTimeField()
+    device_id = models.CharField(max_length=32)
+    version_id = models.BigIntegerField()
+    windows = models.BigIntegerField(default=0)
+    n = models.BigIntegerField(default=0)
+    us_sum = models.BigIntegerField(default=0)
+    anom_n = models.BigIntegerField(default=0)
+    lab_n = models.BigIntegerField(default=0)
+    lab_ok = models.BigIntegerField(default=0)
+    score_sum = models.BigIntegerField(default=0)
+    golden_n = models.BigIntegerField(default=0)
+    golden_ok = models.BigIntegerField(default=0)
+    delayed_n = models.BigIntegerField(default=0)
+    delayed_ok = models.BigIntegerField(default=0)
+    us_max = models.IntegerField(default=0)
+    anom_max = models.IntegerField(default=0)
+
+    class Meta:
+        db_table = "tele_device_day"
+
+    def __str__(self) -> str:
+        return f"{self.device_id} {self.day:%F} {self.version_id}"
+
+
+class Accuracy(models.Model):
+    """Labels and how many agreed, of a model run and device class in an hour, by kind and source.
+
+    kind `proxy`: source `window`, and again by who labelled, `actuator` or `user` (the same labels, from
+    sketches). kind `golden`: source `device`. kind `delayed`: who sent the label.
+    """
+
+    pk = models.CompositePrimaryKey("version_id", "device_class", "hour", "kind", "source", "ingest_slot")
+    hour = models.DateTimeField()
+    version_id = models.BigIntegerField()
+    device_class = models.CharField(max_length=32)
+    kind = models.CharField(max_length=8)
+    source = models.CharField(max_length=16)
+    ingest_slot = models.SmallIntegerField()
+    n = models.BigIntegerField()
+    ok = models.BigIntegerField()
+
+    class Meta:
+        db_table = "tele_accuracy"
+
+    def __str__(self) -> str:
+        return f"{self.version_id} {self.hour:%F %H} {self.kind} {self.source}"
+
+
+class LiveBin(models.Model):
+    """A histogram's bin of an hour that is not compacted yet. metric: `fleet.telemetry.histograms`."""
+
+    pk = models.CompositePrimaryKey("hour", "version_id", "device_class", "metric", "bin", "ingest_slot")
+    hour = models.DateTimeField()
+    version_id = models.BigIntegerField()
+    device_class = models.CharField(max_length=32)
+    metric = models.SmallIntegerField()
+    bin = models.SmallIntegerField()
+    ingest_slot = models.SmallIntegerField()
+    n = models.BigIntegerField()
+
+    class Meta:
+        db_table = "tele_hist_live"
+
+    def __str__(self) -> str:
+        return f"{self.version_id} {self.hour:%F %H} {self.metric}:{self.bin}"
+
+
+class Histogram(models.Model):
+    """A histogram of a model run and device class over an hour or a UTC day.
+
+    counts: of the bins from first_bin on, 8 bytes little-endian each.
+    """
+
+    pk = models.CompositePrimaryKey("metric", "span_s", "start", "version_id", "device_class")
+    start = models.DateTimeField()
+    version_id = models.BigIntegerField()
+    device_class = models.CharField(max_length=32)
+    metric = models.SmallIntegerField()
+    span_s = models.IntegerField()  # 3600 or 86400
+    n = models.BigIntegerField()  # sum of the counts
+    first_bin = models.SmallIntegerField()
+    counts = models.BinaryField()
+
+    class Meta:
+        db_table = "tele_hist"
+
+    def __str__(self) -> str:
+        return f"{self.version_id} {self.start:%F %H} {self.span_s} s of {self.metric}"
+
+
+class Baseline(models.Model):
+    """The reference of drift: a histogram of a model run and device class over [started_at, ended_at).
+
+    first_bin, counts: as in `Histogram`. inflation: how much more its own windows move than chance, >= 1.
+    """
+
+    pk = models.CompositePrimaryKey("version_id", "device_class", "metric")
+    version_id = models.BigIntegerField()
+    device_class = models.CharField(max_length=32)
+    metric = models.SmallIntegerField()
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField()
+    n = models.BigIntegerField()
+    first_bin = models.SmallIntegerField()
+    counts = models.BinaryField()
+    inflation = models.FloatField()
+    made_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "tele_baseline"
+
+    def __str__(self) -> str:
+        return f"{self.version_id} {self.device_class} {self.metric} from {self.started_at:%F}"
+
+
+class DirtyHour(models.Model):
+    """An hour to compact again, because a record of it came late. Any number of marks for an hour.
+
+    Marks are only added, so that a writer never waits; compaction deletes those it sees before it reads.
+    """
+
+    hour = models.DateTimeField(db_index=True)
+    is_from_raw = models.BooleanField(db_default=False)  # minutes too are made anew first
+
+    class Meta:
+        db_table = "tele_dirty"
+
+    def __str__(self) -> str:
+        return f"{self.hour:%F %H}"
+
+
+class Compaction(models.Model):
+    """How far compaction has come: every hour before `until` is compacted, but for dirty ones."""
+
+    name = models.CharField(max_length=16, primary_key=True)
+    until = models.DateTimeField()
+
+    class Meta:
+        db_table = "tele_compaction"
+
+    def __str__(self) -> str:
+        return f"{self.name} until {self.until:%F %H}"
 
 
 class DeviceLast(models.Model):
@@ -159,6 +338,43 @@ class DeviceLast(models.Model):
 
     def __str__(self) -> str:
         return f"{self.device_id} {self.ts:%F %T}"
+
+
+class Label(models.Model):
+    """A label that came later, for one sampled inference. All that came are kept; one of a sample counts.
+
+    state: `pending` (its sample is not seen yet), `counted`, `superseded` by one that decides, `unmatched`
+    (no sample came in 30 days). ts, version_id, top, device_class: of the sample, once it was seen.
+    """
+
+    device_id = models.CharField(max_length=32)
+    sample = models.BigIntegerField()  # boot << 32 | number of the inference in the boot
+    label = models.SmallIntegerField()
+    source = models.CharField(max_length=16)
+    rank = models.SmallIntegerField()  # of the source; the highest decides, then the newest `at`
+    at = models.DateTimeField()  # when it was given
+    received_at = models.DateTimeField()
+    probe_at = models.DateTimeField()  # when a pending one is looked for next
+    state = models.CharField(max_length=10)
+    ts = models.DateTimeField(null=True)
+    version_id = models.BigIntegerField(null=True)
+    top = models.SmallIntegerField(null=True)
+    device_class = models.CharField(max_length=32, blank=True, default="")
+
+    class Meta:
+        db_table = "tele_label"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["device_id", "sample", "source", "at", "label"], name="tele_label_once"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["probe_at"], condition=models.Q(state="pending"), name="tele_label_pending"),
+            models.Index(fields=["ts"], condition=models.Q(state="counted"), name="tele_label_ts"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.device_id}:{self.sample >> 32}:{self.sample & 0xFFFFFFFF} {self.label} {self.state}"
 
 
 class DeadLetter(models.Model):

@@ -1,28 +1,61 @@
-"""Day partitions: made ahead and on demand, dropped when their rows are past retention.
+"""Partitions by day or month: made ahead and on demand, dropped when their rows are past retention.
 
-There is no default partition on purpose: a row without its day is refused by PostgreSQL, not hidden in a
-corner.
+There is no default partition on purpose: a row without its partition is refused by PostgreSQL, not hidden in
+a corner.
 """
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from django.db import connection, transaction
 from psycopg import sql
 
-RETENTION_DAYS: Final[Mapping[str, int]] = {
-    "tele_window": 30,
-    "tele_inference": 30,
-    "tele_sketch": 90,
-    "tele_minute": 30,
-    "tele_dead": 14,
+
+@dataclass(frozen=True)
+class Partitioned:
+    """How a table is cut. keep_days: its rows are kept so long. by_month: else by day. fillfactor: percent of
+    a page that inserts may fill; less leaves room to update rows in their page.
+    """
+
+    keep_days: int
+    by_month: bool = False
+    fillfactor: int = 100
+
+    def first(self, day: date) -> date:
+        """First day of the partition that holds a day."""
+        return day.replace(day=1) if self.by_month else day
+
+    def end(self, day: date) -> date:
+        """First day after the partition that holds a day."""
+        if not self.by_month:
+            return day + timedelta(days=1)
+        return (day.replace(day=28) + timedelta(days=4)).replace(day=1)
+
+    def suffix(self, day: date) -> str:
+        """What the name of the partition that holds a day ends with."""
+        return f"{day:%Y%m}" if self.by_month else f"{day:%Y%m%d}"
+
+
+RAW_DAYS: Final = 30
+MONTHS_13: Final = 396
+TABLES: Final[Mapping[str, Partitioned]] = {
+    "tele_window": Partitioned(RAW_DAYS),
+    "tele_inference": Partitioned(RAW_DAYS),
+    "tele_sketch": Partitioned(90),
+    "tele_minute": Partitioned(RAW_DAYS),
+    "tele_dead": Partitioned(14),
+    "tele_hour": Partitioned(MONTHS_13, by_month=True),
+    "tele_hist": Partitioned(MONTHS_13, by_month=True),
+    "tele_accuracy": Partitioned(MONTHS_13, by_month=True, fillfactor=70),
+    "tele_device_day": Partitioned(MONTHS_13, by_month=True, fillfactor=70),
 }
 AHEAD_DAYS: Final = 7
 MAX_FUTURE: Final = timedelta(hours=24)
-_LOCK: Final = 0x7E1E_0001  # advisory lock of everyone who adds or drops partitions
-_NAME: Final = re.compile(r"(tele_[a-z]+)_(\d{8})")
+_LOCK: Final = 0x7E1E_0001  # advisory lock of everyone who adds partitions
+_NAME: Final = re.compile(r"(tele_[a-z_]+)_(\d{6})(\d{2})?")
 
 
 def day_of(moment: datetime) -> date:
@@ -32,10 +65,10 @@ def day_of(moment: datetime) -> date:
 
 def raw_from(now: datetime) -> datetime:
     """The oldest time of a record that is still taken."""
-    return now - timedelta(days=RETENTION_DAYS["tele_window"])
+    return now - timedelta(days=RAW_DAYS)
 
 
-def ensure(days: Iterable[date], *, tables: Iterable[str] = tuple(RETENTION_DAYS)) -> int:
+def ensure(days: Iterable[date], *, tables: Iterable[str] = tuple(TABLES)) -> int:
     """Make the partitions of these days that do not exist; returns how many were made.
 
     Safe from many processes.
@@ -43,7 +76,12 @@ def ensure(days: Iterable[date], *, tables: Iterable[str] = tuple(RETENTION_DAYS
     Call it before the transaction that writes. Asks PostgreSQL each time (0.1 ms): a remembered answer would
     be wrong after a drop or a roll-back.
     """
-    wanted = {f"{table}_{day:%Y%m%d}": (table, day) for table in tables for day in set(days)}
+    kept = set(days)
+    wanted = {
+        f"{table}_{TABLES[table].suffix(day)}": (table, TABLES[table].first(day))
+        for table in tables
+        for day in kept
+    }
     if not wanted:
         return 0
     with connection.cursor() as cursor:
@@ -62,16 +100,18 @@ def ensure(days: Iterable[date], *, tables: Iterable[str] = tuple(RETENTION_DAYS
             cursor.execute("SELECT to_regclass(%s)", [name])
             if cursor.fetchone() != (None,):
                 continue
-            names = {"name": sql.Identifier(name), "parent": sql.Identifier(table)}
-            bounds = {
+            parts = {
+                "name": sql.Identifier(name),
+                "parent": sql.Identifier(table),
+                "fill": sql.Literal(TABLES[table].fillfactor),
                 "first": sql.Literal(_midnight(day)),
-                "last": sql.Literal(_midnight(day + timedelta(days=1))),
+                "last": sql.Literal(_midnight(TABLES[table].end(day))),
             }
             for statement in (
-                "CREATE TABLE {name} (LIKE {parent} INCLUDING DEFAULTS)",
+                "CREATE TABLE {name} (LIKE {parent} INCLUDING DEFAULTS) WITH (fillfactor = {fill})",
                 "ALTER TABLE {parent} ATTACH PARTITION {name} FOR VALUES FROM ({first}) TO ({last})",
             ):
-                cursor.execute(sql.SQL(statement).format(**names, **bounds))
+                cursor.execute(sql.SQL(statement).format(**parts))
     return len(missing)
 
 
@@ -80,42 +120,25 @@ def _midnight(day: date) -> str:
 
 
 def existing(table: str) -> dict[date, str]:
-    """Days of a table that have a partition, with the partition's name."""
+    """First days of a table's partitions, with the partition's name."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
             " WHERE i.inhparent = to_regclass(%s)",
             [table],
         )
-        names = [name for (name,) in cursor.fetchall()]
-    found = {}
+        return dict(dated([name for (name,) in cursor.fetchall()], table))
+
+
+def dated(names: Iterable[str], table: str) -> Iterable[tuple[date, str]]:
+    """Those of the names that are partitions of a table: (first day, name)."""
     for name in names:
-        if match := _NAME.fullmatch(name):
-            found[datetime.strptime(match[2], "%Y%m%d").date()] = name
-    return found
+        match = _NAME.fullmatch(name)
+        if match and match[1] == table and bool(match[3]) != TABLES[table].by_month:
+            yield datetime.strptime(match[2] + (match[3] or "01"), "%Y%m%d").date(), name
 
 
 def make_ahead(now: datetime) -> int:
     """Make the partitions of yesterday up to AHEAD_DAYS from now; returns how many were made."""
     today = day_of(now)
     return ensure([today + timedelta(days=n) for n in range(-1, AHEAD_DAYS + 1)])
-
-
-def drop_expired(now: datetime) -> list[str]:
-    """Drop partitions whose whole day is past retention; returns their names.
-
-    Waits at most 2 s for readers and leaves the rest to the next run: a DROP that waits behind a long export
-    would make ingest wait behind the DROP.
-    """
-    dropped = []
-    for table, days in RETENTION_DAYS.items():
-        oldest = day_of(now - timedelta(days=days))
-        for day, name in sorted(existing(table).items()):
-            if day >= oldest:
-                continue
-            with transaction.atomic(), connection.cursor() as cursor:
-                cursor.execute("SET LOCAL lock_timeout = '2s'")
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(name)))
-            dropped.append(name)
-    return dropped

@@ -3,20 +3,28 @@
 # ruff: noqa: S608 - statements are put together from constants of this module only
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from django.db import connection
 
+from fleet.telemetry import partitions, sources
 from fleet.telemetry.catalogue import GROUPS, KINDS, METRICS, Metric, TelemetryQuery
+from fleet.telemetry.drift import DriftPoint, DriftResult, DriftSeries
+from fleet.telemetry.drift import answer as drift_answer
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.outcomes import Outcome, Span, device_outcomes, has_window
 from fleet.telemetry.series import Point, Series, TelemetryResult, query
+from fleet.telemetry.top import Anomalous, TopResult, top_anomalous
 
 __all__ = [
     "GROUPS",
     "KINDS",
     "METRICS",
+    "Anomalous",
+    "DriftPoint",
+    "DriftResult",
+    "DriftSeries",
     "Metric",
     "Outcome",
     "Point",
@@ -25,15 +33,21 @@ __all__ = [
     "Span",
     "TelemetryQuery",
     "TelemetryResult",
+    "TopResult",
+    "device_answer",
     "device_outcomes",
     "device_series",
+    "drift_answer",
     "has_window",
     "last_values",
     "query",
+    "top_anomalous",
     "version_summary",
 ]
 
 MAX_WINDOWS: Final = 2000
+_FIRST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_LAST: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 def version_summary(mids: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -41,19 +55,19 @@ def version_summary(mids: Collection[str]) -> dict[str, dict[str, Any]]:
 
     Each value: model, version, windows, inferences, labels, accuracy (kind proxy, pooled over inferences,
     None without labels), anomaly_rate, latency_mean_us, latency_max_us (None without inferences), devices
-    (whose newest window is of this run), first_at and last_at (minutes).
+    (whose newest window is of this run), first_at and last_at (minutes). Reaches 13 months back.
     """
+    found = sources.hours(_FIRST, _LAST)
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT v.mid, min(v.model), min(v.version), sum(m.windows)::bigint, sum(m.n)::bigint,
-                sum(m.lab_n)::bigint, sum(m.lab_ok)::float8 / nullif(sum(m.lab_n), 0),
-                sum(m.anom_n)::float8 / nullif(sum(m.n), 0), sum(m.us_sum)::float8 / nullif(sum(m.n), 0),
-                max(m.us_max) FILTER (WHERE m.n > 0), min(m.minute), max(m.minute)
-            FROM tele_version v JOIN tele_minute m ON m.version_id = v.id
-            WHERE v.mid = ANY(%s) GROUP BY v.mid
+            f"""
+            SELECT v.mid, min(v.model), min(v.version), sum(w.windows)::bigint, sum(w.n)::bigint,
+                sum(w.lab_n)::bigint, sum(w.lab_ok)::float8 / nullif(sum(w.lab_n), 0),
+                sum(w.anom_n)::float8 / nullif(sum(w.n), 0), sum(w.us_sum)::float8 / nullif(sum(w.n), 0),
+                max(w.us_max) FILTER (WHERE w.n > 0), min(w.first_minute), max(w.last_minute)
+            FROM {found.table} WHERE v.mid = ANY(%(mids)s) GROUP BY v.mid
             """,
-            [list(mids)],
+            {"mids": list(mids), "start": _FIRST, "end": _LAST, **found.parameters},
         )
         rows = cursor.fetchall()
         cursor.execute(
@@ -100,6 +114,32 @@ def device_series(
             [device_id, start, end, min(limit, MAX_WINDOWS)],
         )
         return [_window(row) for row in reversed(cursor.fetchall())]
+
+
+def device_answer(device_id: str, start: datetime, end: datetime, *, now: datetime) -> dict[str, Any]:
+    """`device_series` as an answer of its own: items, source, step (None: single windows), as_of, gaps (None:
+    not counted) and is_cut, True when the oldest windows of the range are left off.
+
+    Raises QueryError `range_invalid`, and `raw_expired` for a range that begins before the raw rows that are
+    kept.
+    """
+    if start.tzinfo is None or end.tzinfo is None:
+        raise QueryError("range_invalid", "from and to need an offset or Z")
+    if start >= end:
+        raise QueryError("range_invalid", "from is not before to")
+    oldest = partitions.day_of(partitions.raw_from(now))
+    if partitions.day_of(start) < oldest:
+        kept = f"raw windows are kept {partitions.RAW_DAYS} days, from {oldest:%Y-%m-%d}T00:00:00Z on"
+        raise QueryError("raw_expired", f"{kept}; POST /telemetry:query reads days of a device further back")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM tele_window WHERE device_id = %s AND ts >= %s AND ts < %s"
+            " LIMIT %s) x",
+            [device_id, start, end, MAX_WINDOWS + 1],
+        )
+        is_cut = cursor.fetchone()[0] > MAX_WINDOWS
+    found = {"items": device_series(device_id, start, end), "is_cut": is_cut, "source": "raw", "step": None}
+    return found | {"as_of": min(now, end), "gaps": None}
 
 
 def last_values(device_ids: Collection[str]) -> dict[str, dict[str, Any]]:

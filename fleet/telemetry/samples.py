@@ -1,6 +1,6 @@
 """Sampled inferences and sketches: rows of their own, each once, however often its batch arrives.
 
-No rollup is fed here: what charts and drift rules read is made from these rows by their own issue.
+Sketches feed histograms and accuracy (`rollups.py`), from the rows that were really inserted.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 
 from fleet.mqtt.codec.sketch import Sketch
 from fleet.mqtt.codec.telemetry import Batch
+from fleet.telemetry import rollups
 
 _INFERENCE: Final = (
     ("sample", "int8"), ("ts", "timestamptz"), ("seq", "int8"), ("version_id", "int8"),
@@ -36,17 +37,23 @@ def store_inferences(
 
     batches: device id and batch. versions: the id of each (mid, model, version). Raises django.db.Error.
     """
-    return _keep("tele_inference", _INFERENCE, _inference_rows(batches, versions, now))
+    _copy("tele_inference", _INFERENCE, _inference_rows(batches, versions, now))
+    return _insert("tele_inference", _INFERENCE)
 
 
 def store_sketches(
-    batches: Sequence[tuple[str, Batch]], versions: Mapping[tuple[str, str, str], int], *, now: datetime
+    batches: Sequence[tuple[str, Batch]],
+    versions: Mapping[tuple[str, str, str], int],
+    *,
+    slot: int,
+    now: datetime,
 ) -> int:
-    """Keep sketches that are not kept yet, as `store_inferences`."""
-    return _keep("tele_sketch", _SKETCH, _sketch_rows(batches, versions, now))
+    """Keep sketches that are not kept yet with their rollups, as `store_inferences`. slot: the gateway's."""
+    _copy("tele_sketch", _SKETCH, _sketch_rows(batches, versions, now))
+    return _insert("tele_sketch", _SKETCH, rollups.FROM_SKETCHES, {"slot": slot, "now": now})
 
 
-def _keep(table: str, columns: Sequence[tuple[str, str]], rows: Iterator[tuple[Any, ...]]) -> int:
+def _copy(table: str, columns: Sequence[tuple[str, str]], rows: Iterator[tuple[Any, ...]]) -> None:
     names, stage = ", ".join(name for name, _ in columns), f"{table}_stage"
     with connection.cursor() as wrapped:
         wrapped.execute(f"CREATE TEMP TABLE IF NOT EXISTS {stage} (LIKE {table}) ON COMMIT DELETE ROWS")
@@ -58,13 +65,25 @@ def _keep(table: str, columns: Sequence[tuple[str, str]], rows: Iterator[tuple[A
         copy.set_types([kind for _, kind in columns])
         for row in rows:
             copy.write_row(row)
-    with connection.cursor() as wrapped:
+
+
+def _insert(
+    table: str,
+    columns: Sequence[tuple[str, str]],
+    then: str = "",
+    parameters: Mapping[str, Any] | None = None,
+) -> int:
+    """Move what was copied into the table; `then`: parts of the statement that read the new rows."""
+    names = ", ".join(name for name, _ in columns)
+    with connection.cursor() as cursor:
         # Keys are taken in order, so that two ingesting slots cannot lock each other out.
-        wrapped.execute(
-            f"INSERT INTO {table} ({names}) SELECT {names} FROM {stage}"  # noqa: S608 - names are constants
-            " ORDER BY device_id, ts, seq ON CONFLICT DO NOTHING"
+        cursor.execute(
+            f"WITH fresh AS (INSERT INTO {table} ({names}) SELECT {names} FROM {table}_stage"  # noqa: S608
+            f" ORDER BY device_id, ts, seq ON CONFLICT DO NOTHING RETURNING {names})"
+            f"{f', {then}' if then else ''} SELECT count(*) FROM fresh",
+            parameters,
         )
-        return int(wrapped.rowcount)
+        return int(cursor.fetchone()[0])
 
 
 def _inference_rows(

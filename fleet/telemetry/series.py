@@ -1,9 +1,4 @@
-"""Answer a checked query:
-
-from the minute rollup where it can, from raw windows where devices must be told apart.
-"""
-
-# ruff: noqa: S608 - statements are put together from constants of this module only
+"""Answer a checked query: from the rollup that can, from raw rows where none can."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,36 +8,14 @@ from typing import Any, Final
 from django.db import OperationalError, connection, transaction
 from psycopg import errors as pg_errors
 
-from fleet.telemetry import catalogue
+from fleet.telemetry import catalogue, percentiles, sources, statements
 from fleet.telemetry.catalogue import MAX_SERIES, METRICS, TelemetryQuery
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.intervals import t_half_width
 from fleet.telemetry.selection import Condition, condition
+from fleet.telemetry.sources import Source
 
 TIMEOUT_S: Final = 5
-
-_LABELS: Final[Mapping[str, Mapping[str, str]]] = {
-    "raw": {
-        "model": "v.model",
-        "version": "v.version",
-        "digest": "v.mid",
-        "device_class": "d.device_class_id",
-        "device": "w.device_id",
-    },
-    "minute": {
-        "model": "v.model",
-        "version": "v.version",
-        "digest": "v.mid",
-        "device_class": "w.device_class",
-    },
-}
-_TIME: Final = {"raw": "w.ts", "minute": "w.minute"}
-_TABLE: Final = {
-    "raw": "tele_window w JOIN tele_version v ON v.id = w.version_id"
-    " LEFT JOIN devices_device d ON d.id = w.device_id",
-    "minute": "tele_minute w JOIN tele_version v ON v.id = w.version_id",
-}
-_US_SUM: Final = {"raw": "w.us_mean::bigint * w.n", "minute": "w.us_sum"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +49,9 @@ class Series:
 
 @dataclass(frozen=True)
 class TelemetryResult:
-    """An answer. source: `minute` or `raw`. as_of: up to when data can be complete."""
+    """An answer. source: `day`, `hour`, `minute` or `raw`. as_of: up to when data can be complete. gaps: open
+    and lost telemetry gaps in the range; None: not counted.
+    """
 
     metric: str
     kind: str
@@ -87,6 +62,7 @@ class TelemetryResult:
     as_of: datetime
     series: list[Series] = field(default_factory=list)
     series_left_off: int = 0
+    gaps: int | None = None
 
 
 def query(question: TelemetryQuery, *, now: datetime) -> TelemetryResult:
@@ -94,8 +70,10 @@ def query(question: TelemetryQuery, *, now: datetime) -> TelemetryResult:
     `fleet.telemetry.selection.condition` raises; never a partial answer.
     """
     selected = condition(question.q, now=now) if question.q else None
-    catalogue.check(question, now=now)
-    rows = _fetch(question, selected)
+    catalogue.check(question)
+    choose = sources.choose if question.percentile is None else percentiles.choose
+    source = choose(question, now=now)
+    rows = _fetch(question, source, selected)
     groups: dict[tuple[str, ...], dict[datetime, tuple[Any, ...]]] = {}
     width = len(question.group_by)
     for row in rows:
@@ -117,7 +95,7 @@ def query(question: TelemetryQuery, *, now: datetime) -> TelemetryResult:
         kind=question.kind,
         agg=question.aggregation,
         unit="1" if question.aggregation == "count" else metric.unit,
-        source=question.source,
+        source=source.name,
         step_s=question.step_s,
         as_of=as_of,
         series=kept,
@@ -125,8 +103,15 @@ def query(question: TelemetryQuery, *, now: datetime) -> TelemetryResult:
     )
 
 
-def _fetch(question: TelemetryQuery, selected: Condition | None) -> list[tuple[Any, ...]]:
-    statement, parameters = _statement(question, selected)
+def _fetch(question: TelemetryQuery, source: Source, selected: Condition | None) -> list[tuple[Any, ...]]:
+    percent = question.percentile
+    if percent is None:
+        return rows_of(*statements.statement(question, source, selected))
+    return percentiles.answer(percent, rows_of(*percentiles.statement(question, source, selected)))
+
+
+def rows_of(statement: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """What a statement finds within TIMEOUT_S. Raises QueryError `query_timeout`."""
     try:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL statement_timeout = '{TIMEOUT_S}s'")
@@ -136,74 +121,6 @@ def _fetch(question: TelemetryQuery, selected: Condition | None) -> list[tuple[A
         if isinstance(error.__cause__, pg_errors.QueryCanceled):
             raise QueryError("query_timeout", f"no answer within {TIMEOUT_S} s: ask for less") from error
         raise
-
-
-def _statement(question: TelemetryQuery, selected: Condition | None) -> tuple[str, dict[str, Any]]:
-    """Rows of (bucket, label..., value, spread, n_devices, n).
-
-    Only constants of this module and of query sets reach the text.
-    """
-    source, agg = question.source, question.aggregation
-    labels = [f"{_LABELS[source][name]} AS g{i}" for i, name in enumerate(question.group_by)]
-    names = [f"g{i}" for i in range(len(labels))]
-    bucket = f"date_bin(%(step)s * interval '1 s', {_TIME[source]}, 'epoch'::timestamptz) AS bucket"
-    where, parameters = _filters(question)
-    if selected is not None:
-        where = f"{where} AND {selected.sql}"
-        parameters |= selected.parameters
-    numerator, denominator = _terms(question)
-    chosen = ", ".join([bucket, *labels])
-    keys = ", ".join(["bucket", *names])
-    if agg == "device_mean":
-        inner = (
-            f"SELECT {chosen}, w.device_id,"
-            f" sum({numerator})::float8 AS num, sum({denominator})::bigint AS den"
-            f" FROM {_TABLE[source]} WHERE {where} GROUP BY {keys}, w.device_id"
-        )
-        return (
-            f"SELECT {keys}, avg(num / den), stddev_samp(num / den), count(*), sum(den)::bigint"
-            f" FROM ({inner}) per_device WHERE den > 0 GROUP BY {keys} ORDER BY {keys}"
-        ), parameters
-    devices = "count(DISTINCT w.device_id)" if source == "raw" else "NULL"
-    values = {
-        "mean": f"sum({numerator})::float8 / nullif(sum({denominator}), 0)",
-        "max": f"max({numerator})::float8",
-        "sum": f"sum({denominator})::float8",
-        "count": f"sum({denominator})::float8",
-    }
-    return (
-        f"SELECT {chosen}, {values[agg]}, NULL, {devices}, sum({denominator})::bigint"
-        f" FROM {_TABLE[source]} WHERE {where} GROUP BY {keys} ORDER BY {keys}"
-    ), parameters
-
-
-def _terms(question: TelemetryQuery) -> tuple[str, str]:
-    """SQL of what is summed above and below the line."""
-    if question.metric == "accuracy":
-        return "w.lab_ok", "w.lab_n"
-    if question.metric == "anomaly_rate":
-        return "w.anom_n", "w.n"
-    if question.metric == "latency_us":
-        return ("w.us_max" if question.aggregation == "max" else _US_SUM[question.source]), "w.n"
-    return "w.n", "w.n"
-
-
-def _filters(question: TelemetryQuery) -> tuple[str, dict[str, Any]]:
-    labels = _LABELS[question.source]
-    time = _TIME[question.source]
-    where = [f"{time} >= %(start)s", f"{time} < %(end)s"]
-    parameters: dict[str, Any] = {"start": question.start, "end": question.end, "step": question.step_s}
-    for name, values in (
-        ("model", question.models),
-        ("version", question.versions),
-        ("digest", question.digests),
-        ("device_class", question.device_classes),
-        ("device", question.devices),
-    ):
-        if values:
-            where.append(f"{labels[name]} = ANY(%({name})s)")
-            parameters[name] = list(values)
-    return " AND ".join(where), parameters
 
 
 def _points(

@@ -3,12 +3,27 @@
 from celery import shared_task
 from django.utils import timezone
 
-from fleet.telemetry import partitions
+from fleet.telemetry import baselines, compaction, labels, partitions, retention
 
 
 @shared_task(name="telemetry.make_partitions")  # type: ignore[untyped-decorator]
 def make_partitions() -> None:
-    """Make day partitions ahead and drop those past retention."""
+    """Make partitions ahead, drop those past retention, forget labels that are."""
     now = timezone.now()
     partitions.make_ahead(now)
-    partitions.drop_expired(now)
+    retention.drop_expired(now)
+    labels.forget(now)
+
+
+@shared_task(name="telemetry.compact")  # type: ignore[untyped-decorator]
+def compact() -> None:
+    """Compact the hours that are due, and make references of runs whose first week that completes."""
+    now = timezone.now()
+    if compaction.run(now):
+        baselines.ensure(now)
+
+
+@shared_task(name="telemetry.join_labels")  # type: ignore[untyped-decorator]
+def join_labels() -> None:
+    """Join pending labels with the samples that came since."""
+    labels.join(now=timezone.now())

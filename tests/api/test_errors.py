@@ -96,6 +96,7 @@ def test_a_body_over_the_limit_is_refused_by_its_length(call: Caller) -> None:
 def test_only_uploads_may_be_larger(settings: Any) -> None:
     settings.MODEL_UPLOAD_BYTES, settings.EVALUATION_UPLOAD_BYTES = 5_000_000, 7_000_000
     assert limit_of("/api/v1/devices:config") == JSON_BODY_BYTES
+    assert limit_of("/api/v1/telemetry/labels") == 4 * 1024 * 1024
     assert limit_of("/api/v1/models/kws/versions") == 12_000_000 + FORM_BYTES
     assert limit_of("/api/v1/models/kws/versions/1/release") == JSON_BODY_BYTES
     assert limit_of("/upload") == 12_000_000 + FORM_BYTES

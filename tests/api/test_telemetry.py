@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from fleet.telemetry import series
+from fleet.telemetry import series, statements
 from tests.api.conftest import Caller, clock
 from tests.ota.world import FIRST_PLAN, World
 
@@ -96,9 +96,12 @@ def test_filters_groups_and_other_metrics(call: Caller, told: World) -> None:
     [
         ({"metric": "happiness", "kind": None}, 400, "unknown_metric"),
         ({"kind": None}, 400, "kind_required"),
-        ({"kind": "golden"}, 400, "unknown_kind"),
+        ({"kind": "estimate"}, 400, "unknown_kind"),
         ({"kind": "guess"}, 400, "unknown_kind"),
-        ({"metric": "latency_us", "kind": None, "agg": "p99"}, 400, "agg_not_supported"),
+        ({"metric": "latency_us", "kind": None, "agg": "median"}, 400, "agg_not_supported"),
+        ({"metric": "latency_us", "kind": None, "agg": "p99"}, 400, "step_not_supported"),
+        ({"metric": "latency_us", "kind": None, "agg": "p100", "step": 3600}, 400, "quantile_range"),
+        ({"metric": "anomaly_rate", "kind": None, "agg": "p99", "step": 3600}, 400, "agg_not_supported"),
         ({"group_by": ["moon"]}, 400, "group_by_not_supported"),
         ({"group_by": ["device"]}, 400, "group_by_not_supported"),
         ({"group_by": ["model", "version", "digest", "device_class"]}, 400, "group_by_not_supported"),
@@ -134,7 +137,7 @@ def test_a_question_that_cannot_be_answered_is_refused(
 def test_a_query_that_takes_too_long_is_ended(
     call: Caller, told: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(series, "_statement", lambda *asked: ("SELECT pg_sleep(20)", {}))
+    monkeypatch.setattr(statements, "statement", lambda *asked: ("SELECT pg_sleep(20)", {}))
     monkeypatch.setattr(series, "TIMEOUT_S", 1)
     answer = call("POST", "/telemetry:query", question(told))
     assert (answer.status_code, answer.json()["code"]) == (503, "query_timeout")
@@ -143,7 +146,7 @@ def test_a_query_that_takes_too_long_is_ended(
 
 def test_the_catalogue_names_what_can_be_asked(call: Caller) -> None:
     items = {item["name"]: item for item in call("GET", "/telemetry/metrics").json()["items"]}
-    assert items["accuracy"]["kinds"] == ["proxy"]
+    assert items["accuracy"]["kinds"] == ["golden", "delayed", "proxy"]
     assert items["latency_us"]["unit"] == "µs"
     assert all(item["aggs"] for item in items.values())
 

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from fleet.console import charts
 from fleet.console.charts import Sample
+from fleet.telemetry import ingest
+from fleet.telemetry.ingest import Delivery
 from tests.console import rows
+from tests.telemetry.batches import sketch_batch
 
 START = datetime(2026, 5, 2, 12, 0, tzinfo=UTC)
 COUNTS = st.lists(st.integers(0, 10_000), max_size=8)
@@ -101,6 +104,19 @@ def test_the_explorer_draws_gaps_prints_a_table_and_the_same_api_call(
     assert old.status_code == 422
     assert "raw_expired" in old.content.decode()
     assert client.get("/telemetry?metric=nonsense&range=nonsense").status_code == 200
+
+
+def test_the_explorer_draws_percentiles_of_whole_hours(
+    as_role: Callable[[str], Client], filled: rows.Filled
+) -> None:
+    client = as_role("viewer")
+    now = datetime.now(UTC)
+    batch = sketch_batch(now - timedelta(hours=3), model="activity", version="9")
+    ingest.store([Delivery("dev-000", batch)], slot=0, now=now)
+    html = client.get("/telemetry?metric=latency-p95&range=24h").content.decode()
+    assert "activity 9" in html
+    assert "3.0 ms" in html, "the middle of bin 226 is 2.97 ms"
+    assert "&quot;step&quot;: 3600" in html
 
 
 def test_a_telemetry_query_narrows_the_chart_and_a_wrong_one_says_where(

@@ -5,6 +5,8 @@ from typing import Any
 
 from fleet.mqtt.codec.names import Clock
 from fleet.mqtt.codec.telemetry import Batch, Window, encode_batch, parse_batch
+from tests.vectors.collection import changed
+from tests.vectors.uplinks import base_sketch
 
 MID = "00112233aabbccdd"
 
@@ -47,3 +49,13 @@ def make_batch(
     rows = tuple(Window(seq=0, ts_ms=0, dt_ms=dt_ms, **values) for _ in range(windows))
     batch = Batch(boot, first, ms(start), Clock.SNTP, 0, model, version, mid, b"\1\2\3\4", rows)
     return parse_batch(encode_batch(batch))
+
+
+def sketch_batch(start: datetime, change: dict[int, Any] | None = None, **fields: Any) -> Batch:
+    """A batch of one sketch that ends 15 minutes after `start`. change: keys of the sketch to set."""
+
+    def edit(item: dict[int, Any]) -> None:
+        item.pop(7)
+        item[9] = [dict(sorted((base_sketch() | (change or {})).items()))]
+
+    return parse_batch(changed(encode_batch(make_batch(start, 1, **fields)), edit))

@@ -1,6 +1,6 @@
-"""Day partitions are made ahead, made once, and dropped when their rows are past retention."""
+"""Partitions are made ahead and made once; dead letters are kept in theirs, up to a quota."""
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import pytest
 from django.db import connection
@@ -12,10 +12,11 @@ pytestmark = pytest.mark.django_db
 
 
 def test_partitions_are_made_ahead_and_only_once(now: datetime) -> None:
-    assert partitions.make_ahead(now) == 9 * 5
+    assert partitions.make_ahead(now) == 9 * 5 + 4
     assert partitions.make_ahead(now) == 0
     days = sorted(partitions.existing("tele_minute"))
     assert (days[0], days[-1]) == (now.date() - timedelta(days=1), now.date() + timedelta(days=7))
+    assert list(partitions.existing("tele_hour")) == [now.date().replace(day=1)]
     with connection.cursor() as cursor:
         cursor.execute("SELECT indexdef FROM pg_indexes WHERE tablename = 'tele_window_20260502' ORDER BY 1")
         kinds = [row[0] for row in cursor.fetchall()]
@@ -23,20 +24,21 @@ def test_partitions_are_made_ahead_and_only_once(now: datetime) -> None:
     assert any("USING brin (ts)" in kind for kind in kinds)
 
 
-def test_only_days_past_retention_are_dropped(now: datetime) -> None:
-    old = [now.date() - timedelta(days=n) for n in (0, 14, 15, 30, 31, 40)]
-    partitions.ensure(old)
-    dropped = partitions.drop_expired(now)
-    assert sorted(dropped) == sorted(
-        [
-            f"tele_{t}_{now.date() - timedelta(days=n):%Y%m%d}"
-            for t in ("window", "minute", "inference")
-            for n in (31, 40)
-        ]
-        + [f"tele_dead_{now.date() - timedelta(days=n):%Y%m%d}" for n in (15, 30, 31, 40)]
-    )
-    assert len(partitions.existing("tele_window")) == 4
-    assert partitions.drop_expired(now) == []
+def test_a_month_ends_where_the_next_one_begins(now: datetime) -> None:
+    partitions.ensure([date(2026, 12, 31), date(2027, 1, 1), date(2028, 2, 29)])
+    assert sorted(partitions.existing("tele_device_day")) == [
+        date(2026, 12, 1),
+        date(2027, 1, 1),
+        date(2028, 2, 1),
+    ]
+    with connection.cursor() as cursor:
+        for at in ("2026-12-31 23:59:59.999999+00", "2027-01-01+00", "2028-02-29 23:59+00"):
+            cursor.execute(
+                "INSERT INTO tele_device_day (day, device_id, version_id) VALUES (%s, 'd', 1)"
+                " RETURNING tableoid::regclass::text",
+                [at],
+            )
+            assert cursor.fetchone() == (f"tele_device_day_{at[:4]}{at[5:7]}",)
 
 
 def test_dead_letters_are_kept_with_what_postgres_can_hold(now: datetime) -> None:

@@ -14,6 +14,7 @@ from fleet.api.routes import (
     alerts,
     devices,
     groups,
+    labels,
     models,
     operations,
     previews,
@@ -57,6 +58,7 @@ api.add_router("/rollouts", waves.router)
 api.add_router("", operations.router)
 api.add_router("", previews.router)
 api.add_router("", telemetry.router)
+api.add_router("", labels.router)
 api.add_router("", alerts.router)
 api.add_router("", webhooks.router)
 api.add_router("", accounts.router)

@@ -182,16 +182,17 @@ def device_telemetry(
     start: datetime = Query(alias="from"),
     end: datetime = Query(alias="to"),
 ) -> Any:
-    """Telemetry windows of one device, oldest first."""
+    """Telemetry windows of one device, oldest first; the newest 2,000, else `is_cut`."""
     _device(device_id)
-    return {"items": queries.device_series(device_id, start, end)}
+    return queries.device_answer(device_id, start, end, now=timezone.now())
 
 
 @router.get("/devices/{device_id}/telemetry/last", auth=Scope("telemetry:read"), response=dict[str, Any])
 def device_last(request: HttpRequest, device_id: str) -> Any:
     """The newest telemetry window of one device."""
     _device(device_id)
-    return {"last": queries.last_values([device_id]).get(device_id)}
+    last = queries.last_values([device_id]).get(device_id)
+    return {"last": last, "source": "last", "step": None, "as_of": timezone.now(), "gaps": None}
 
 
 @router.post("/devices:config", auth=Scope("devices:write"), response=dict[str, Any])

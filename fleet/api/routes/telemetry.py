@@ -6,7 +6,7 @@ from typing import Any
 
 from django.http import HttpRequest
 from django.utils import timezone
-from ninja import Router
+from ninja import Query, Router, Schema
 from pydantic import Field
 
 from fleet.api.auth import Scope
@@ -15,6 +15,7 @@ from fleet.api.routes.devices import Strict
 from fleet.telemetry import queries
 
 router = Router(tags=["telemetry"])
+MAX_PERCENTILES = 5
 
 
 class Filters(Strict):
@@ -72,6 +73,123 @@ def metrics(request: HttpRequest) -> Any:
     return {"items": [dataclasses.asdict(metric) for metric in queries.METRICS.values()]}
 
 
+class FixedQuery(Schema):
+    """The range of a fixed read. where: as `q` of a telemetry query. step: seconds."""
+
+    start: datetime = Field(alias="from")
+    end: datetime = Field(alias="to")
+    step: int = Field(3600, ge=1, le=31 * 86_400)
+    group_by: list[str] = Field(default_factory=lambda: ["model", "version"], max_length=8)
+    where: str = Field("", max_length=2_000)
+    limit: int | None = Field(None, ge=1, le=50)
+
+    def question(self, metric: str, *, kind: str = "", agg: str = "") -> queries.TelemetryQuery:
+        """The telemetry query that this read is an alias of."""
+        return queries.TelemetryQuery(
+            metric, self.start, self.end, self.step, kind=kind, agg=agg, group_by=tuple(self.group_by),
+            q=self.where.strip(), limit=self.limit,
+        )  # fmt: skip
+
+
+class AccuracyQuery(FixedQuery):
+    """A fixed read of accuracy. kind: golden or proxy, never both."""
+
+    kind: str = Field("", max_length=16)
+    agg: str = Field("mean", max_length=16)
+
+
+class LatencyQuery(FixedQuery):
+    """A fixed read of latency percentiles. q: percentiles, parted by commas, at most five."""
+
+    q: str = Field("50,95,99", max_length=64)
+
+
+class TopQuery(Schema):
+    """A fixed read of the most anomalous devices. from, to: by default yesterday and today so far."""
+
+    start: datetime | None = Field(None, alias="from")
+    end: datetime | None = Field(None, alias="to")
+    where: str = Field("", max_length=2_000)
+    limit: int = 20
+    exact: bool = False
+
+
+class DriftQuery(Schema):
+    """A fixed read of drift. from: a whole hour. step: windows of whole hours, in seconds."""
+
+    start: datetime = Field(alias="from")
+    end: datetime = Field(alias="to")
+    step: int = Field(3600, ge=1, le=31 * 86_400)
+    where: str = Field("", max_length=2_000)
+
+
+@router.get("/telemetry/drift", auth=Scope("telemetry:read"), response=dict[str, Any])
+def drift(request: HttpRequest, asked: Query[DriftQuery]) -> Any:
+    """Whether classes and embedding distances moved since the reference, by model run and device class."""
+    found = queries.drift_answer(
+        start=asked.start, end=asked.end, step_s=asked.step, q=asked.where.strip(), now=timezone.now()
+    )
+    return {
+        "source": found.source,
+        "step": found.step_s,
+        "as_of": stamp(found.as_of),
+        "gaps": found.gaps,
+        "series": [
+            {
+                "labels": one.labels,
+                "statistic": one.statistic,
+                "state": one.state,
+                "reference_n": one.reference_n,
+                "points": [[stamp(p.t), p.value, p.limit, p.n] for p in one.points],
+            }
+            for one in found.series
+        ],
+    }
+
+
+@router.get("/telemetry/accuracy", auth=Scope("telemetry:read"), response=dict[str, Any])
+def accuracy(request: HttpRequest, asked: Query[AccuracyQuery]) -> Any:
+    """Accuracy of one kind by model run over time."""
+    question = asked.question("accuracy", kind=asked.kind, agg=asked.agg)
+    return result_json(queries.query(question, now=timezone.now()))
+
+
+@router.get("/telemetry/latency", auth=Scope("telemetry:read"), response=dict[str, Any])
+def latency(request: HttpRequest, asked: Query[LatencyQuery]) -> Any:
+    """Percentiles of the time of one inference; every series has the label `percentile`."""
+    names = list(dict.fromkeys(f"p{part.strip()}" for part in asked.q.split(",")))
+    if len(names) > MAX_PERCENTILES:
+        raise queries.QueryError("quantile_range", f"at most {MAX_PERCENTILES} percentiles")
+    now = timezone.now()
+    found = [result_json(queries.query(asked.question("latency_us", agg=name), now=now)) for name in names]
+    for name, one in zip(names, found, strict=True):
+        for series in one["series"]:
+            series["labels"]["percentile"] = name
+    return found[0] | {"agg": ",".join(names), "series": [each for one in found for each in one["series"]]}
+
+
+@router.get("/telemetry/anomalies/top", auth=Scope("telemetry:read"), response=dict[str, Any])
+def anomalies_top(request: HttpRequest, asked: Query[TopQuery]) -> Any:
+    """Devices by share of anomalous inferences: whole UTC days, or any range with `exact`."""
+    found = queries.top_anomalous(
+        now=timezone.now(),
+        start=asked.start,
+        end=asked.end,
+        q=asked.where.strip(),
+        limit=asked.limit,
+        exact=asked.exact,
+    )
+    return {
+        "source": found.source,
+        "step": found.step_s,
+        "from": stamp(found.start),
+        "to": stamp(found.end),
+        "as_of": stamp(found.as_of),
+        "gaps": found.gaps,
+        "items": [dataclasses.asdict(one) for one in found.items],
+    }
+
+
 def result_json(result: queries.TelemetryResult) -> dict[str, Any]:
     """The answer as JSON; an empty bucket has value null and n 0."""
     return {
@@ -82,6 +200,7 @@ def result_json(result: queries.TelemetryResult) -> dict[str, Any]:
         "source": result.source,
         "step": result.step_s,
         "as_of": stamp(result.as_of),
+        "gaps": result.gaps,
         "series_left_off": result.series_left_off,
         "series": [
             {

@@ -31,8 +31,32 @@ METRICS: dict[str, tuple[str, str, str, str, str, str]] = {
         "ratio",
         "Share of labelled inferences whose class agrees. Proxy: the labels are known on the device itself.",
     ),
+    "accuracy-golden": (
+        "Accuracy (golden)",
+        "accuracy",
+        "golden",
+        "mean",
+        "ratio",
+        "Share of self-test vectors that pass. Golden: kernels and bytes are right; blind to drift.",
+    ),
+    "accuracy-delayed": (
+        "Accuracy (delayed)",
+        "accuracy",
+        "delayed",
+        "mean",
+        "ratio",
+        "Share of sampled inferences that agree with a later label. Delayed: true, where there are labels.",
+    ),
     "latency": ("Latency, mean", "latency_us", "", "mean", "us", "Mean time of one inference on the device."),
     "latency-max": ("Latency, maximum", "latency_us", "", "max", "us", "Slowest inference of the interval."),
+    "latency-p95": (
+        "Latency, p95",
+        "latency_us",
+        "",
+        "p95",
+        "us",
+        "The time that 95 of 100 inferences stay below, within 1 %, from histograms. By the hour.",
+    ),
     "anomalies": (
         "Anomaly share",
         "anomaly_rate",
@@ -65,6 +89,7 @@ def explorer(request: HttpRequest) -> HttpResponse:
     q = request.GET.get("q", "").strip()[: MAX_CHARS + 1]
     end, is_bad_end = _end(request)
     length, step_s = RANGES[span]
+    step_s = max(step_s, 3600) if METRICS[metric][3] == "p95" else step_s
     asked = _question(metric, model, q, end, length, step_s)
     context: dict[str, Any] = {
         "metrics": [(name, entry[0]) for name, entry in METRICS.items()],
@@ -114,11 +139,14 @@ def _question(
     metric: str, model: str, q: str, end: datetime, length: timedelta, step_s: int
 ) -> queries.TelemetryQuery:
     _, name, kind, agg, _, _ = METRICS[metric]
+    start = end - length
+    if step_s % 3600 == 0:  # whole hours are read from their rollup
+        start = start.replace(minute=0, second=0, microsecond=0)
     return queries.TelemetryQuery(
         metric=name,
         kind=kind,
         agg=agg,
-        start=end - length,
+        start=start,
         end=end,
         step_s=step_s,
         group_by=("model", "version"),

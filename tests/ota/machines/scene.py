@@ -28,7 +28,10 @@ _CLEARED = (
     "ota_evidence", "ota_job", "ota_membership", "ota_wave", "ota_targetsnapshot", "ota_rollout",
     "ota_desiredstate", "accounts_auditevent", "devices_deviceevent", "devices_deviceslot",
 )  # fmt: skip
-_MEASURED = ("tele_window", "tele_inference", "tele_minute", "tele_device_last", "tele_sketch", "tele_dead")
+_MEASURED = (
+    "tele_window", "tele_inference", "tele_minute", "tele_device_last", "tele_sketch", "tele_dead",
+    "tele_hour", "tele_hist", "tele_hist_live", "tele_accuracy", "tele_device_day", "tele_dirty",
+)  # fmt: skip
 
 
 @dataclass

@@ -1,0 +1,130 @@
+"""`manage.py telemetry`: compare rollups with raw rows, make them anew, compact, choose references."""
+
+import argparse
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import OperationalError, transaction
+from django.utils import timezone
+
+from fleet.accounts import audit
+from fleet.accounts.audit import Actor
+from fleet.telemetry import baselines, compaction, partitions, recompute, verification
+from fleet.telemetry.errors import TelemetryError
+from fleet.telemetry.models import Version
+
+ACTOR = Actor("command", "manage.py telemetry")
+DAY = timedelta(days=1)
+
+
+class Command(BaseCommand):
+    help = "Compare rollups with raw rows, make them anew, compact what is due, choose references of drift."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", required=True)
+        verify = verbs.add_parser("verify", help="compare every rollup with raw rows; exit 1 on a difference")
+        anew = verbs.add_parser("recompute", help="make minutes, hours, days, accuracy, histograms anew")
+        for one in (verify, anew):
+            one.add_argument("--from", dest="start", help="first UTC day, 2026-05-01 (default: yesterday)")
+            one.add_argument("--to", dest="end", help="last UTC day (default: today)")
+        base = verbs.add_parser(
+            "baseline", help="make a range the reference of drift of a model run on a class"
+        )
+        base.add_argument("mid", help="16 hex digits of the model run")
+        base.add_argument("device_class", help="device class, as the device list names it")
+        base.add_argument("--from", dest="start", required=True, help="first UTC day, 2026-05-01")
+        base.add_argument("--to", dest="end", required=True, help="last UTC day")
+        verbs.add_parser("compact", help="compact the hours that are due, as the workers do each minute")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        now = timezone.now()
+        try:
+            if options["verb"] == "compact":
+                self.stdout.write(f"compacted {self._compact(now)} hours")
+                return
+            if options["verb"] == "baseline":
+                self._baseline(options, now)
+                return
+            start, end = _range(options, now)
+            if options["verb"] == "verify":
+                self._verify(start, end)
+            else:
+                self._recompute(start, end, now)
+        except OperationalError as error:
+            raise CommandError(f"unavailable: {str(error).strip()}") from error
+
+    def _verify(self, start: datetime, end: datetime) -> None:
+        verdict = verification.verify(start, end)
+        for table, rows in verdict.rows.items():
+            unlike = sum(one.table.split()[0] == table for one in verdict.differences)
+            self.stdout.write(f"{table:<18} {rows:>12,} rows  {f'{unlike} differ' if unlike else 'as raw'}")
+        for one in verdict.differences[: verification.MOST]:
+            self.stdout.write(f"  {one.table} {one.key}: raw {one.raw}, kept {one.kept}")
+        if verdict.differences:
+            raise CommandError(
+                "rollup_differs: `manage.py telemetry recompute` makes them anew from raw rows"
+            )
+
+    def _recompute(self, start: datetime, end: datetime, now: datetime) -> None:
+        hours = 0
+        for n in range((end - start) // DAY):
+            day = start + n * DAY
+            if day.date() not in partitions.existing("tele_window"):
+                continue
+            for hour in (day + timedelta(hours=h) for h in range(24)):
+                if hour <= now:
+                    recompute.marked_hour(hour)
+                    hours += 1
+            recompute.device_day(day)
+        with transaction.atomic():
+            after = {"from": f"{start:%Y-%m-%d}", "to": f"{end - DAY:%Y-%m-%d}", "hours": hours}
+            audit.record(
+                actor=ACTOR, verb="telemetry.recompute", subject_kind="telemetry", subject_id="rollups",
+                at=now, after=after,
+            )  # fmt: skip
+        self.stdout.write(f"made {hours} hours anew, compacted {self._compact(now)}")
+
+    def _baseline(self, options: dict[str, Any], now: datetime) -> None:
+        runs = list(Version.objects.filter(mid=options["mid"].lower()))
+        if not runs:
+            raise CommandError(f"not_found: no model run {options['mid'][:32]} ever reported")
+        start, end = _days(options, now)
+        try:
+            for run in runs:
+                n = baselines.take(run.pk, options["device_class"], start, end, actor=ACTOR, now=now)
+                self.stdout.write(f"{run.model} {run.version}: {n:,} inferences are the reference")
+        except TelemetryError as error:
+            raise CommandError(f"{error.code}: {error.text}") from error
+
+    def _compact(self, now: datetime) -> int:
+        done = 0
+        while n := compaction.run(now):
+            done += n
+        return done
+
+
+def _range(options: dict[str, Any], now: datetime) -> tuple[datetime, datetime]:
+    """As `_days`, of what raw rows are kept of."""
+    start, end = _days(options, now)
+    oldest = partitions.day_of(partitions.raw_from(now))
+    if start.date() < oldest:
+        raise CommandError(f"raw_expired: raw rows are kept 30 days, from {oldest:%Y-%m-%d} on")
+    return start, end
+
+
+def _days(options: dict[str, Any], now: datetime) -> tuple[datetime, datetime]:
+    """[first day, day after the last), from the arguments."""
+    today = partitions.day_of(now)
+    try:
+        first = date.fromisoformat(options["start"]) if options["start"] else today - DAY
+        last = date.fromisoformat(options["end"]) if options["end"] else today
+    except ValueError as error:
+        raise CommandError(f"range_invalid: a day is written 2026-05-01: {error}") from error
+    if first > last:
+        raise CommandError("range_invalid: --from is after --to")
+    return _midnight(first), _midnight(last) + DAY
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
