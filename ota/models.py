@@ -5,7 +5,7 @@ evidence.
 from datetime import timedelta
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 
 from fleet.devices.models import Device, DeviceClass
 from fleet.ids import uuid7
@@ -211,6 +211,16 @@ class DesiredState(models.Model):
     issued_at = models.DateTimeField(null=True)
     expires_at = models.DateTimeField(null=True)
     published_counter = models.BigIntegerField(default=0)
+
+    class Meta:
+        indexes = [
+            # holds only what waits to be published: each batch and each look for more begins here
+            models.Index(
+                fields=["issued_at", "device"],
+                condition=Q(published_counter__lt=F("counter")),
+                name="desired_pending",
+            )
+        ]
 
     def __str__(self) -> str:
         return f"desired {self.device_id} {self.counter}"
