@@ -99,22 +99,28 @@ def reach(wave: Wave, rollout: Rollout, plan: Plan) -> dict[str, int]:
     broken signature, and not waiting offline. Before the last wave at least half of the wave must be
     reachable for the share to mean anything; a tail needs none.
     """
-    jobs = newest_jobs(wave).exclude(state__in=(JobState.SKIPPED, JobState.REMOVED))
     # set aside by a person who acknowledged its report (ota.security): it is left out
-    jobs = jobs.exclude(state=JobState.FAILED, code__in=SECURITY, device__quarantined_at__isnull=False)
-    size = jobs.count() + missing_count(wave)
-    offline = jobs.filter(state=JobState.QUEUED).exclude(device__presence=Presence.ONLINE).count()
+    aside = Q(state=JobState.FAILED, code__in=SECURITY, device__quarantined_at__isnull=False)
+    counted = ~Q(state__in=(JobState.SKIPPED, JobState.REMOVED)) & ~aside
+    jobs = newest_jobs(wave)
+    counts = jobs.order_by().aggregate(
+        have=Count("pk"),
+        size=Count("pk", filter=counted),
+        offline=Count("pk", filter=Q(state=JobState.QUEUED) & ~Q(device__presence=Presence.ONLINE)),
+        confirmed=Count("pk", filter=Q(state=JobState.CONFIRMED)),
+    )
+    size, offline = counts["size"] + missing_count(wave, have=counts["have"]), counts["offline"]
     reachable = size - offline
     needed = math.ceil(plan.min_reach * reachable - 1e-9)
     is_last = wave.n == len(plan.waves)
     needed = max(needed, min(1, size) if is_last else math.ceil(size / 2))
     if plan.is_tail(wave.n):
         needed = 0  # devices join it one by one: their number says nothing
-    confirmed = list(jobs.filter(state=JobState.CONFIRMED).values_list("device_id", flat=True))
-    reached = len(confirmed)
-    if confirmed and reached >= needed and wave.opened_at is not None:
+    reached = counts["confirmed"]
+    if reached and reached >= needed and wave.opened_at is not None:
+        confirmed = list(jobs.filter(state=JobState.CONFIRMED).values_list("device_id", flat=True))
         reached = len(queries.has_window(confirmed, rollout.manifest.mid, wave.opened_at) & set(confirmed))
-    return {"reached": reached, "needed": needed, "of": reachable, "confirmed": len(confirmed)}
+    return {"reached": reached, "needed": needed, "of": reachable, "confirmed": counts["confirmed"]}
 
 
 def is_settled(wave: Wave) -> bool:

@@ -96,6 +96,12 @@ def table(results: list[dict[str, Any]]) -> str:
     for name, key, goal, words in GOALS:
         values = [_shown(result["steps"][name][key]) for result in results]
         lines.append(_line(f"{name}: {key.replace('_', ' ')}", values, f"{goal:,g} {words}"))
+    for name in ("ticks: wave opens", "ticks: offers"):
+        for key in ("median_s", "median_cpu_s", "longest_cpu_s"):
+            values = [_shown(result["steps"][name][key]) for result in results]
+            lines.append(
+                _line(f"{name}: {key.replace('_', ' ')}", values, "worker and database" * ("cpu" in key))
+            )
     for name in results[0]["steps"]:
         values = [_shown(result["steps"][name]["peak_mib"]) for result in results]
         lines.append(_line(f"{name}: peak MiB", values, ""))
