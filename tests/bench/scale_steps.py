@@ -201,10 +201,13 @@ def _tick(rollout: Rollout, now: datetime) -> tuple[float, float]:
 def _database_cpu_s() -> float:
     """CPU seconds of the server process behind our connection, without the helpers it starts for a query.
 
-    A busy machine stretches wall time and not this.
+    A busy machine stretches wall time and not this. 0.0 when the server is on another machine.
     """
     connection.ensure_connection()
-    stat = Path(f"/proc/{connection.connection.info.backend_pid}/stat").read_text()
+    path = Path(f"/proc/{connection.connection.info.backend_pid}/stat")
+    stat = path.read_text() if path.exists() else ""
+    if "postgres" not in stat:
+        return 0.0
     utime, stime = stat.rpartition(")")[2].split()[11:13]
     return (int(utime) + int(stime)) / os.sysconf("SC_CLK_TCK")
 
