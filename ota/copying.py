@@ -1,4 +1,5 @@
-"""Many rows into a table at once, by COPY: no object and no parameter a value.
+"""Many rows into a table at once, by COPY: no object and no parameter a value; and what the planner knows of
+them.
 
 Measured with memberships, 5,000 a statement: a fifth of the process time of `bulk_create`.
 """
@@ -29,3 +30,14 @@ def copy_rows(model: type[Model], names: Sequence[str], rows: Iterable[Sequence[
     with connection.wrap_database_errors, connection.cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:
             copy.write_row(row)
+
+
+def renew_statistics(model: type[Model]) -> None:
+    """Have the planner look at a model's table now, after very many rows came at once.
+
+    The database does it by itself within a minute or so, or not at all when the table was large before. Until
+    then it takes a rollout of 20,000 devices for one of 100: opening its wave took 2, 5 and 13 s a tick. It
+    samples at most 30,000 rows, however many there are.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(f'ANALYZE "{model._meta.db_table}"')

@@ -23,11 +23,8 @@ from fleet.accounts.audit import SYSTEM, Actor
 from fleet.devices.models import Device, DeviceSlot
 from fleet.mqtt.codec.names import Action
 from ota import keys
-from ota.desired import (
-    DesiredError,
-    config_errors,
-    next_counter,
-)
+from ota.config_ranges import config_errors
+from ota.desired import DesiredError, next_counter
 from ota.errors import OtaError
 from ota.models import DesiredState, Job, Manifest
 from ota.queues import enqueue
@@ -155,11 +152,6 @@ def write(edits: Mapping[str, Edit], *, now: datetime) -> dict[str, int]:
     with transaction.atomic():
         for batch in _batches(sorted(edits), BATCH):
             left = list(batch)
-            if unknown := set(left) - set(Device.objects.filter(pk__in=left).values_list("pk", flat=True)):
-                raise DeliveryError("not_found", f"no device {min(unknown)}")
-            DesiredState.objects.bulk_create(
-                [DesiredState(device_id=name) for name in left], ignore_conflicts=True
-            )
             for _ in range(_PASSES):
                 changed, left = _write_once(left, edits, trust.version, now)
                 counters.update(changed)
@@ -177,8 +169,10 @@ def _write_once(
 ) -> tuple[dict[str, int], list[str]]:
     """(new counters, devices whose row changed between our reading and our writing)."""
     reported = dict(Device.objects.filter(pk__in=device_ids).values_list("pk", "desired_counter"))
+    if unknown := set(device_ids) - set(reported):
+        raise DeliveryError("not_found", f"no device {min(unknown)}")
     rows, old = [], []
-    for row in DesiredState.objects.filter(device_id__in=device_ids):
+    for row in _rows(device_ids):
         try:
             counter = next_counter(
                 trust_version, int(now.timestamp()), row.counter, reported.get(row.device_id, 0)
@@ -212,6 +206,23 @@ def _write_once(
         done = {name for (name,) in cursor.fetchall()}
     changed = {row.device_id: row.counter for row in rows if row.device_id in done}
     return changed, [row.device_id for row in rows if row.device_id not in done]
+
+
+def _rows(device_ids: Sequence[str]) -> list[DesiredState]:
+    """The rows of these devices without the message; those never told anything get one first."""
+    found = DesiredState.objects.only("counter", "entries", "config", "window")
+    rows = list(found.filter(device_id__in=device_ids))
+    missing = sorted(set(device_ids) - {row.device_id for row in rows})
+    if missing:
+        sql = (
+            f'INSERT INTO "{DesiredState._meta.db_table}" '
+            "(device_id, counter, entries, config, published_counter) "
+            "SELECT unnest(%s::text[]), 0, '{}'::jsonb, '{}'::jsonb, 0 ON CONFLICT DO NOTHING"
+        )
+        with connection.cursor() as cursor:
+            cursor.execute(sql, [missing])
+        rows += found.filter(device_id__in=missing)
+    return rows
 
 
 def sign_anew(*, now: datetime, limit: int = BATCH) -> int:

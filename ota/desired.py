@@ -9,8 +9,9 @@ from typing import Any
 from fleet.mqtt import topics
 from fleet.mqtt.codec import cose
 from fleet.mqtt.codec.cbor import MAX_UINT, decode_strict, encode
-from fleet.mqtt.codec.names import Action, CommandVerb, ConfigKey
+from fleet.mqtt.codec.names import Action, CommandVerb
 from fleet.mqtt.codec.shape import UINT16_MAX, Shape
+from ota.config_ranges import config_errors
 from ota.documents import DocumentError, document_shape, refusing_as
 from ota.manifest import MAX_SLOT
 from ota.trust import MAX_VERSION, TrustDocument
@@ -56,19 +57,14 @@ class Desired:
 
     def encode(self) -> bytes:
         """The deterministic payload bytes. Raises DesiredError as `parse` does."""
-        item = {
-            0: 1,
-            1: self.device_id,
-            2: self.counter,
-            3: self.trust_version,
-            4: {slot: _entry_item(entry) for slot, entry in self.entries.items()},
-            5: {int(key): value for key, value in self.config.items()},
-            6: self.issued,
-            7: self.expires,
-        }
-        fields, shape = _checked(item, "desired", required=range(8))
-        Desired._read(fields, shape)
-        return _fitting(encode(item))
+        return encode_payload(
+            encode_body(self.entries, self.config),
+            device_id=self.device_id,
+            counter=self.counter,
+            trust_version=self.trust_version,
+            issued=self.issued,
+            expires=self.expires,
+        )
 
     @classmethod
     def parse(cls, payload: bytes) -> Desired:
@@ -82,24 +78,52 @@ class Desired:
 
     @classmethod
     def _read(cls, fields: dict[int, Any], shape: Shape) -> Desired:
-        if type(fields[4]) is not dict:
-            raise shape.fail("entries are not a map")
-        config = fields[5]
-        if type(config) is not dict or any(type(key) is not int for key in config):
-            raise shape.fail("configuration is not a map with numbers as keys")
-        entries = {
-            shape.uint(slot, "slot", MAX_SLOT): _parse_entry(entry, shape)
-            for slot, entry in fields[4].items()
-        }
+        entries, config = _read_body(fields[4], fields[5], shape)
         return cls(
             device_id=_device_id(fields[1], shape),
             counter=fields[2],
             trust_version=fields[3],
             entries=entries,
-            config={key: tuple(v) if type(v) is list else v for key, v in config.items()},
+            config=config,
             issued=shape.uint(fields[6], "issued"),
             expires=shape.uint(fields[7], "expires"),
         )
+
+
+def encode_body(entries: Mapping[int, DesiredEntry], config: Mapping[int, Any]) -> bytes:
+    """What the devices of a rollout are told alike, entries and configuration, as bytes of the payload.
+
+    Raises DesiredError as `Desired.parse`.
+    """
+    told = {slot: _entry_item(entry) for slot, entry in entries.items()}
+    settings = {int(key): value for key, value in config.items()}
+    _read_body(told, settings, document_shape(DesiredError))
+    return b"".join((encode(4), encode(told), encode(5), encode(settings)))
+
+
+def encode_payload(
+    body: bytes, *, device_id: str, counter: int, trust_version: int, issued: int, expires: int
+) -> bytes:
+    """The payload of one device around a body: with thousands of devices, the body is made once.
+
+    Raises DesiredError as `Desired.parse`.
+    """
+    shape = document_shape(DesiredError)
+    _check_counter(counter, trust_version, shape)
+    parts = (
+        _PAYLOAD_HEAD,
+        encode(_device_id(device_id, shape)),
+        encode(2),
+        encode(counter),
+        encode(3),
+        encode(trust_version),
+        body,
+        encode(6),
+        encode(shape.uint(issued, "issued")),
+        encode(7),
+        encode(shape.uint(expires, "expires")),
+    )
+    return _fitting(b"".join(parts))
 
 
 @dataclass(frozen=True)
@@ -193,12 +217,23 @@ def sign_desired(desired: Desired, signer: cose.Signer, *, installation_id: byte
 
     Raises DesiredError as `Desired.parse`, and `config_invalid` for configuration a device would not take.
     """
-    invalid = config_errors(desired.config)
-    if invalid:
+    check_config(desired.config)
+    return sign_payload(desired.device_id, desired.encode(), signer, installation_id=installation_id)
+
+
+def check_config(config: Mapping[int, Any]) -> None:
+    """Raise DesiredError `config_invalid` for configuration that a device would not take."""
+    if invalid := config_errors(config):
         raise DesiredError("config_invalid", f"configuration keys {invalid} are unknown or out of range")
-    aad = cose.external_aad(installation_id, topics.desired(desired.device_id))
+
+
+def sign_payload(device_id: str, payload: bytes, signer: cose.Signer, *, installation_id: bytes) -> bytes:
+    """The signed message of a payload that `encode_payload` made for this device. Raises DesiredError
+    `too_large`.
+    """
+    aad = cose.external_aad(installation_id, topics.desired(device_id))
     with refusing_as(DesiredError):
-        return cose.sign1("desired", desired.encode(), signer, aad=aad)
+        return cose.sign1("desired", payload, signer, aad=aad)
 
 
 def sign_command(command: Command, signer: cose.Signer, *, installation_id: bytes) -> bytes:
@@ -248,40 +283,7 @@ def verify_command(
 
 
 _LAST_ACTION = max(Action)
-_CONFIG_RANGES: dict[int, tuple[tuple[int, int], ...]] = {
-    ConfigKey.HEARTBEAT_S: ((1, 86_400),),
-    ConfigKey.WINDOW_S: ((1, 3_600),),
-    ConfigKey.PERIOD_MS: ((10, 3_600_000),),
-    ConfigKey.ANOMALY_THRESHOLD: ((0, 2**31 - 1),),
-    ConfigKey.ALARM: ((1, 64), (1, 64)),
-    ConfigKey.MAINTENANCE_WINDOW: ((1, 127), (0, 1439), (1, 1440)),
-    ConfigKey.PROBATION: ((0, 100_000), (0, 86_400)),
-    ConfigKey.SAMPLE_EVERY: ((0, 1_000_000),),
-    ConfigKey.CHUNK_RATE: ((0, 6_000),),
-    ConfigKey.SKETCH_S: ((1, 86_400),),
-}
-
-
-def config_errors(config: Mapping[int, Any]) -> list[int]:
-    """Keys of a configuration that are unknown or whose value is out of range, rising."""
-    return sorted(key for key, value in config.items() if not _is_config_valid(key, value))
-
-
-def _is_config_valid(key: int, value: Any) -> bool:
-    ranges = _CONFIG_RANGES.get(key)
-    if ranges is None:
-        return False
-    if len(ranges) == 1:
-        numbers = [value]
-    elif isinstance(value, list | tuple) and len(value) == len(ranges):
-        numbers = list(value)
-    else:
-        return False
-    fits = all(
-        isinstance(number, int) and not isinstance(number, bool) and least <= number <= most
-        for number, (least, most) in zip(numbers, ranges, strict=True)
-    )
-    return fits and (key != ConfigKey.ALARM or numbers[0] <= numbers[1])
+_PAYLOAD_HEAD = b"\xa8" + encode(0) + encode(1) + encode(1)  # a map of eight; format 1; the device id follows
 
 
 def _open(
@@ -305,11 +307,25 @@ def _checked(
     shape = document_shape(DesiredError)
     fields = shape.map(item, what, required=required, optional=optional)
     shape.integer(fields[0], "format", 1, 1)
-    counter = shape.uint(fields[2], "counter", MAX_UINT)
-    version = shape.integer(fields[3], "trust version", 1, MAX_VERSION)
-    if counter_trust_version(counter) != version:
-        raise DesiredError("sequence", "the counter is not one of its trust version")
+    _check_counter(fields[2], fields[3], shape)
     return fields, shape
+
+
+def _check_counter(counter: Any, trust_version: Any, shape: Shape) -> None:
+    shape.uint(counter, "counter", MAX_UINT)
+    shape.integer(trust_version, "trust version", 1, MAX_VERSION)
+    if counter_trust_version(counter) != trust_version:
+        raise DesiredError("sequence", "the counter is not one of its trust version")
+
+
+def _read_body(entries: Any, config: Any, shape: Shape) -> tuple[dict[int, DesiredEntry], dict[int, Any]]:
+    """Entries and configuration of decoded keys 4 and 5."""
+    if type(entries) is not dict:
+        raise shape.fail("entries are not a map")
+    if type(config) is not dict or any(type(key) is not int for key in config):
+        raise shape.fail("configuration is not a map with numbers as keys")
+    told = {shape.uint(slot, "slot", MAX_SLOT): _parse_entry(entry, shape) for slot, entry in entries.items()}
+    return told, {key: tuple(value) if type(value) is list else value for key, value in config.items()}
 
 
 def _device_id(value: Any, shape: Shape) -> str:

@@ -6,7 +6,9 @@ import math
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, F, OuterRef, Q, Subquery
+from django.db.models import Case, Count, F, OuterRef, Q, Subquery, TextField, Value, When
+from django.db.models.fields.json import KT
+from django.db.models.functions import Concat
 
 from fleet.devices.models import DeviceEvent, DeviceSlot, Presence
 from fleet.telemetry import queries
@@ -56,14 +58,14 @@ def _golden(wave: Wave) -> dict[str, int]:
     confirmed = newest_jobs(wave).filter(state=JobState.CONFIRMED)
     if wave.restarted_at is not None:
         confirmed = confirmed.filter(exposed_at__gte=wave.restarted_at)
-    # From the jobs to the slots, by key. The other way round the planner goes by its statistics of what slots
-    # run, which know nothing of a manifest that has just come: it then asks for all jobs again at each slot.
-    slots = DeviceSlot.objects.filter(
-        device_id=OuterRef("device_id"), slot=rollout.slot, run=rollout.manifest.id16
-    )
-    told_by = confirmed.annotate(test=Subquery(slots.values("selftest")[:1])).values_list("device_id", "test")
-    tested = {name: test for name, test in told_by if test and test[0]}
-    wrong = {name for name, test in tested.items() if test[1] < test[0]}
+    # Device and slot alone are asked for, and the manifest is looked at afterwards. With it in the condition
+    # the planner goes by its statistics of what slots run, which know nothing of a manifest that has just
+    # come: it reads every slot that runs it once for each job (20,000 devices, 1,000 confirmed: 300 ms).
+    slots = DeviceSlot.objects.filter(device_id=OuterRef("device_id"), slot=rollout.slot)
+    result = Concat(KT("selftest__0"), Value(" "), KT("selftest__1"), output_field=TextField())
+    of_candidate = Case(When(run=rollout.manifest.id16, then=result), output_field=TextField())
+    told_by = confirmed.annotate(test=Subquery(slots.values(test=of_candidate)[:1])).order_by()
+    counts = {test: n for test, n in told_by.values_list("test").annotate(n=Count("pk")) if _vectors(test)}
     told = DeviceEvent.objects.filter(
         kind="golden_mismatch",
         device__in=confirmed.values("device"),
@@ -72,7 +74,22 @@ def _golden(wave: Wave) -> dict[str, int]:
         data__mid=rollout.manifest.mid,
     )
     said = set(told.values_list("device_id", flat=True).distinct())
-    return {"n": len(tested.keys() | said), "k": len(wrong | said)}
+    tests = dict(told_by.filter(device_id__in=said).values_list("device_id", "test")) if said else {}
+    untested = sum(not _vectors(tests.get(name)) for name in said)
+    passed = sum(not _is_wrong(tests.get(name)) for name in said)
+    wrong = sum(n for test, n in counts.items() if _is_wrong(test))
+    return {"n": sum(counts.values()) + untested, "k": wrong + passed}
+
+
+def _vectors(test: str | None) -> tuple[int, int] | None:
+    """(vectors run, those that agreed) of a self-test, "8 8"; None for one that ran none."""
+    run, agreed = (int(part) for part in test.split()) if test and test.strip() else (0, 0)
+    return (run, agreed) if run else None
+
+
+def _is_wrong(test: str | None) -> bool:
+    vectors = _vectors(test)
+    return vectors is not None and vectors[1] < vectors[0]
 
 
 def reach(wave: Wave, rollout: Rollout, plan: Plan) -> dict[str, int]:
@@ -82,22 +99,28 @@ def reach(wave: Wave, rollout: Rollout, plan: Plan) -> dict[str, int]:
     broken signature, and not waiting offline. Before the last wave at least half of the wave must be
     reachable for the share to mean anything; a tail needs none.
     """
-    jobs = newest_jobs(wave).exclude(state__in=(JobState.SKIPPED, JobState.REMOVED))
     # set aside by a person who acknowledged its report (ota.security): it is left out
-    jobs = jobs.exclude(state=JobState.FAILED, code__in=SECURITY, device__quarantined_at__isnull=False)
-    size = jobs.count() + missing_count(wave)
-    offline = jobs.filter(state=JobState.QUEUED).exclude(device__presence=Presence.ONLINE).count()
+    aside = Q(state=JobState.FAILED, code__in=SECURITY, device__quarantined_at__isnull=False)
+    counted = ~Q(state__in=(JobState.SKIPPED, JobState.REMOVED)) & ~aside
+    jobs = newest_jobs(wave)
+    counts = jobs.order_by().aggregate(
+        have=Count("pk"),
+        size=Count("pk", filter=counted),
+        offline=Count("pk", filter=Q(state=JobState.QUEUED) & ~Q(device__presence=Presence.ONLINE)),
+        confirmed=Count("pk", filter=Q(state=JobState.CONFIRMED)),
+    )
+    size, offline = counts["size"] + missing_count(wave, have=counts["have"]), counts["offline"]
     reachable = size - offline
     needed = math.ceil(plan.min_reach * reachable - 1e-9)
     is_last = wave.n == len(plan.waves)
     needed = max(needed, min(1, size) if is_last else math.ceil(size / 2))
     if plan.is_tail(wave.n):
         needed = 0  # devices join it one by one: their number says nothing
-    confirmed = list(jobs.filter(state=JobState.CONFIRMED).values_list("device_id", flat=True))
-    reached = len(confirmed)
-    if confirmed and reached >= needed and wave.opened_at is not None:
+    reached = counts["confirmed"]
+    if reached and reached >= needed and wave.opened_at is not None:
+        confirmed = list(jobs.filter(state=JobState.CONFIRMED).values_list("device_id", flat=True))
         reached = len(queries.has_window(confirmed, rollout.manifest.mid, wave.opened_at) & set(confirmed))
-    return {"reached": reached, "needed": needed, "of": reachable, "confirmed": len(confirmed)}
+    return {"reached": reached, "needed": needed, "of": reachable, "confirmed": counts["confirmed"]}
 
 
 def is_settled(wave: Wave) -> bool:

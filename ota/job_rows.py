@@ -33,6 +33,7 @@ def make_jobs(wave: Wave, rollout: Rollout, *, now: datetime, limit: int) -> lis
     given = {
         "id": "(%(ids)s::uuid[])[row_number() OVER (ORDER BY m.arm, m.stratum, m.rank)]",
         "device_id": "m.device_id",
+        "h": "m.h",
         "attempt": (
             f'1 + coalesce((SELECT max(attempt) FROM "{Job._meta.db_table}" a '  # noqa: S608 - own names
             "WHERE a.device_id = m.device_id AND a.slot = %(slot)s), 0)"
@@ -57,7 +58,7 @@ def make_jobs(wave: Wave, rollout: Rollout, *, now: datetime, limit: int) -> lis
     sql = (
         f'INSERT INTO "{Job._meta.db_table}" ({", ".join(fields)}) '  # noqa: S608
         f"SELECT {', '.join(values)} FROM ("
-        f'SELECT device_id, arm, stratum, rank FROM "{Membership._meta.db_table}" m '
+        f'SELECT device_id, arm, stratum, rank, h FROM "{Membership._meta.db_table}" m '
         "WHERE rollout_id = %(rollout_id)s AND wave = %(n)s AND arm <> %(skipped)s AND NOT EXISTS ("
         f'SELECT 1 FROM "{Job._meta.db_table}" j WHERE j.rollout_id = %(rollout_id)s AND '
         "j.device_id = m.device_id AND j.kind = %(kind)s) "

@@ -5,7 +5,7 @@ evidence.
 from datetime import timedelta
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 
 from fleet.devices.models import Device, DeviceClass
 from fleet.ids import uuid7
@@ -42,9 +42,8 @@ class MLModel(models.Model):
 
     name = models.CharField(max_length=32, primary_key=True)
     description = models.CharField(max_length=256, blank=True, default="")
-    last_seq = models.BigIntegerField(
-        default=0
-    )  # highest sequence number ever given to a manifest of this name
+    # highest sequence number ever given to a manifest of this name
+    last_seq = models.BigIntegerField(default=0)
     created_at = models.DateTimeField()
     created_by = models.CharField(max_length=128)
 
@@ -200,17 +199,25 @@ class DesiredState(models.Model):
 
     device = models.OneToOneField(Device, on_delete=models.CASCADE, primary_key=True, related_name="desired")
     counter = models.BigIntegerField(default=0)
-    entries = models.JSONField(
-        default=dict
-    )  # slot -> [action, manifest id hex, not_before, deadline, attempt]
+    # slot -> [action, manifest id hex, not_before, deadline, attempt]
+    entries = models.JSONField(default=dict)
     config = models.JSONField(default=dict)  # config key -> value
-    window = models.JSONField(
-        null=True
-    )  # config key 6 while a rollout with windows is under way, ota.windows
+    # config key 6 while a rollout with windows is under way, ota.windows
+    window = models.JSONField(null=True)
     message = models.BinaryField(null=True)
     issued_at = models.DateTimeField(null=True)
     expires_at = models.DateTimeField(null=True)
     published_counter = models.BigIntegerField(default=0)
+
+    class Meta:
+        indexes = [
+            # holds only what waits to be published: each batch and each look for more begins here
+            models.Index(
+                fields=["issued_at", "device"],
+                condition=Q(published_counter__lt=F("counter")),
+                name="desired_pending",
+            )
+        ]
 
     def __str__(self) -> str:
         return f"desired {self.device_id} {self.counter}"
@@ -300,9 +307,8 @@ class Membership(models.Model):
     rollout = models.ForeignKey(Rollout, on_delete=models.CASCADE, related_name="members")
     device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="memberships")
     arm = models.CharField(max_length=8, choices=Arm.choices)
-    wave = (
-        models.PositiveSmallIntegerField()
-    )  # the wave that offers to it; control devices carry the last wave; 0 = skipped
+    # the wave that offers to it; control devices carry the last wave; 0 = skipped
+    wave = models.PositiveSmallIntegerField()
     stratum = models.CharField(max_length=80)
     h = models.CharField(max_length=16)  # first 8 bytes of SHA-256(salt ‖ 0x00 ‖ id), hex
     rank = models.PositiveIntegerField()
@@ -331,6 +337,7 @@ class Job(models.Model):
     kind = models.CharField(max_length=8, default="install")
     attempt = models.PositiveIntegerField(default=1)  # desired entry's attempt, rising per device and slot
     target = models.CharField(max_length=64)  # manifest id that the desired entry names; "" for stop
+    h = models.CharField(max_length=16, blank=True, default="")  # of an install: its place in the draw
     state = models.CharField(max_length=16, choices=JobState.choices, default=JobState.QUEUED)
     code = models.CharField(max_length=32, blank=True, default="")
     detail = models.IntegerField(default=0)
@@ -353,6 +360,11 @@ class Job(models.Model):
         indexes = [
             models.Index(fields=["wave", "state"], name="job_wave_state"),
             models.Index(fields=["rollout", "state"], name="job_rollout_state"),
+            models.Index(  # whom to offer to next, without sorting everybody who waits
+                fields=["rollout", "wave", "h", "device"],
+                condition=Q(state=JobState.QUEUED, kind="install"),
+                name="job_offers",
+            ),
         ]
         constraints = [
             models.UniqueConstraint(
@@ -375,9 +387,8 @@ class Evidence(models.Model):
     wave = models.ForeignKey(Wave, on_delete=models.CASCADE, related_name="evidence")
     at = models.DateTimeField()
     verdict = models.CharField(max_length=16, choices=Verdict.choices)
-    rows = (
-        models.JSONField()
-    )  # one object per gate: rule, now, limit, n, pairs, missing, interval, verdict, text
+    # one object per gate: rule, now, limit, n, pairs, missing, interval, verdict, text
+    rows = models.JSONField()
     inputs = models.JSONField()  # counts and pairs the rows were computed from
     inputs_sha256 = models.CharField(max_length=64)
     code_version = models.CharField(max_length=24)

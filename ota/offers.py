@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Exists, Max, OuterRef, QuerySet, Subquery, TextField
+from django.db.models import Exists, Max, OuterRef, QuerySet, TextField
 from django.db.models.fields.json import KT
 from django.db.models.functions import Cast
 
@@ -29,6 +29,7 @@ from ota.choices import (
     JobState,
     StagingState,
 )
+from ota.copying import renew_statistics
 from ota.desired import last_counter
 from ota.job_rows import make_jobs
 from ota.models import DesiredState, Job, Membership, Rollout, Staging, Wave
@@ -37,6 +38,8 @@ from ota.reports import WITHDRAWN
 from ota.transitions import BATCH, move_job, move_jobs
 
 OFFERS_PER_STEP = 500
+JOBS_PER_STEP = 2_000
+"""A tick ends within a second or so, however large the wave: the next one goes on."""
 MAX_ATTEMPT = 65_535
 _TRIES = 3
 
@@ -61,10 +64,14 @@ def newest_jobs(wave: Wave) -> QuerySet[Job]:
     return Job.objects.filter(~Exists(newer), wave=wave, kind="install")
 
 
-def missing_count(wave: Wave) -> int:
-    """How many members of an open wave have no job yet; cheap enough to ask at every tick."""
-    # counting distinct values in an aggregate sorts them, counting a distinct query hashes them
-    have = Job.objects.filter(wave=wave, kind="install").order_by().values("device_id").distinct().count()
+def missing_count(wave: Wave, *, have: int | None = None) -> int:
+    """How many members of an open wave have no job yet; cheap enough to ask at every tick.
+
+    have: how many devices of the wave have one, None to count them.
+    """
+    if have is None:
+        # counting distinct values in an aggregate sorts them, counting a distinct query hashes them
+        have = Job.objects.filter(wave=wave, kind="install").order_by().values("device_id").distinct().count()
     return missing_jobs(wave).count() if have < wave.size else 0
 
 
@@ -75,18 +82,26 @@ def missing_jobs(wave: Wave) -> QuerySet[Membership]:
     return members.filter(~Exists(has_job))
 
 
-def ensure_jobs(wave: Wave, rollout: Rollout, *, now: datetime) -> int:
-    """Make jobs for up to BATCH members of an open wave that have none (`ota.job_rows`); returns how many.
+def ensure_jobs(wave: Wave, rollout: Rollout, *, now: datetime) -> bool:
+    """Make jobs for up to JOBS_PER_STEP members of an open wave that have none (`ota.job_rows`). True when
+    others wait for the next step.
 
-    BATCH also when devices are left out because an older job of theirs is still live: more may wait. Raises
-    ValueError when a device used up its 65,535 attempts.
+    A device is left out while an older job of its slot is live. Raises ValueError when one used up its 65,535
+    attempts.
     """
     missing = missing_count(wave)
     if not missing:
-        return 0
-    attempts = make_jobs(wave, rollout, now=now, limit=BATCH)
+        return False
+    attempts = make_jobs(wave, rollout, now=now, limit=JOBS_PER_STEP)
+    if not attempts and missing > JOBS_PER_STEP:
+        attempts = make_jobs(
+            wave, rollout, now=now, limit=BATCH
+        )  # those left out must not keep back the rest
     _check_attempts(attempts)
-    return min(missing, BATCH)
+    steps = (wave.size - missing) // JOBS_PER_STEP
+    if len(attempts) == JOBS_PER_STEP and not steps & (steps - 1):  # each time their number has doubled
+        renew_statistics(Job)
+    return JOBS_PER_STEP <= len(attempts) < missing
 
 
 def next_attempts(device_ids: Sequence[str], slot: int) -> dict[str, int]:
@@ -144,9 +159,9 @@ def make_offers(rollout: Rollout, plan: Plan, cap: int, *, now: datetime) -> int
     if free <= 0 or not (rollout.kind == "revert" or is_staged(rollout)):
         return 0
     queued = zones.within(tellable_jobs(rollout), plan, now=now)
-    # in the order of the draw, so that who goes first says nothing about the device
-    drawn = Membership.objects.filter(rollout=rollout, device_id=OuterRef("device_id")).values("h")
-    queued = queued.annotate(h=Subquery(drawn)).order_by("wave__n", "h", "device_id")
+    # In the order of the draw, so that who goes first says nothing about the device; waves are numbered as
+    # they follow. The index `job_offers` has that order: read is what is offered, and who is away before it.
+    queued = queued.order_by("wave_id", "h", "device_id")
     return offer(list(queued[:free]), plan, now=now)
 
 

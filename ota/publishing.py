@@ -7,40 +7,63 @@ publish repeats the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final, Protocol
 
-import structlog
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import F
 
 from fleet.devices.installation import installation_id
 from fleet.devices.models import Presence
 from fleet.mqtt import topics
-from fleet.mqtt.client import BackendClient
-from fleet.mqtt.codec.names import Action, ConfigKey
-from ota import keys
-from ota.delivery import DeliveryError
-from ota.desired import (
-    NO_DIGEST,
-    Desired,
-    DesiredEntry,
-    DesiredError,
-    counter_trust_version,
-    sign_desired,
-)
+from fleet.mqtt.access import MqttError
+from fleet.mqtt.publisher import BulkPublisher
+from ota import desired_rows, keys
+from ota.desired_rows import Row
 from ota.locks import try_lock
 from ota.models import DesiredState, Trust
 from ota.queues import enqueue
-
-log = structlog.get_logger(__name__)
 
 BATCH: Final = 500
 REPAIR_AFTER: Final = timedelta(seconds=30)
 CONNECT_S = 10.0
 PUBLISH_DEADLINE_S: Final = 20.0
+
+
+class Publisher(Protocol):
+    """A connection that can publish: `BulkPublisher`, `BackendClient` or `Connection`."""
+
+    def publish_all(
+        self, items: Iterable[tuple[str, bytes]], *, retain: bool = True, deadline_s: float
+    ) -> int:
+        """As `BulkPublisher.publish_all`."""
+
+
+class Connection:
+    """The broker for the time of a block: connected as a worker when the first message is there, and kept for
+    the next batches.
+    """
+
+    def __init__(self) -> None:
+        self._own: BulkPublisher | None = None
+
+    def publish_all(
+        self, items: Iterable[tuple[str, bytes]], *, retain: bool = True, deadline_s: float
+    ) -> int:
+        """As `BulkPublisher.publish_all`, and raises MqttError as its `connect` and when no name is free."""
+        if self._own is None:
+            self._own = BulkPublisher("worker").connect(timeout_s=CONNECT_S)
+        return self._own.publish_all(items, retain=retain, deadline_s=deadline_s)
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._own is not None:
+            self._own.close()
+            self._own = None
 
 
 @dataclass(frozen=True)
@@ -51,15 +74,16 @@ class Published:
     is_more: bool
 
 
-def publish_pending(limit: int = BATCH, *, client: BackendClient | None = None) -> Published:
+def publish_pending(limit: int = BATCH, *, client: Publisher | None = None) -> Published:
     """Sign and publish at most `limit` documents the broker does not have yet.
 
-    One process at a time publishes, so an older document can never arrive behind a newer one; a second caller
-    returns at once. A row that changed meanwhile stays unpublished for the next call. Raises MqttError,
-    KeysError.
+    client: kept open; None = a connection for this call. One process at a time publishes, so an older
+    document can never arrive behind a newer one; a second caller returns at once. A row that changed
+    meanwhile stays unpublished for the next call. Raises MqttError, and what the broker had acknowledged by
+    then counts as published; KeysError.
     """
     with try_lock("ota.publish_desired") as is_held:
-        rows = list(_pending()[:limit]) if is_held else []
+        rows = desired_rows.read(limit) if is_held else []
         count = _publish(rows, client) if rows else 0
     # Looked at once the lock is free: a change whose own call met the lock is found here.
     return Published(count, is_held and is_pending())
@@ -67,18 +91,18 @@ def publish_pending(limit: int = BATCH, *, client: BackendClient | None = None) 
 
 def is_pending() -> bool:
     """True when the broker lacks the newest document of some device."""
-    return bool(_pending().exists())
+    return desired_rows.pending().exists()
 
 
-def publish_trust(client: BackendClient | None = None) -> int:
+def publish_trust(client: Publisher | None = None) -> int:
     """Publish the newest trust document and the chain of all versions. Returns how many messages."""
     chain = [(row.version, bytes(row.message)) for row in Trust.objects.order_by("version")]
     if not chain:
         return 0
     items = [(topics.trust_version(version), message) for version, message in chain]
     items.append((topics.TRUST, chain[-1][1]))
-    with _connected(client) as broker:
-        return broker.publish_all(items, retain=True, qos=1, deadline_s=PUBLISH_DEADLINE_S)
+    with Connection() as own:
+        return (client or own).publish_all(items, retain=True, deadline_s=PUBLISH_DEADLINE_S)
 
 
 def publish_everything_again() -> int:
@@ -113,100 +137,28 @@ def repair(*, limit: int = BATCH) -> int:
     return count
 
 
-def document(row: DesiredState) -> Desired:
-    """The document a row stands for; its signed bytes depend on nothing else but key and installation."""
-    if row.issued_at is None or row.expires_at is None:
-        raise DeliveryError("not_found", f"{row.device_id} has no desired document yet")
-    return Desired(
-        device_id=row.device_id,
-        counter=row.counter,
-        trust_version=counter_trust_version(row.counter),
-        issued=int(row.issued_at.timestamp()),
-        expires=int(row.expires_at.timestamp()),
-        entries={
-            int(slot): DesiredEntry(
-                Action(action), bytes.fromhex(target) or NO_DIGEST, not_before, deadline, attempt
-            )
-            for slot, (action, target, not_before, deadline, attempt) in row.entries.items()
-        },
-        config=_config(row),
-    )
-
-
-def _config(row: DesiredState) -> dict[int, Any]:
-    """The device's configuration; a rollout's window fills key 6 where no person set one for the device."""
-    own = {int(key): value for key, value in row.config.items()}
-    return own if row.window is None else {int(ConfigKey.MAINTENANCE_WINDOW): row.window, **own}
-
-
-def _pending() -> Any:
-    behind = DesiredState.objects.filter(published_counter__lt=F("counter"), device__retired_at=None)
-    return behind.order_by("issued_at", "device_id")
-
-
-def _sign(rows: Sequence[DesiredState]) -> None:
-    """Sign the rows that have no message yet and store the bytes before anyone sees them."""
-    unsigned = [row for row in rows if row.message is None]
-    if not unsigned:
-        return
-    signer, installation = keys.online_signer(), installation_id()
-    signed: dict[str, tuple[int, bytes]] = {}
-    for row in unsigned:
-        try:
-            message = sign_desired(document(row), signer, installation_id=installation)
-        except DesiredError as problem:
-            log.error("desired_not_signed", device=row.device_id, code=problem.code, reason=problem.text)
-            continue
-        signed[row.device_id] = row.counter, message
-    # One statement for all: one by one, each waits for its own commit to reach the disk.
-    sql = (
-        f'UPDATE "{DesiredState._meta.db_table}" AS d SET message = n.message '  # noqa: S608 - own name
-        "FROM unnest(%s::text[], %s::bigint[], %s::bytea[]) AS n(device_id, counter, message) "
-        "WHERE d.device_id = n.device_id AND d.counter = n.counter RETURNING d.device_id"
-    )
-    columns: list[list[Any]] = [
-        list(signed),
-        [counter for counter, _ in signed.values()],
-        [message for _, message in signed.values()],
-    ]
-    with connection.cursor() as cursor:
-        cursor.execute(sql, columns)
-        stored = {name for (name,) in cursor.fetchall()}
-    for row in unsigned:
-        if row.device_id in stored:
-            row.message = signed[row.device_id][1]
-
-
-def _publish(rows: list[DesiredState], client: BackendClient | None) -> int:
+def _publish(rows: Sequence[Row], client: Publisher | None) -> int:
     """Publish these rows and mark those that are still the newest. Returns how many were published."""
     _sign(rows)
     rows = [row for row in rows if row.message is not None]
-    messages = ((topics.desired(row.device_id), bytes(row.message or b"")) for row in rows)
-    with _connected(client) as broker:
-        broker.publish_all(messages, retain=True, qos=1, deadline_s=PUBLISH_DEADLINE_S)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f'UPDATE "{DesiredState._meta.db_table}" AS d SET published_counter = n.counter '  # noqa: S608
-            "FROM unnest(%s::text[], %s::bigint[]) AS n(device_id, counter) "
-            "WHERE d.device_id = n.device_id AND d.counter = n.counter",
-            [[row.device_id for row in rows], [row.counter for row in rows]],
-        )
+    if not rows:
+        return 0
+    messages = ((topics.desired(row.device_id), row.message or b"") for row in rows)
+    try:
+        with Connection() as own:
+            (client or own).publish_all(messages, retain=True, deadline_s=PUBLISH_DEADLINE_S)
+    except MqttError as problem:
+        # A broker that takes less than a batch in time must still come to the end of it.
+        done = [row for n, row in enumerate(rows[: problem.acknowledged]) if n not in problem.refused]
+        desired_rows.mark_published(done)
+        raise
+    desired_rows.mark_published(rows)
     return len(rows)
 
 
-class _connected:
-    """The client given, left open; or a new connection as a worker for the block."""
-
-    def __init__(self, client: BackendClient | None) -> None:
-        self._given = client
-        self._own: BackendClient | None = None
-
-    def __enter__(self) -> BackendClient:
-        if self._given is not None:
-            return self._given
-        self._own = BackendClient("worker")
-        return self._own.connect(timeout_s=CONNECT_S)
-
-    def __exit__(self, *_: object) -> None:
-        if self._own is not None:
-            self._own.close()
+def _sign(rows: Sequence[Row]) -> None:
+    """Sign the rows that have no message yet and store the bytes before anyone sees them."""
+    unsigned = [row for row in rows if row.message is None]
+    if unsigned:
+        desired_rows.sign(unsigned, keys.online_signer(), installation_id=installation_id())
+        desired_rows.store_messages(unsigned)

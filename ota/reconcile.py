@@ -46,19 +46,20 @@ def reconcile(*, now: datetime) -> dict[str, int]:
 
 
 def publish_desired() -> int:
-    """Publish pending documents batch by batch, for at most PUBLISH_FOR_S of starting new batches; then ask
-    for another task.
+    """Publish pending documents batch by batch over one connection, for at most PUBLISH_FOR_S of starting new
+    batches; then ask for another task.
 
     Returns how many were published. Raises MqttError, KeysError.
     """
     until_s, total, idle = time.monotonic() + PUBLISH_FOR_S, 0, 0
-    while idle < 2:
-        done = publishing.publish_pending()
-        total += done.count
-        if not done.is_more:
-            return total
-        idle = 0 if done.count else idle + 1
-        if time.monotonic() >= until_s:
-            enqueue("ota.publish_desired")
-            break
+    with publishing.Connection() as broker:
+        while idle < 2:
+            done = publishing.publish_pending(client=broker)
+            total += done.count
+            if not done.is_more:
+                return total
+            idle = 0 if done.count else idle + 1
+            if time.monotonic() >= until_s:
+                enqueue("ota.publish_desired")
+                break
     return total

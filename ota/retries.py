@@ -82,6 +82,7 @@ def retry_due(rollout: Rollout, *, now: datetime) -> int:
             slot=job.slot,
             attempt=attempts[job.device_id],
             target=job.target,
+            h=job.h,
             created_at=now,
             state_at=now,
         )

@@ -20,10 +20,11 @@ from fleet.accounts.audit import Actor
 from ota import approval, dry_runs, operations, security
 from ota.assignment import sizes
 from ota.choices import OperationState, RolloutState
+from ota.copying import renew_statistics
 from ota.errors import OtaError, RolloutError
 from ota.frozen import Draw, difference, forget, make_waves, pack, unpack
 from ota.locks import lock, try_lock
-from ota.models import Operation, Rollout
+from ota.models import Membership, Operation, Rollout
 from ota.plan import Plan
 from ota.queues import enqueue
 from ota.supersede import check_overlap, held_meanwhile, take_over
@@ -116,6 +117,7 @@ def _work(rollout: Rollout, operation: Operation, *, now: datetime) -> bool:
             draw.write(first, count)
         if not _is_wanted(rollout):
             break
+    renew_statistics(Membership)
     security.check(rollout)
     # Two rollouts of a slot begin one after the other: the second sees what the first one holds.
     with lock(f"ota.begin {rollout.slot}"):

@@ -45,7 +45,7 @@ def advance(rollout: Rollout, plan: Plan, *, now: datetime) -> None:
         return  # failed: the rollout is halted, or was and a person decides
     if wave.state == WaveState.OPEN and plan.is_tail(wave.n):
         tail.join(wave, rollout, plan, now=now)
-    if ensure_jobs(wave, rollout, now=now) == BATCH:
+    if ensure_jobs(wave, rollout, now=now):
         return  # more members wait for their jobs
     inputs = evidence.gather(wave, rollout, plan, now=now)
     verdict = evaluate(inputs)

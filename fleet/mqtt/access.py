@@ -21,16 +21,20 @@ class MqttError(Exception):
     """The broker did not do its part.
 
     code: `broker_unreachable`, `broker_auth` (it refuses name or secret), `broker_tls` (its certificate is
-    not signed by our authority), `users_missing` and `no_free_user` (no broker user to connect as),
-    `publish_timeout`, `read_timeout`. acknowledged: publishes that the broker had acknowledged, counted in
-    order from the first.
+    not signed by our authority), `broker_protocol` (it answers what is not MQTT, or not for us),
+    `users_missing` and `no_free_user` (no broker user to connect as), `publish_timeout`, `publish_refused`,
+    `read_timeout`. acknowledged: publishes that the broker had answered, counted in order from the first.
+    refused: positions of those, from 0, that it answered with a refusal.
     """
 
-    def __init__(self, code: str, text: str, *, acknowledged: int = 0) -> None:
+    def __init__(
+        self, code: str, text: str, *, acknowledged: int = 0, refused: frozenset[int] = frozenset()
+    ) -> None:
         super().__init__(f"{code}: {text}")
         self.code = code
         self.text = text
         self.acknowledged = acknowledged
+        self.refused = refused
 
 
 def take_user(role: str) -> BackendUser:
@@ -97,6 +101,16 @@ def tls_context() -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(settings.MQTT["ca"]) or None)
     except OSError as error:
         raise MqttError("broker_tls", f"{ca_name()} cannot be read: {error}") from error
+
+
+def connect_error(code: str, name: str, *, timeout_s: float = 0.0) -> MqttError:
+    """The error for a connection as `name` that did not come about; code: one that begins with `broker_`."""
+    where = f"{settings.MQTT['host']}:{settings.MQTT['port']}"
+    if code == "broker_auth":
+        return MqttError(code, f"the broker at {where} refuses {name}: users and passwords differ")
+    if code == "broker_tls":
+        return MqttError(code, f"the broker at {where} shows a certificate that {ca_name()} did not sign")
+    return MqttError("broker_unreachable", f"no broker answered at {where} within {timeout_s:.0f} s")
 
 
 def diagnose() -> tuple[str, str]:

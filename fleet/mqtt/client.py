@@ -24,7 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from fleet.mqtt import broker_files
 from fleet.mqtt.access import (
     MqttError,
-    ca_name,
+    connect_error,
     diagnose,
     secret_of,
     take_named,
@@ -173,14 +173,8 @@ class BackendClient:
         if is_up:
             return self
         self.close()
-        where = f"{settings.MQTT['host']}:{settings.MQTT['port']}"
-        if refusal == "broker_auth":
-            raise MqttError(refusal, f"the broker at {where} refuses {self.name}: users and passwords differ")
-        if refusal == "broker_tls":
-            raise MqttError(
-                refusal, f"the broker at {where} shows a certificate that {ca_name()} did not sign"
-            )
-        raise MqttError("broker_unreachable", f"no broker answered at {where} within {timeout_s:.0f} s")
+        code = refusal if refusal in ("broker_auth", "broker_tls") else "broker_unreachable"
+        raise connect_error(code, self.name, timeout_s=timeout_s)
 
     def subscribe(self, topic_filter: str, *, qos: int = 1) -> None:
         """Subscribe now and after every reconnect; messages go to `on_message`."""

@@ -96,22 +96,43 @@ def table(results: list[dict[str, Any]]) -> str:
     for name, key, goal, words in GOALS:
         values = [_shown(result["steps"][name][key]) for result in results]
         lines.append(_line(f"{name}: {key.replace('_', ' ')}", values, f"{goal:,g} {words}"))
+    for name in ("ticks: wave opens", "ticks: offers"):
+        for key in ("median_s", "median_cpu_s", "longest_cpu_s"):
+            values = [_shown(result["steps"][name][key]) for result in results]
+            lines.append(
+                _line(f"{name}: {key.replace('_', ' ')}", values, "worker and database" * ("cpu" in key))
+            )
     for name in results[0]["steps"]:
         values = [_shown(result["steps"][name]["peak_mib"]) for result in results]
         lines.append(_line(f"{name}: peak MiB", values, ""))
     documents = [name for name in results[0]["steps"] if name.startswith("documents")]
     for name in documents:
-        for key in ("per_s", "per_cpu_s"):
+        for key in ("per_s", "per_cpu_s", "cpu_us_each"):
             values = [_shown(result["steps"][name][key]) for result in results]
             lines.append(_line(f"{name}: {key.replace('_', ' ')}", values, ""))
+    lines.append(
+        _line("documents: rows and the rest, cpu us each", [_rest(result) for result in results], "")
+    )
     for name in documents[2:]:
-        whole = "documents: signed and published"
-        values = [
-            f"{result['steps'][name]['per_cpu_s'] / result['steps'][whole]['per_cpu_s']:.2f}x"
-            for result in results
-        ]
+        values = [f"{_ratio(result, name, documents[1]):.2f}x" for result in results]
         lines.append(_line(f"{name}, a CPU second, against both", values, ""))
+    values = [f"{_ratio(result, documents[-2], documents[-1]):.2f}x" for result in results]
+    lines.append(_line("published alone against by paho, a CPU second", values, ""))
     return "\n".join(lines)
+
+
+def _ratio(result: dict[str, Any], name: str, other: str) -> float:
+    """How many times as many documents a CPU second."""
+    return float(result["steps"][name]["per_cpu_s"]) / float(result["steps"][other]["per_cpu_s"])
+
+
+def _rest(result: dict[str, Any]) -> str:
+    """Microseconds of CPU a document that neither signing nor publishing takes."""
+    whole, *parts = (
+        result["steps"][f"documents: {name}"]["cpu_us_each"]
+        for name in ("signed and published", "signed alone", "published alone")
+    )
+    return _shown(whole - sum(parts))
 
 
 def _line(name: str, values: list[str], goal: str) -> str:

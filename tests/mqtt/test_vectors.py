@@ -17,7 +17,8 @@ from fleet.mqtt.codec.event import encode_event, parse_event
 from fleet.mqtt.codec.reported import encode_reported, parse_reported
 from fleet.mqtt.codec.telemetry import encode_batch, parse_batch
 from ota import chunking
-from ota.desired import config_errors, verify_command, verify_desired
+from ota.config_ranges import config_errors
+from ota.desired import verify_command, verify_desired
 from ota.errors import OtaError
 from ota.signing import KeyPair, verify_manifest
 from ota.trust import TrustDocument, verify_trust

@@ -11,7 +11,7 @@ from django.db import connection, transaction
 from fleet.accounts.models import AuditEvent
 from fleet.devices.models import DeviceSlot
 from fleet.mqtt.codec.names import Action
-from ota import delivery, publishing
+from ota import delivery, desired_rows
 from ota.delivery import DeliveryError
 from ota.desired import NO_DIGEST
 from ota.models import DesiredState
@@ -51,14 +51,14 @@ def test_slots_and_configuration_are_kept_when_another_slot_changes(
     delivery.set_config([device.pk], {1: 5, 5: (3, 5)}, now=now)
     delivery.offer([job(device, slot=0)], now=now)
     delivery.offer([job(device, slot=1, target="cd" * 32, attempt=2)], now=now)
-    document = publishing.document(DesiredState.objects.get(pk=device.pk))
+    document = desired_rows.document(DesiredState.objects.get(pk=device.pk))
     assert {slot: entry.manifest_id.hex() for slot, entry in document.entries.items()} == {
         0: TARGET,
         1: "cd" * 32,
     }
     assert document.config == {1: 5, 5: [3, 5]}
     delivery.set_config([device.pk], {5: None}, now=now)
-    assert publishing.document(DesiredState.objects.get(pk=device.pk)).config == {1: 5}
+    assert desired_rows.document(DesiredState.objects.get(pk=device.pk)).config == {1: 5}
     assert AuditEvent.objects.filter(verb="config.set").count() == 2
 
 
@@ -86,7 +86,7 @@ def test_a_withdrawal_names_what_the_device_runs_or_stops_an_empty_slot(
     delivery.offer(jobs, now=now)
     delivery.withdraw(jobs, now=now)
     entries = [
-        publishing.document(DesiredState.objects.get(pk=device.pk)).entries for device in (running, empty)
+        desired_rows.document(DesiredState.objects.get(pk=device.pk)).entries for device in (running, empty)
     ]
     assert (entries[0][0].action, entries[0][0].manifest_id.hex()) == (Action.RUN, manifest.pk)
     assert (entries[1][0].action, entries[1][0].manifest_id) == (Action.STOP, NO_DIGEST)
@@ -96,9 +96,9 @@ def test_a_withdrawal_names_what_the_device_runs_or_stops_an_empty_slot(
 def test_a_revert_asks_for_the_other_bank_and_stops_a_slot_that_was_empty(make_device: Any, now: Any) -> None:
     device, first = make_device("revert-1"), make_device("revert-2")
     delivery.revert([job(device, attempt=2), job(first, target="", attempt=2)], now=now)
-    entry = publishing.document(DesiredState.objects.get(pk=device.pk)).entries[0]
+    entry = desired_rows.document(DesiredState.objects.get(pk=device.pk)).entries[0]
     assert (entry.action, entry.manifest_id.hex(), entry.attempt) == (Action.RUN_OTHER_BANK, TARGET, 2)
-    assert publishing.document(DesiredState.objects.get(pk=first.pk)).entries[0].action == Action.STOP
+    assert desired_rows.document(DesiredState.objects.get(pk=first.pk)).entries[0].action == Action.STOP
 
 
 def test_documents_are_signed_anew_at_half_of_their_life(
@@ -109,7 +109,7 @@ def test_documents_are_signed_anew_at_half_of_their_life(
     assert delivery.sign_anew(now=now + delivery.LIFETIME * 0.49) == 0
     later = now + delivery.LIFETIME * 0.51
     assert delivery.sign_anew(now=later) == 1
-    document = publishing.document(DesiredState.objects.get(pk=device.pk))
+    document = desired_rows.document(DesiredState.objects.get(pk=device.pk))
     assert document.counter > before
     assert document.issued == int(later.timestamp())
     assert document.entries[0].manifest_id.hex() == TARGET

@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.mqtt.codec.names import Action, CommandVerb, RefusalCode
+from ota.config_ranges import config_errors
 from ota.desired import (
     Command,
     Desired,
     DesiredEntry,
     DesiredError,
-    config_errors,
     counter_trust_version,
+    encode_body,
+    encode_payload,
     next_counter,
     sign_command,
     sign_desired,
@@ -42,6 +44,45 @@ def verify(message: bytes, *, last_counter: int = 0, **changes: Any) -> Desired:
 @given(documents.desireds())
 def test_a_desired_document_is_read_as_it_was_written(desired: Desired) -> None:
     assert Desired.parse(desired.encode()) == desired
+
+
+@given(documents.desireds(), st.from_regex(r"\A[a-z0-9][a-z0-9-]{0,31}\Z"))
+def test_a_body_is_made_once_for_all_devices_that_are_told_the_same(desired: Desired, other: str) -> None:
+    body = encode_body(desired.entries, desired.config)
+    for document in (desired, dataclasses.replace(desired, device_id=other)):
+        payload = encode_payload(
+            body,
+            device_id=document.device_id,
+            counter=document.counter,
+            trust_version=document.trust_version,
+            issued=document.issued,
+            expires=document.expires,
+        )
+        assert Desired.parse(payload) == document
+        assert payload == document.encode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"device_id": "Dev"}, "schema"),
+        ({"counter": COUNTER << 1}, "sequence"),
+        ({"trust_version": 0}, "schema"),
+        ({"issued": -1}, "schema"),
+        ({"expires": 2**64}, "schema"),
+        ({"body": bytes(2048)}, "too_large"),
+    ],
+)
+def test_a_payload_no_device_would_take_is_not_made(changes: dict[str, Any], code: str) -> None:
+    fields: dict[str, Any] = {
+        "body": encode_body(DESIRED.entries, DESIRED.config),
+        "device_id": DEVICE,
+        "counter": COUNTER,
+        "trust_version": 3,
+        "issued": ISSUED,
+        "expires": NOW,
+    } | changes
+    assert outcome(lambda: encode_payload(fields.pop("body"), **fields))[1] == code
 
 
 @given(documents.commands())

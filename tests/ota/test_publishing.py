@@ -1,5 +1,7 @@
 """Publishing: signed once, repeated byte for byte, bounded, repaired."""
 
+import os
+import signal
 from datetime import timedelta
 from typing import Any
 
@@ -10,8 +12,8 @@ from fleet.devices.models import Device, Presence
 from fleet.mqtt import topics
 from fleet.mqtt.client import BackendClient, MqttError
 from fleet.mqtt.codec.names import Action
-from ota import delivery, keys, publishing
-from ota.desired import Desired, verify_desired
+from ota import delivery, desired_rows, keys, publishing
+from ota.desired import Desired, sign_desired, verify_desired
 from ota.models import DesiredState
 from tests.devices.makers import make_report
 from tests.ota.test_delivery import TARGET, job
@@ -80,11 +82,42 @@ def test_a_document_that_changed_while_it_was_published_stays_pending(
             delivery.offer([job(device, attempt=2)], now=now)
             return count
 
-    published = publishing.publish_pending(client=Racing())  # type: ignore[arg-type]
+    published = publishing.publish_pending(client=Racing())
     assert published == publishing.Published(1, True)
     row = DesiredState.objects.get(pk=device.pk)
     assert row.published_counter < row.counter
     assert publishing.publish_pending() == publishing.Published(1, False)
+
+
+def test_what_devices_share_is_encoded_once_and_each_document_is_still_its_own(
+    broker: Broker, installation: bytes, make_device: Any, now: Any
+) -> None:
+    now += timedelta(milliseconds=700)  # which no document carries
+    devices = [make_device(f"own-{n}") for n in range(6)]
+    jobs = [job(device, attempt=1 + n // 3, slot=n % 2) for n, device in enumerate(devices)]
+    windows = {device.pk: [127, 60 * n, 30] for n, device in enumerate(devices[:2])}
+    delivery.offer(jobs, now=now, windows=windows)
+    delivery.set_config([devices[1].pk, devices[5].pk], {1: 60, 6: [1, 2, 3]}, now=now)
+    assert publishing.publish_pending().count == 6
+    signer = keys.online_signer()
+    for row in DesiredState.objects.select_related("device"):
+        whole = sign_desired(desired_rows.document(row), signer, installation_id=installation)
+        assert bytes(row.message or b"") == whole == retained(row.device)
+        assert accepted(row.device, installation, whole).config.get(6) == {
+            "own-0": (127, 0, 30),
+            "own-1": (1, 2, 3),  # what a person set goes before a rollout's window
+            "own-5": (1, 2, 3),
+        }.get(row.device_id)
+
+
+def test_a_row_that_cannot_be_signed_does_not_keep_back_the_others(
+    broker: Broker, make_device: Any, now: Any
+) -> None:
+    devices = [make_device(f"odd-{n}") for n in range(3)]
+    delivery.offer([job(device) for device in devices], now=now)
+    DesiredState.objects.filter(pk="odd-1").update(config={"1": 0})
+    assert publishing.publish_pending() == publishing.Published(2, True)
+    assert DesiredState.objects.get(pk="odd-1").published_counter == 0
 
 
 def test_publishing_goes_in_bounded_batches(broker: Broker, make_device: Any, now: Any) -> None:
@@ -107,7 +140,7 @@ def test_without_a_broker_nothing_is_marked_as_published(
         client.publish_all([(topics.desired(device.pk), b"x")], deadline_s=0.5)
     assert caught.value.code == "publish_timeout"
     with pytest.raises(MqttError):
-        publishing.publish_pending(client=_Failing())  # type: ignore[arg-type]
+        publishing.publish_pending(client=_Failing())
     assert DesiredState.objects.get(pk=device.pk).published_counter == 0
     assert publishing.publish_pending().count == 1
 
@@ -117,6 +150,42 @@ class _Failing:
         for _ in items:
             raise MqttError("publish_timeout", "gone")
         return 0
+
+
+class _Partly:
+    """Publishes the first of them with the broker's client, then fails as when the time is up."""
+
+    def __init__(self, count: int, refused: frozenset[int] = frozenset()) -> None:
+        self.count, self.refused = count, refused
+
+    def publish_all(self, items: Any, **given: Any) -> int:
+        with BackendClient("test").connect() as client:
+            client.publish_all(list(items)[: self.count], **given)
+        raise MqttError("publish_timeout", "late", acknowledged=self.count, refused=self.refused)
+
+
+def test_only_what_the_broker_acknowledged_before_it_failed_counts_as_published(
+    broker: Broker, make_device: Any, now: Any
+) -> None:
+    devices = [make_device(f"part-{n}") for n in range(5)]
+    delivery.offer([job(device) for device in devices], now=now)
+    with pytest.raises(MqttError):
+        publishing.publish_pending(client=_Partly(3, refused=frozenset({1})))
+    left = DesiredState.objects.filter(published_counter=0).order_by("pk")
+    assert [row.device_id for row in left] == ["part-1", "part-3", "part-4"]
+    assert publishing.publish_pending() == publishing.Published(3, False)
+
+
+def test_batches_share_a_connection_and_survive_the_brokers_death_between_them(
+    broker: Broker, make_device: Any, now: Any
+) -> None:
+    devices = [make_device(f"share-{n}") for n in range(4)]
+    delivery.offer([job(device) for device in devices], now=now)
+    with publishing.Connection() as connection:
+        assert publishing.publish_pending(2, client=connection).count == 2
+        os.kill(broker.supervisor.pid("mosquitto"), signal.SIGKILL)
+        assert publishing.publish_pending(2, client=connection) == publishing.Published(2, False)
+    assert retained(devices[3])
 
 
 def test_a_device_that_reports_an_older_counter_gets_its_document_again(make_device: Any, now: Any) -> None:

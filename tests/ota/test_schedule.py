@@ -11,7 +11,7 @@ import pytest
 from fleet.accounts.models import AuditEvent
 from fleet.devices.models import Device
 from fleet.mqtt.codec.names import ConfigKey, RefusalCode, UpdateState
-from ota import delivery, device_windows, publishing, rollouts, ticking
+from ota import delivery, desired_rows, device_windows, rollouts, ticking
 from ota.models import DesiredState, Job, Manifest, Rollout, Submission
 from ota.plan import Plan, PlanError
 from ota.transitions import IllegalTransition
@@ -49,7 +49,7 @@ def start_at(world: World, hours: float) -> str:
 
 
 def told(device: str) -> Any:
-    return publishing.document(DesiredState.objects.get(pk=device)).config.get(WINDOW_KEY)
+    return desired_rows.document(DesiredState.objects.get(pk=device)).config.get(WINDOW_KEY)
 
 
 def offered() -> int:

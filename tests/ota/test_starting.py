@@ -4,6 +4,7 @@ after a kill, and either all of it or nothing is left.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -241,6 +242,18 @@ def test_operations_are_forgotten_thirty_days_after_their_end(world: World) -> N
     assert operations.forget(now=world.now + timedelta(days=30)) == 0
     assert reconcile.reconcile(now=world.now + timedelta(days=30, seconds=1))["operations"] == 1
     assert not Operation.objects.exists()
+
+
+def test_the_planner_knows_how_large_a_rollout_is_as_soon_as_it_runs(world: World) -> None:
+    world.add(200)
+    rollout = world.started(world.manifest(), FIRST_PLAN)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "EXPLAIN (FORMAT JSON) SELECT 1 FROM ota_membership WHERE rollout_id = %s", [rollout.pk]
+        )
+        (told,) = cursor.fetchone()
+    told = json.loads(told) if isinstance(told, str) else told
+    assert told[0]["Plan"]["Plan Rows"] >= 100, "it takes it for a small one, and each tick is quadratic"
 
 
 def test_of_two_workers_at_the_same_batch_one_counts_it(world: World) -> None:

@@ -141,7 +141,7 @@ def test_publishing_takes_as_many_batches_as_it_needs(
     broker: Any, make_device: Any, now: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = publishing.publish_pending
-    monkeypatch.setattr(publishing, "publish_pending", lambda: real(2))
+    monkeypatch.setattr(publishing, "publish_pending", lambda **given: real(2, **given))
     names = [make_device(f"many-{n}").pk for n in range(5)]
     delivery.set_config(names, {1: 60}, now=now)
     assert reconcile.publish_desired() == 5

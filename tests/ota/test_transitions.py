@@ -97,6 +97,33 @@ def test_a_bulk_move_takes_only_what_is_still_as_shown(rows: dict[str, Any], now
         move_jobs([job] * (transitions.BATCH + 1), "removed", actor=ACTOR, now=now)
 
 
+def test_a_bulk_move_leaves_the_audit_row_of_a_single_one(rows: dict[str, Any], now: datetime) -> None:
+    job = rows["job"]
+    actor = transitions.Actor("token", "olga/tfk_1", request_id="r-1", source_ip="::1")
+    reason = 'tab\t, back\\slash, line\n, "quote", \\N, ünï'
+    for bulk in (False, True):
+        put(job, "queued")
+        if bulk:
+            assert move_jobs([job], "cancelled", actor=actor, now=now, reason=reason, code="x") == [job]
+        else:
+            assert move_job(job, "cancelled", actor=actor, now=now, reason=reason, code="x")
+    first, second = AuditEvent.objects.filter(verb="job.cancelled").order_by("id").values()
+    assert first.pop("id") < second.pop("id")
+    assert first == second
+    assert second["reason"] == reason
+
+
+def test_a_bulk_move_whose_audit_rows_fail_does_not_happen(rows: dict[str, Any], now: datetime) -> None:
+    from django.db import DataError
+
+    job = rows["job"]
+    put(job, "queued")
+    with pytest.raises(DataError, match="value too long"):
+        move_jobs([job], "cancelled", actor=transitions.Actor("user", "x" * 200), now=now)
+    job.refresh_from_db()
+    assert job.state == "queued"
+
+
 def test_one_live_job_per_slot_is_the_databases_word(rows: dict[str, Any], now: datetime) -> None:
     from django.db import IntegrityError, transaction
 

@@ -90,9 +90,14 @@ def sign1_header(kind: str, kid: bytes) -> bytes:
 
 
 @functools.lru_cache(maxsize=64)
-def _sign1_header_of(kind: str, public_key: bytes) -> bytes:
-    """The header under which one key signs one kind: the same for each of a fleet's documents."""
-    return sign1_header(kind, signing_kid(public_key))
+def _sign1_heads(kind: str, public_key: bytes) -> tuple[bytes, bytes]:
+    """How everything begins that one key signs as one kind, the same for each of a fleet's documents: the
+    signed structure up to the external data, and the message up to the payload.
+    """
+    header = encode(sign1_header(kind, signing_kid(public_key)))
+    four = encode([0] * 4)[:1]  # the head of an array of four
+    tagged = encode(Tag(TAG_SIGN1, 0))[:-1]
+    return four + encode("Signature1") + header, tagged + four + header + encode({})
 
 
 def mac_header(kind: str, kid: bytes) -> bytes:
@@ -126,9 +131,10 @@ def sign(kind: str, payload: bytes, signers: Sequence[Signer], *, aad: bytes = b
 
 def sign1(kind: str, payload: bytes, signer: Signer, *, aad: bytes) -> bytes:
     """A COSE_Sign1 message (desired, cmd). Raises CodecError `too_large` beyond 2048 bytes."""
-    header = _sign1_header_of(kind, signer.public_key)
-    signature = signer.sign(_sign1_structure(header, aad, payload))
-    return _sized(encode(Tag(TAG_SIGN1, [header, {}, payload, signature])), MAX_SIGNED_BYTES)
+    structure, message = _sign1_heads(kind, signer.public_key)
+    content = encode(payload)
+    signature = signer.sign(structure + encode(aad) + content)
+    return _sized(message + content + encode(signature), MAX_SIGNED_BYTES)
 
 
 def mac0(kind: str, payload: bytes, key: bytes, *, aad: bytes) -> bytes:

@@ -145,7 +145,7 @@ class Driver(RuleBasedStateMachine):
 
     def _publish(self) -> None:
         with contextlib.suppress(MqttError):
-            publishing.publish_pending(client=self.broker)  # type: ignore[arg-type]
+            publishing.publish_pending(client=self.broker)
 
     def _retire(self, double: Double) -> None:
         Device.objects.filter(pk=double.id).update(retired_at=self.now, presence="offline")

@@ -27,7 +27,7 @@ class Retained:
         count = 0
         for topic, message in items:
             if self.left is not None and count >= self.left:
-                raise MqttError("not_acknowledged", "the broker went away")
+                raise MqttError("publish_timeout", "the broker went away", acknowledged=count)
             device = topic.split("/")[2]
             document = verify_desired(
                 message, device_id=device, installation_id=self._installation, trust=self._trust
