@@ -14,6 +14,7 @@ from fleet.api.routes import (
     alerts,
     devices,
     groups,
+    keys,
     models,
     operations,
     previews,
@@ -60,3 +61,4 @@ api.add_router("", telemetry.router)
 api.add_router("", alerts.router)
 api.add_router("", webhooks.router)
 api.add_router("", accounts.router)
+api.add_router("", keys.router)
