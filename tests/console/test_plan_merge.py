@@ -109,8 +109,11 @@ def test_another_choice_of_metrics_shares_the_weight_and_keeps_what_was_there(
         ("resets", "", 0.1, 0.01, 0.3),
         ("reporting", "", 0.15, 0.0, 0.1),
     ]
-    _, after = edited(as_role, rich, metrics=[])
-    assert after["metrics"] == []
+
+
+def test_no_metric_chosen_leaves_no_gate_and_the_rest(as_role: AsRole, rich: Rollout) -> None:
+    before, after = edited(as_role, rich, metrics=[])
+    assert after == before | {"metrics": []}
 
 
 def test_the_form_says_what_it_has_no_field_for(as_role: AsRole, rich: Rollout) -> None:
