@@ -15,7 +15,7 @@ from ota.gates.failures import COMPAT
 from ota.models import Job, Membership, Rollout, Trust, Wave
 from ota.offers import in_flight
 from ota.plan import Plan
-from ota.targeting import Target, TargetError, outside
+from ota.targeting import LASTING, Target, TargetError, outside, standing
 from ota.waves import is_proven
 
 SENTENCES = {
@@ -53,6 +53,9 @@ _OVER = ROLLOUT_TERMINAL | {
 
 
 LATE = "it came, or changed, after the start froze who takes part"
+WAS_HELD = "The device was quarantined when the rollout started."
+MAY_JOIN = "The rollout's tail takes it in when that is over."
+"""Said of a device that is left out for now."""
 
 
 def explain(rollout: Rollout, device_id: str, *, now: datetime | None = None) -> dict[str, Any] | None:
@@ -75,9 +78,14 @@ def explain(rollout: Rollout, device_id: str, *, now: datetime | None = None) ->
     job = jobs[-1] if jobs else None
     blockers = _blockers(rollout, device, member, job, now)
     code = blockers[0]["code"] if blockers else "job"
-    text = _job_text(job) if code == "job" and job else SENTENCES[code]
+    text = blockers[0]["sentence"] if blockers else SENTENCES[code]
+    if code == "job" and job:
+        text = _job_text(job)
     if code == "not_targeted" and blockers[0]["reason"]:
         text = f"{text.removesuffix('.')}: {blockers[0]['reason']}."
+    is_out = member is None or member.arm == Arm.SKIPPED
+    if is_out and [item["code"] for item in blockers[1:]] == ["wave_not_open"]:
+        text = f"{text} {MAY_JOIN}"
     return {
         "device_id": device.pk,
         "code": code,
@@ -99,12 +107,8 @@ def _blockers(
     if rollout.started_at is None:
         return [_blocker("ended" if is_over else "not_started")]
     plan = Plan.parse(rollout.plan)
-    if member is None:
-        return [_late(rollout, plan, device, now)]
-    if member.arm == Arm.SKIPPED:
-        known = member.skip_reason in SENTENCES
-        code = member.skip_reason if known else "incompatible"
-        return [_blocker(code, reason=member.skip_reason)]
+    if member is None or member.arm == Arm.SKIPPED:
+        return _outside(rollout, plan, device, member, now)
     if is_over and (job is None or (job.kind == "install" and job.state == JobState.QUEUED)):
         return [_blocker("ended", reason=rollout.reason)]
     if job is None:
@@ -140,14 +144,26 @@ def _why_outside(rollout: Rollout, device: Device, now: datetime) -> str:
     return why or LATE
 
 
-def _late(rollout: Rollout, plan: Plan, device: Device, now: datetime) -> dict[str, Any]:
-    """What is said of a device that has no place: the tail may still take it in."""
+def _outside(
+    rollout: Rollout, plan: Plan, device: Device, member: Membership | None, now: datetime
+) -> list[dict[str, Any]]:
+    """What is said of a device that has no place: the tail may still take it in, if it is fit by then."""
     why = _why_outside(rollout, device, now)
+    left_out = member.skip_reason if member is not None else ""
     tail = rollout.waves.filter(n__gt=len(plan.waves)).first()
-    if why != LATE or tail is None or tail.state not in (WaveState.PENDING, WaveState.OPEN):
-        return _blocker("not_targeted", reason=why)
+    if tail is not None and tail.state not in (WaveState.PENDING, WaveState.OPEN):
+        tail = None
+    if tail is None or why != LATE or left_out == LASTING:
+        if left_out == "quarantined" and device.quarantined_at is None:
+            return [_unfit(left_out) | {"sentence": WAS_HELD}]
+        return [_unfit(left_out) if left_out else _blocker("not_targeted", reason=why)]
     until = f"wave {len(plan.waves)} passed" if tail.state == WaveState.PENDING else "the tail's next look"
-    return _blocker("wave_not_open", until=until)
+    unfit = standing(rollout, device.pk)
+    return [*([_unfit(unfit)] if unfit else []), _blocker("wave_not_open", until=until)]
+
+
+def _unfit(why: str) -> dict[str, Any]:
+    return _blocker(why if why in SENTENCES else "incompatible", reason=why)
 
 
 def _held(rollout: Rollout, plan: Plan, device: Device, now: datetime) -> list[dict[str, Any]]:

@@ -51,20 +51,13 @@ def init(now: datetime, *, actor: Actor = SYSTEM) -> bool:
     """
     passphrase = _passphrase()
     with transaction.atomic():
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_INIT_LOCK])
+        one_at_a_time()
         if Trust.objects.exists():
             return False
         roots = [_root(number, passphrase) for number in range(1, ROOTS + 1)]
         release, online = KeyPair.generate(), KeyPair.generate()
         for role, pair in [(ROOT, root) for root in roots] + [(RELEASE, release), (ONLINE, online)]:
-            SigningKey.objects.create(
-                kid=pair.kid.hex(),
-                role=role,
-                public_key=pair.public_key,
-                private_pem=None if role == ROOT else pair.to_pem(passphrase),
-                created_at=now,
-            )
+            store(pair, role, now=now)
         document = TrustDocument(
             version=LEAST_TRUST_VERSION,
             issued=int(now.timestamp()),
@@ -93,6 +86,25 @@ def init(now: datetime, *, actor: Actor = SYSTEM) -> bool:
             },
         )
     return True
+
+
+def one_at_a_time() -> None:
+    """Wait for whoever makes or changes keys, and keep others waiting until this transaction ends."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_INIT_LOCK])
+
+
+def store(pair: KeyPair, role: str, *, now: datetime) -> SigningKey:
+    """Keep a key; the private half sealed with the passphrase, of a root not at all. Raises KeysError as
+    `release_signers`.
+    """
+    return SigningKey.objects.create(
+        kid=pair.kid.hex(),
+        role=role,
+        public_key=pair.public_key,
+        private_pem=None if role == ROOT else pair.to_pem(_passphrase()),
+        created_at=now,
+    )
 
 
 def root_anchor() -> TrustAnchor:
@@ -124,6 +136,22 @@ def release_signers() -> list[KeyPair]:
     """
     trust, _ = current_trust()
     return _signers(RELEASE, trust.live_release(), trust.release_threshold)
+
+
+def root_signers(trust: TrustDocument) -> list[KeyPair]:
+    """As many of the document's roots as sign its successor, from the files of this machine; [] when they are
+    not here, as in production. Raises KeysError `passphrase_missing`, `passphrase_wrong`, `key_unreadable`.
+    """
+    files = sorted((Path(settings.RUN_DIR) / "keys").glob("root-*.pem"))
+    held: list[KeyPair] = []
+    for path in files if len(files) >= trust.root_threshold else ():
+        try:
+            pair = KeyPair.load(path, _passphrase())
+        except KeyFileError as problem:
+            raise KeysError(problem.code, f"{path.name}: {problem.text}") from problem
+        if pair.public_key in trust.roots and pair.kid not in trust.revoked:
+            held.append(pair)
+    return held[: trust.root_threshold] if len(held) >= trust.root_threshold else []
 
 
 def key_directory() -> Path:

@@ -22,6 +22,7 @@ from ota.plan_parts import (
     Metric,
     PlanError,
     Size,
+    margin_words,
     read_metrics,
     read_number,
     read_size,
@@ -240,7 +241,7 @@ class Plan:
                 raise PlanError(
                     "gate_unreachable",
                     f"metrics[{index}].promote_margin",
-                    f"a margin of {metric.promote_margin:g} cannot be proven with 10,000 pairs",
+                    f"a margin of {margin_words(metric.promote_margin)} cannot be proven with 10,000 pairs",
                 )
 
     def _check_rising(self) -> None:

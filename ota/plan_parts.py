@@ -90,6 +90,11 @@ class Metric:
         return f"{self.metric}:{self.kind}" if self.kind else self.metric
 
 
+def margin_words(share: float) -> str:
+    """A margin as people and plans write it: `3 points (0.03)`."""
+    return f"{round(share * 100, 6):g} points ({share:g})"
+
+
 def read_number(value: Any, name: str, least: float, most: float, *, whole: bool = False) -> float:
     """A number in [least, most]; whole: an int. Raises PlanError `validation`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

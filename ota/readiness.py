@@ -16,6 +16,7 @@ from ota.gates.proof import least_devices
 from ota.gates.quality import least_pairs
 from ota.models import Rollout
 from ota.plan import ALPHA, Plan, PlanError
+from ota.plan_parts import margin_words
 from ota.planning import least_detectable
 from ota.signed_hints import latency_budget_us
 from ota.supersede import check_overlap
@@ -200,7 +201,7 @@ def _check_margins(plan: Plan, placed: Sizes) -> None:
                 raise PlanError(
                     "gate_unreachable",
                     f"metrics[{index}].promote_margin",
-                    f"wave {n} has {few} pairs{where}: a margin of {metric.promote_margin:g} for "
+                    f"wave {n} has {few} pairs{where}: a margin of {margin_words(metric.promote_margin)} for "
                     f"{metric.key} needs at least {needed}, even when nothing differs",
                     f"give wave {n} and control at least {needed} devices each{where}, or widen the margin",
                 )

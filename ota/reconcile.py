@@ -10,7 +10,7 @@ import time
 from datetime import datetime
 from typing import Final
 
-from ota import delivery, device_windows, operations, publishing, staging
+from ota import delivery, device_windows, operations, publishing, staging, trust_renewal
 from ota.choices import VersionState
 from ota.models import ModelVersion
 from ota.queues import enqueue
@@ -22,8 +22,9 @@ PUBLISH_FOR_S: Final = 15.0
 
 
 def reconcile(*, now: datetime) -> dict[str, int]:
-    """Send tasks for unfinished inspections, stagings and unpublished documents; sign ageing documents anew,
-    take windows of rollouts that are over out of them, and forget operations that ended long ago.
+    """Send tasks for unfinished inspections, stagings and unpublished documents; sign documents anew that age
+    or are of an older trust document, take windows of rollouts that are over out of them, and forget
+    operations that ended long ago.
 
     Returns counts by kind. Safe to call at any time: the tasks decide by themselves whether there is anything
     to do.
@@ -31,6 +32,7 @@ def reconcile(*, now: datetime) -> dict[str, int]:
     unfinished = (VersionState.UPLOADED, VersionState.INSPECTING)
     versions = ModelVersion.objects.filter(state__in=unfinished).order_by("pk").values_list("pk", flat=True)
     found = {"inspect": 0, "stage": 0, "signed_anew": delivery.sign_anew(now=now), "publish": 0}
+    found["trusted_anew"] = trust_renewal.renew(now=now)
     found["windows"] = device_windows.clear(now=now)
     found["operations"] = operations.forget(now=now)
     for version_id in versions[:INSPECTIONS_AT_ONCE]:

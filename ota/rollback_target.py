@@ -1,7 +1,8 @@
 """Where a rollback leads: what each device ran at the start, or the manifest that the plan names; or nowhere.
 
 A device that holds its target in the other bank goes back without a download. One that does not must fetch
-it, and a device takes a lower sequence number from its own bank only: so what it fetches is signed anew.
+it, and a device takes a lower sequence number from its own bank only: so what it fetches is signed anew. So
+is a target that a revoked key has signed: a device judges what its bank holds by the trust document of now.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from django.db.models import F, OuterRef, QuerySet, Subquery
 
 from fleet.accounts.audit import Actor
 from fleet.devices.models import DeviceClass, DeviceSlot
-from ota import keys, releases, staging
+from ota import keys, releases, security, staging
 from ota.choices import StagingState
 from ota.chunking import CHUNK_BYTES
 from ota.errors import OtaError
@@ -91,26 +92,33 @@ def goals(rollout: Rollout, device_ids: Sequence[str]) -> dict[str, str]:
 
 
 def without(rollout: Rollout, targets: dict[str, str]) -> set[str]:
-    """Devices that, as last reported, do not hold their target (device -> manifest id) in either bank.
+    """Devices that, as last reported, do not hold their target (device -> manifest id) in either bank, or
+    hold it under signatures that are trusted no more: they would refuse it.
 
     One whose slot was never reported is not among them: it is asked first.
     """
+    rows = Manifest.objects.filter(pk__in=set(targets.values())).select_related("version")
+    untrusted = {row.pk for row in rows.defer("leaves", "blob") if security.untrusted(row)}
     slots = DeviceSlot.objects.filter(device_id__in=targets, slot=rollout.slot)
     lacking = set()
     for device_id, run, other, flags in slots.values_list("device_id", "run", "other", "other_flags"):
         wanted = targets[device_id][:32]
-        if wanted and run != wanted and not (other == wanted and flags & _USABLE):
+        if not wanted or run == wanted:
+            continue
+        if targets[device_id] in untrusted or not (other == wanted and flags & _USABLE):
             lacking.add(device_id)
     return lacking
 
 
 def renewed(manifest_id: str, *, actor: Actor, now: datetime) -> str:
     """Id of a manifest of the same version that any device takes by download: its sequence number is the
-    highest of its model. Signed and sent to be staged when there is none yet; "" when it cannot be signed.
+    highest of its model, and its signatures are trusted. Signed and sent to be staged when there is none yet;
+    "" when it cannot be signed.
     """
     row = Manifest.objects.select_related("version__model").get(pk=manifest_id)
     newest = row.version.manifests.filter(slot=row.slot, revoked_at=None).order_by("-seq").first()
-    if newest is not None and newest.seq == row.version.model.last_seq:
+    is_newest = newest is not None and newest.seq == row.version.model.last_seq
+    if newest is not None and is_newest and not security.untrusted(newest):
         staging.request(newest)
         return newest.pk
     try:

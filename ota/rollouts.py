@@ -222,11 +222,10 @@ def start(
 
     Returns the operation that does it (`ota.starting.carry_on`); the rollout stays `ready` until then and is
     started no second time. dry_run: the same checks, then only count, as `ota.dry_runs.start` says. Raises
-    RolloutError `target_changed` when the eligible set differs from the previewed and approved one by more
-    than 5 % or by a class, or needs an approval by now; the rollout is a draft again then, unless it was a
-    dry run. Raises OverlapError when other rollouts hold every device, RevokedError when its manifest is
-    trusted no more, PlanError when nobody is eligible any more, or a query is none any more; then nothing
-    changes.
+    RolloutError `target_changed` when the eligible set is not the previewed and approved one any more
+    (`ota.starting.ask` says how far), or needs an approval by now; the rollout is a draft again then, unless
+    it was a dry run. Raises OverlapError when other rollouts hold every device, RevokedError when its
+    manifest is trusted no more, PlanError when a query is none any more; then nothing changes.
     """
     fresh = _permitted(rollout, "start")
     if dry_run:

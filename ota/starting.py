@@ -44,10 +44,11 @@ def ask(rollout: Rollout, *, actor: Actor, now: datetime) -> Operation | str | N
     transaction stores it, whatever their number, so over REST it commits with its idempotency key.
 
     A text says why it does not start: the eligible set differs from the previewed one by more than 5 % or by
-    a class, or it needs an approval that it does not have. It is a draft again then, and what was approved is
-    void. None: the rollout was not as `rollout` shows it. Raises OverlapError when other rollouts hold every
-    device, RevokedError when its manifest is trusted no more, PlanError when nobody is eligible any more or a
-    query is none any more; then nothing changes.
+    a class (nobody is eligible any more, say), a wave has lost all devices that it names, or it needs an
+    approval that it does not have. It is a draft again then, and what was approved is void. None: the rollout
+    was not as `rollout` shows it. Raises OverlapError when other rollouts hold every device, RevokedError
+    when its manifest is trusted no more, PlanError when the waves do not fit in what is left or a query is
+    none any more; then nothing changes.
     """
     everyone = list(members(rollout, now=now))
     changed = _changed(rollout, everyone)
@@ -179,7 +180,20 @@ def _changed(rollout: Rollout, everyone: Sequence[Member]) -> str:
     security.check(rollout)
     eligible = sum(not member.skip for member in everyone)
     check_overlap(rollout, eligible, (member.skip for member in everyone))
-    return difference(rollout, everyone) or _unapproved(rollout, eligible)
+    return difference(rollout, everyone) or _unnamed(rollout, everyone) or _unapproved(rollout, eligible)
+
+
+def _unnamed(rollout: Rollout, everyone: Sequence[Member]) -> str:
+    """Which wave has lost every device that it names, "" when none has.
+
+    Such a wave is the plan's first look at the candidate: a few devices of thousands, far below the share
+    that makes a fleet another one, and without them it would pass at once.
+    """
+    eligible = {member.device_id for member in everyone if not member.skip}
+    for n, wave in enumerate(Plan.parse(rollout.plan).waves, start=1):
+        if wave.named and not eligible.intersection(wave.named):
+            return f"none of the devices that wave {n} names is eligible any more"
+    return ""
 
 
 def _check_sizes(rollout: Rollout, everyone: Sequence[Member]) -> None:

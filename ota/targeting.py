@@ -30,7 +30,7 @@ from fleet.devices.query import parse
 from fleet.devices.query_terms import show_comparison
 from fleet.devices.selection import STOPPED, failing, group_where, where
 from ota.assignment import Candidate
-from ota.choices import ROLLOUT_LIVE, RolloutState, VerdictKind
+from ota.choices import ROLLOUT_LIVE, Arm, RolloutState, VerdictKind
 from ota.models import ClassVerdict, Membership, Rollout
 from ota.plan import PlanError
 
@@ -41,6 +41,9 @@ USABLE = 1
 """Bank flag: what the other bank holds may be run."""
 TAKING_BACK = frozenset({RolloutState.ROLLING_BACK, RolloutState.ROLLBACK_INCOMPLETE})
 """States in which a rollout keeps its devices even from one that supersedes: they still run what is bad."""
+LASTING = "already_installed"
+"""Why a device was left out that a tail takes in no more: it had the model before the rollout began."""
+_MAY_CHANGE = Q(arm=Arm.SKIPPED) & ~Q(skip_reason=LASTING)
 _LISTS = ("classes", "devices", "groups")
 
 
@@ -236,13 +239,24 @@ def members(rollout: Rollout, *, now: datetime, is_late: bool = False) -> Iterat
     """Every enrolled device that the target means now, in the order of its id, read in batches.
 
     One query a batch, for the columns that decide only: whole rows of 100,000 devices take twelve times as
-    long. is_late: only those without a place in the rollout: they joined the target after its start. Raises
-    TargetError when the target is no longer one: a group was deleted, or its query is none any more.
+    long. is_late: only those that a tail may take in: they joined the target after the rollout's start, or
+    were left out of it for what may have changed since. Raises TargetError when the target is no longer one:
+    a group was deleted, or its query is none any more.
     """
     devices = Target.parse(rollout.target).select(now=now)
     if is_late:
         has_place = Membership.objects.filter(rollout=rollout, device_id=OuterRef("pk"))
-        devices = devices.filter(~Exists(has_place))
+        devices = devices.filter(~Exists(has_place.exclude(_MAY_CHANGE)))
+    yield from _judged(rollout, devices)
+
+
+def standing(rollout: Rollout, device_id: str) -> str:
+    """Why a device is not eligible as it is now, whether or not the target means it; "" when it is."""
+    found = next(_judged(rollout, Device.objects.filter(pk=device_id)), None)
+    return found.skip if found is not None else "unknown_device"
+
+
+def _judged(rollout: Rollout, devices: QuerySet[Device]) -> Iterator[Member]:
     devices = devices.annotate(
         now_runs=_run(rollout.slot), is_held=_is_held(rollout), is_lacking=_is_lacking(rollout)
     ).order_by("pk")
@@ -256,7 +270,7 @@ def members(rollout: Rollout, *, now: datetime, is_late: bool = False) -> Iterat
             if not skip and quarantined_at is not None:
                 skip = "quarantined"
             if not skip and run == rollout.manifest.id16:
-                skip = "already_installed"
+                skip = LASTING
             if not skip and is_held:
                 skip = "other_rollout"
             if not skip and is_lacking:

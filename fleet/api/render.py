@@ -61,6 +61,7 @@ def device_json(row: Device, names: dict[str, Name]) -> dict[str, Any]:
         "enrolled_at": stamp(row.enrolled_at),
         "last_seen_at": stamp(row.last_seen_at),
         "quarantined_at": stamp(row.quarantined_at),
+        "retired_at": stamp(row.retired_at),
         "quarantine_reason": row.quarantine_reason,
         "tags": row.tags,
         "attributes": row.attributes,

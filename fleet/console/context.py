@@ -26,7 +26,7 @@ class Section:
 SECTIONS = (
     Section("overview", "Overview", "overview", ("",)),
     Section("devices", "Devices", "device", ("devices", "groups", "new-group")),
-    Section("models", "Models", "model", ("models", "upload")),
+    Section("models", "Models", "model", ("models", "upload", "keys")),
     Section("rollouts", "Rollouts", "rollout", ("rollouts",)),
     Section("telemetry", "Telemetry", "telemetry", ("telemetry",)),
     Section("alerts", "Alerts", "bell", ("alerts",)),

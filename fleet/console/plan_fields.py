@@ -84,6 +84,22 @@ class ShareField(forms.CharField):
         return share
 
 
+class NumberField(forms.FloatField):
+    """A number that is shown as text: it has changed when it is another number than that text says."""
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        """As `Field.has_changed`. What is no number has changed."""
+        return super().has_changed(self.to_python(initial), data)
+
+
+class PointsField(NumberField):
+    """A margin in points, 0 to 100; a plan holds it as a share in [0, 1]."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        words = dict.fromkeys(("invalid", "min_value", "max_value"), "Write points from 0 to 100.")
+        super().__init__(min_value=0, max_value=100, error_messages=words, **kwargs)
+
+
 class ManifestField(forms.ModelChoiceField):  # type: ignore[type-arg]
     """A choice of signed manifests, named by what people know."""
 

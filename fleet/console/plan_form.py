@@ -14,6 +14,8 @@ from fleet.console.plan_fields import (
     DurationField,
     LocalTimeField,
     ManifestField,
+    NumberField,
+    PointsField,
     ShareField,
     SizesField,
     WindowsField,
@@ -21,6 +23,7 @@ from fleet.console.plan_fields import (
     plain,
     windows_text,
 )
+from fleet.console.plan_merge import merged
 from fleet.devices.models import DeviceClass, DeviceGroup
 from fleet.devices.query import MAX_CHARS
 from ota.choices import VersionState
@@ -35,6 +38,7 @@ METRIC_CHOICES: Final = (
     ("latency", "Windows within the latency budget"),
     ("resets", "Hours without an unexpected reset"),
 )
+_OFFERED: Final = frozenset(name for name, _ in METRIC_CHOICES)
 OFFERS_WORDS: Final = "Write a whole number from {:.0f} to {:,.0f}.".format(*NUMBERS["offers_per_minute"][:2])
 
 
@@ -117,12 +121,12 @@ class RolloutForm(forms.Form):
         required=False,
         help_text="Labels known on the device are a biased signal, marked as proxy everywhere.",
     )
-    promote_margin = forms.FloatField(
+    promote_margin = PointsField(
         label="Promote margin, points",
         widget=_text(inputmode="decimal"),
         help_text="To pass, the candidate must be proven less than this much worse.",
     )
-    halt_margin = forms.FloatField(
+    halt_margin = PointsField(
         label="Halt margin, points",
         widget=_text(inputmode="decimal"),
         help_text="A proven harm above this halts.",
@@ -209,7 +213,7 @@ class RolloutForm(forms.Form):
         required=False,
         choices=(("skip", "Are left out"), ("tail", "Come last, while the tail is open")),
     )
-    tail_days = forms.FloatField(
+    tail_days = NumberField(
         label="Tail, days",
         required=False,
         widget=_text(inputmode="decimal"),
@@ -247,10 +251,23 @@ class RolloutForm(forms.Form):
             raise forms.ValidationError("Write UTC or a zone as Europe/Berlin.")
         return str(name)
 
-    def plan(self) -> Plan | None:
-        """The plan, or None after putting the refusal beside its field."""
+    def clean(self) -> dict[str, Any]:
+        """Both margins together, in the unit in which they were written."""
+        said = super().clean() or {}
+        promote, halt = said.get("promote_margin"), said.get("halt_margin")
+        if promote is not None and halt is not None and halt > promote:
+            text = f"{plain(halt)} points are more than the promote margin, {plain(promote)} points."
+            self.add_error("halt_margin", text)
+        return said
+
+    def plan(self, stored: Plan | None = None) -> Plan | None:
+        """The plan, or None after putting the refusal beside its field.
+
+        stored: the plan that the form showed; what was not changed is taken from it (`plan_merge`).
+        """
+        said = self._plan_json()
         try:
-            return Plan.parse(self._plan_json())
+            return Plan.parse(said if stored is None else merged(stored, said, self.changed_data))
         except PlanError as error:
             self.add_error(
                 field_of(error.field), f"{error.code}: {error.text}" + (f". {error.fix}" if error.fix else "")
@@ -328,7 +345,7 @@ def initial_of(row: Rollout) -> dict[str, Any]:
         "offers_per_minute": plan.offers_per_minute,
         "by_class": plan.by_class,
         "r_prove": "" if plan.r_prove is None else f"{plain(plan.r_prove * 100)}%",
-        "metrics": [metric.metric for metric in plan.metrics if metric.metric in dict(METRIC_CHOICES)],
+        "metrics": list(dict.fromkeys(row.metric for row in plan.metrics if row.metric in _OFFERED)),
         "accept_proxy": plan.accept_proxy,
         "promote_margin": plain(first.promote_margin * 100 if first else 3.0),
         "halt_margin": plain(first.halt_margin * 100 if first else 0.0),

@@ -38,6 +38,20 @@ class QuarantineError(DeviceError):
         self.allowed = allowed or []
 
 
+class RetirementError(DeviceError):
+    """A device could not be taken out of service. code: `validation`, `not_found`, `illegal_transition`,
+    `unavailable` when it is, and still has its access to the broker.
+
+    state: where the device is; nothing is allowed from there.
+    """
+
+    def __init__(self, code: str, text: str, *, state: str = "") -> None:
+        super().__init__(code, text, field="reason" if code == "validation" else "")
+        self.state = state
+        if state:
+            self.allowed: list[str] = []
+
+
 class QueryError(DeviceError):
     """A query was not understood, or names what does not exist; it selects nothing.
 

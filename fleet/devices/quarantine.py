@@ -62,15 +62,18 @@ def change(device: Device, verb: str, *, reason: str, actor: Actor, now: datetim
         device.refresh_from_db()
         return
     device.refresh_from_db()
-    state, allowed = _state(device)
+    state, allowed = state_of(device)
     text = f"{verb} is not possible: {device.pk} is {state.replace('_', ' ')}"
     raise QuarantineError("illegal_transition", text, state=state, allowed=allowed)
 
 
-def _state(device: Device) -> tuple[str, list[str]]:
+def state_of(device: Device) -> tuple[str, list[str]]:
+    """Where a device is (`in_service`, `quarantined`, `retired`), and the verbs that lead from there."""
+    if device.retired_at is not None:
+        return "retired", []
     if device.quarantined_at is not None:
-        return "quarantined", ["release"]
-    return ("retired", []) if device.retired_at is not None else ("in_service", ["quarantine"])
+        return "quarantined", ["release", "retire"]
+    return "in_service", ["quarantine", "retire"]
 
 
 def _record(verb: str, device_id: str, reason: str, actor: Actor, now: datetime) -> None:

@@ -26,6 +26,7 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "POST /devices:import": ("devices:write",),
     "POST /devices/{device_id}/quarantine": ("devices:write",),
     "POST /devices/{device_id}/release": ("devices:write",),
+    "POST /devices/{device_id}/retire": ("devices:admin",),
     "GET /groups": ("devices:read",),
     "POST /groups": ("devices:write",),
     "POST /groups:preview": ("devices:read",),
@@ -102,6 +103,9 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "POST /tokens": ("users:admin",),
     "DELETE /tokens/{public_id}": ("users:admin",),
     "GET /audit": ("audit:read",),
+    "GET /signing-keys": ("keys:admin",),
+    "POST /signing-keys/{kid}/revoke": ("keys:admin",),
+    "GET /trust": ("keys:admin",),
 }
 """Operation -> scopes of which one lets a caller in; () needs no token."""
 
@@ -119,7 +123,7 @@ def ask(call: Caller, operation: str, **headers: str) -> Any:
     for name in IDS:
         path = path.replace(f"{{{name}}}", ID)
     path = path.replace("{n}", "1")
-    for name in ("device_id", "name", "model", "version", "public_id"):
+    for name in ("device_id", "name", "model", "version", "public_id", "kid"):
         path = path.replace(f"{{{name}}}", "none")
     body: Any = {} if method in ("POST", "PATCH") and not path.endswith("/versions") else None
     return call(method, path, body, IDEMPOTENCY_KEY="k", **headers)

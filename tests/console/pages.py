@@ -9,16 +9,17 @@ words change:
 - overview: `figure-online` `figure-newest` `figure-running` `figure-anomaly`, `versions`, `live-rollout`,
   `events`.
 - devices: `devices`, `filters`, `total`, `next-page`, `query-error[data-code]`, `groups-link`,
-  `save-as-group`. A device: `why[data-code]`, `slot-0`, `timeline`, `last-window`, `simulated`, `tags`.
+  `save-as-group`. A device: `why[data-code]`, `slot-0`, `timeline`, `last-window`, `simulated`, `tags`,
+  `retire` with `confirm-retire` `live-jobs`, `retired`.
 - groups: `groups`, `new-group`, `group-form`, `save-group`. A group: `members`, `group-query`, `group-count`,
   `members-form`, `save-members`, `edit-group`, `delete-group`, `confirm-delete-group`.
 - models: `models`, `versions`, `upload`. Form: `upload-form`, fields by name, `error-<field>`,
-  `upload-submit`, `duplicate`.
+  `upload-submit`, `duplicate`. Keys: `keys` with `key-<kid>`; `confirm-revoke` with `resting` `told`.
 - version: `verdict[data-state]` with rows `[data-class][data-kind]`, `code`, `acknowledge-<class>`,
   `release`, `inspect`, `staging[data-state]`, `roll-out`, `manifest`, `operators`, `measured`.
 - rollout form: `rollout-form`, `preset-<name>`, `preview`, `plan-preview[data-ready]`, `eligible`,
   `sample`, `detectable`, `preview-pace`, `preview-proof`, `create`, `error-<field>`. The plan's facts:
-  `plan-pace`, `plan-proof`, `plan-by-class`.
+  `plan-pace`, `plan-proof`, `plan-by-class`. Of a plan that was made over REST: `set-over-api`.
 - rollout: `rollout-live[data-state]`, `sentence`, `waves` with `li[data-wave][data-state]`,
   `gate[data-wave]` with `tr[data-rule]`, `failures`, `rollback`, `undo`, `review`, `plan`, `log`,
   `verb-<verb>`.

@@ -102,7 +102,7 @@ def test_a_preview_tells_what_would_fail_preflight(as_role: AsRole, quiet: rows.
         ({"min_pairs": "2"}, "min_pairs", "validation"),
         ({"accept_proxy": ""}, "accept_proxy", "biased"),
         ({"promote_margin": "0"}, "promote_margin", "gate_unreachable"),
-        ({"halt_margin": "40"}, "halt_margin", "more than promote"),
+        ({"halt_margin": "40"}, "halt_margin", "more than the promote margin"),
         ({"devices": "nobody"}, "devices", "unknown_device"),
         ({"manifest": "0" * 64}, "manifest", "valid choice"),
         ({"name": " "}, "name", "required"),

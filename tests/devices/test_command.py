@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
+from fleet.accounts.models import AuditEvent
 from fleet.devices import classes, enrolment
 from fleet.devices.installation import ensure_installation
+from fleet.devices.models import Device
 from tests.devices.makers import ANCHOR, make_board, request
 
 pytestmark = pytest.mark.django_db
@@ -79,3 +81,16 @@ def test_the_list_shows_every_device(now: datetime) -> None:
     assert (line["device_id"], line["class"], line["presence"]) == ("dev-1", "host-a", "never_seen")
     assert "dev-1" in run("list")
     assert run("list", "--class", "host-b") == ""
+
+
+def test_devices_are_retired_and_what_is_refused_keeps_no_other_one(now: datetime) -> None:
+    for name in ("dev-1", "dev-2"):
+        make_board(name, now)
+    with pytest.raises(CommandError, match="not_found: no device none"):
+        run("retire", "dev-1", "none", "dev-2", "--reason", "scrapped")
+    assert Device.objects.filter(retired_at=None).count() == 0
+    assert set(AuditEvent.objects.filter(verb="device.retire").values_list("reason", flat=True)) == {
+        "scrapped"
+    }
+    with pytest.raises(CommandError, match="illegal_transition"):
+        run("retire", "dev-1", "--reason", "twice")

@@ -119,3 +119,22 @@ def test_the_command_makes_lists_and_explains(now: Any, settings: Any) -> None:
     settings.KEY_PASSPHRASE = "another passphrase"
     with pytest.raises(CommandError, match="passphrase_wrong"):
         call_command("keys", "init", stdout=out)
+
+
+def test_the_command_revokes_a_key_and_says_who_hears_of_it(now: Any, settings: Any) -> None:
+    keys.init(now)
+    kid = SigningKey.objects.get(role="release").kid
+    out = io.StringIO()
+    call_command("keys", "revoke", kid, "--reason", "stolen", "--dry-run", stdout=out)
+    assert f"release key {kid} would be revoked" in out.getvalue()
+    assert SigningKey.objects.get(pk=kid).revoked_at is None
+    call_command("keys", "revoke", kid, "--reason", "stolen", stdout=out)
+    assert f"release key {kid} revoked\n  trust document 2 tells the devices" in out.getvalue()
+    assert AuditEvent.objects.get(verb="key.revoke").actor_kind == "command"
+    with pytest.raises(CommandError, match="illegal_transition"):
+        call_command("keys", "revoke", kid, "--reason", "twice", stdout=out)
+    for path in keys.key_directory().glob("root-*.pem"):
+        path.unlink()
+    other = SigningKey.objects.get(role="release", revoked_at=None).kid
+    call_command("keys", "revoke", other, "--reason", "stolen", stdout=out)
+    assert "the root keys are not here" in out.getvalue()

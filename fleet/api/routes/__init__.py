@@ -14,6 +14,7 @@ from fleet.api.routes import (
     alerts,
     devices,
     groups,
+    keys,
     labels,
     models,
     operations,
@@ -62,3 +63,4 @@ api.add_router("", labels.router)
 api.add_router("", alerts.router)
 api.add_router("", webhooks.router)
 api.add_router("", accounts.router)
+api.add_router("", keys.router)

@@ -14,7 +14,7 @@ from fleet.api.errors import ApiProblem
 from fleet.api.paging import page
 from fleet.api.render import device_class_json, device_json, event_json
 from fleet.api.revisions import LIST_BODY, list_body, list_format, must_match, tag
-from fleet.devices import enrolment, labels, quarantine, records, selection
+from fleet.devices import enrolment, labels, quarantine, records, retirement, selection
 from fleet.devices.models import Device, DeviceClass, DeviceEvent
 from fleet.telemetry import queries
 from ota import delivery, inventory, keys
@@ -60,6 +60,12 @@ class LabelBody(Strict):
 
     tags: list[str] | None = Field(None, max_length=32)
     attributes: dict[str, str | None] | None = Field(None, max_length=32)
+
+
+class RetireBody(Strict):
+    """Why a device goes out of service."""
+
+    reason: str = Field("", max_length=retirement.MAX_REASON)
 
 
 class QuarantineBody(Strict):
@@ -149,6 +155,15 @@ def quarantine_device(request: HttpRequest, device_id: str, body: QuarantineBody
 def release_device(request: HttpRequest, device_id: str, body: QuarantineBody) -> Any:
     """Let a device out of quarantine. `retry-failed` takes it into a rollout under way."""
     return _changed(request, device_id, "release", body)
+
+
+@router.post("/devices/{device_id}/retire", auth=Scope("devices:admin"), response=dict[str, Any])
+def retire_device(request: HttpRequest, device_id: str, body: RetireBody) -> Any:
+    """Take a device out of service for good: its keys and its access to the broker go, its offers end, its
+    history stays. 503 `unavailable`: it is retired, ask again so that its access ends.
+    """
+    row = retirement.retire(device_id, reason=body.reason, actor=actor(request), now=timezone.now())
+    return device_json(row, inventory.names(list(row.slots.all())))
 
 
 @router.post("/devices:import", auth=Scope("devices:write"), response=dict[str, Any], openapi_extra=LIST_BODY)

@@ -18,12 +18,12 @@ from fleet.console.access import actor, page, refused
 from fleet.console.banks import draw
 from fleet.console.paging import page_of
 from fleet.console.templatetags.console import tone_of
-from fleet.devices import quarantine
-from fleet.devices.errors import QuarantineError
+from fleet.devices import quarantine, retirement
+from fleet.devices.errors import QuarantineError, RetirementError
 from fleet.devices.models import Device, DeviceClass, DeviceEvent, DeviceGroup, Presence
 from fleet.telemetry import queries
 from ota import inventory, rollouts
-from ota.choices import ROLLOUT_LIVE
+from ota.choices import JOB_TERMINAL, ROLLOUT_LIVE
 from ota.models import DesiredState, Job, Membership
 
 CHART_SPANS = {"15min": timedelta(minutes=15), "1h": timedelta(hours=1), "24h": timedelta(hours=24)}
@@ -148,6 +148,39 @@ def set_quarantine(request: HttpRequest, device_id: str) -> HttpResponse:
     answer = HttpResponseRedirect(back)
     answer.status_code = 303
     return answer
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page("devices:admin")
+def retire(request: HttpRequest, device_id: str) -> HttpResponse:
+    """GET: what retiring the device means. POST: do it, then back to its page, which stays."""
+    row = Device.objects.filter(pk=device_id).first()
+    if row is None:
+        raise Http404(f"no device {device_id}")
+    if request.method != "POST":
+        return _retire_page(request, row)
+    back, reason = reverse("console:device", args=[row.pk]), request.POST.get("reason", "")
+    try:
+        retirement.retire(row.pk, reason=reason, actor=actor(request), now=timezone.now())
+        messages.success(request, "Retired. Its access to the broker is gone.")
+    except RetirementError as error:
+        if error.code == "validation":
+            return _retire_page(request, row, error=error, status=422)
+        if error.code != "unavailable":
+            return refused(request, error, back=back)
+        told = f"{error.code}: {error.text}. Ask again to end its access."
+        messages.error(request, told, extra_tags="bad")
+    answer = HttpResponseRedirect(back)
+    answer.status_code = 303
+    return answer
+
+
+def _retire_page(
+    request: HttpRequest, row: Device, *, error: RetirementError | None = None, status: int = 200
+) -> HttpResponse:
+    live = Job.objects.filter(device=row).exclude(state__in=JOB_TERMINAL).select_related("rollout")
+    context = {"device": row, "jobs": list(live), "error": error, "reason": request.POST.get("reason", "")}
+    return render(request, "console/device_retire.html", context, status=status)
 
 
 def _why(row: Device, now: Any) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from fleet.console.access import actor, page, refused, role
 from fleet.console.plan_form import RolloutForm, field_of, initial_of
+from fleet.console.plan_merge import beyond
 from fleet.console.plan_presets import PRESET_LABELS, PRESETS, preset
 from fleet.console.views.live import rollout_or_404
 from fleet.devices.models import DeviceSlot
@@ -54,7 +55,9 @@ def new(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @page("rollouts:write")
 def edit(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
-    """The same form for a rollout that has not started; saving checks it again. The version stays."""
+    """The same form for a rollout that has not started; saving checks it again. The version stays, and so
+    does what the form does not show of its plan.
+    """
     row = rollout_or_404(rollout_id)
     if "edit" not in (allowed := rollouts.allowed(row, role(request))):
         return refused(request, IllegalTransition(row.state, allowed, asked="edit"))
@@ -63,8 +66,9 @@ def edit(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
     do = request.POST.get("do", "")
     if do.startswith("preset-") and do.removeprefix("preset-") in PRESETS:
         return _page(request, RolloutForm(initial=_refilled(request, do.removeprefix("preset-"))), row=row)
-    form = RolloutForm({**request.POST.dict(), **_lists(request), "manifest": row.manifest_id})
-    plan = form.plan() if form.is_valid() else None
+    given = {**request.POST.dict(), **_lists(request), "manifest": row.manifest_id}
+    form = RolloutForm(given, initial=initial_of(row))
+    plan = form.plan(Plan.parse(row.plan)) if form.is_valid() else None
     if plan is None:
         return _page(request, form, row=row, status=200 if _is_part(request) else 422)
     if do == "preview":
@@ -203,6 +207,7 @@ def _page(
         "preview": preview,
         "once": request.POST.get("once") or str(uuid7()),
         "rollout": row,
+        "beyond": beyond(Plan.parse(row.plan)) if row is not None else [],
         "has_choice": row is not None or form.fields["manifest"].queryset.exists(),  # type: ignore[attr-defined]
     }
     template = "console/plan_preview.html" if _is_part(request) else "console/plan.html"

@@ -1,4 +1,4 @@
-"""`manage.py devices`: enrol in bulk, and list."""
+"""`manage.py devices`: enrol in bulk, list, and retire."""
 
 import json
 import os
@@ -12,13 +12,13 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from fleet.accounts.audit import Actor
-from fleet.devices import enrolment
-from fleet.devices.errors import EnrolmentError
+from fleet.devices import enrolment, retirement
+from fleet.devices.errors import EnrolmentError, RetirementError
 from fleet.devices.models import Device, EnrolmentToken
 
 
 class Command(BaseCommand):
-    help = "Make one-time enrolment tickets, or list the devices."
+    help = "Make one-time enrolment tickets, list the devices, or take some out of service for good."
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
@@ -34,9 +34,15 @@ class Command(BaseCommand):
         listing.add_argument("--class", dest="device_class", default="", help="only this class")
         listing.add_argument("--json", action="store_true", help="one JSON line per device")
 
+        retire = verbs.add_parser("retire", help="out of service for good: keys and broker access go")
+        retire.add_argument("ids", nargs="+", help="device ids")
+        retire.add_argument("--reason", required=True, help="for people and the audit trail")
+
     def handle(self, *args: Any, **options: Any) -> None:
         if options["verb"] == "enrol":
             self._enrol(options)
+        elif options["verb"] == "retire":
+            self._retire(options)
         else:
             self._list(options)
 
@@ -45,9 +51,9 @@ class Command(BaseCommand):
         if not ids:
             raise CommandError("name devices, or say how many with --count")
         name = options["device_class"]
-        actor = Actor("command", os.environ.get("USER", "manage.py"))
+        now = timezone.now()
         try:
-            tokens = enrolment.create_tokens(name, ids, actor=actor, now=timezone.now(), ttl_s=options["ttl"])
+            tokens = enrolment.create_tokens(name, ids, actor=_actor(), now=now, ttl_s=options["ttl"])
         except EnrolmentError as error:
             raise CommandError(str(error)) from error
         tickets = [
@@ -61,6 +67,18 @@ class Command(BaseCommand):
         with os.fdopen(os.open(options["out"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)
         self.stderr.write(f"{len(ids)} tickets for class {name} in {options['out']}")
+
+    def _retire(self, options: dict[str, Any]) -> None:
+        """Each by itself: what is refused does not keep the others, and is told at the end."""
+        refused = []
+        for device_id in options["ids"]:
+            try:
+                retirement.retire(device_id, reason=options["reason"], actor=_actor(), now=timezone.now())
+                self.stdout.write(f"{device_id} is retired")
+            except RetirementError as error:
+                refused.append(str(error))
+        if refused:
+            raise CommandError("; ".join(refused))
 
     def _list(self, options: dict[str, Any]) -> None:
         devices = Device.objects.prefetch_related("slots")
@@ -89,6 +107,10 @@ class Command(BaseCommand):
                 )
         if not options["json"]:
             print(f"{count} devices", file=sys.stderr)
+
+
+def _actor() -> Actor:
+    return Actor("command", os.environ.get("USER", "manage.py"))
 
 
 def free_ids(prefix: str, count: int) -> list[str]:
