@@ -13,7 +13,7 @@ from typing import Any, Final
 from django.db import connection, transaction
 
 from fleet.mqtt.codec.telemetry import Batch
-from fleet.telemetry import partitions, rollups, samples
+from fleet.telemetry import boots, partitions, rollups, samples
 from fleet.telemetry.errors import TelemetryError
 
 _COLUMNS: Final = (
@@ -111,6 +111,7 @@ def store(deliveries: Sequence[Delivery], *, slot: int, now: datetime) -> Stored
             inferences = samples.store_inferences(batches, versions, now=now)
         if n_sketches:
             sketches = samples.store_sketches(batches, versions, slot=slot, now=now)
+        boots.record(batches, now=now)
     return Stored(windows, inferences, sketches, n_windows - windows)
 
 
