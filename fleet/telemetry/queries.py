@@ -10,6 +10,7 @@ from django.db import connection
 
 from fleet.telemetry import partitions
 from fleet.telemetry.catalogue import GROUPS, KINDS, METRICS, Metric, TelemetryQuery
+from fleet.telemetry.coverage import Coverage, Covered, coverage
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.outcomes import Outcome, Span, device_outcomes, has_window
 from fleet.telemetry.series import Point, Series, TelemetryResult, query
@@ -20,6 +21,8 @@ __all__ = [
     "KINDS",
     "METRICS",
     "Anomalous",
+    "Coverage",
+    "Covered",
     "Metric",
     "Outcome",
     "Point",
@@ -29,6 +32,7 @@ __all__ = [
     "TelemetryQuery",
     "TelemetryResult",
     "TopResult",
+    "coverage",
     "device_answer",
     "device_outcomes",
     "device_series",
