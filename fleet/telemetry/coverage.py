@@ -115,5 +115,8 @@ def coverage(
 
 
 def _answer(start: datetime, end: datetime, rows: list[tuple[Any, ...]]) -> Coverage:
-    covered = [Covered(*(text or "" for text in row[:4]), *(int(n or 0) for n in row[4:10])) for row in rows]
+    covered = [
+        Covered(row[0], row[1] or "", row[2] or "", row[3] or "", *(int(n or 0) for n in row[4:10]))
+        for row in rows
+    ]
     return Coverage(start, end, covered[0], covered[1:], int(rows[0][10] or 0))

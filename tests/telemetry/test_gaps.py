@@ -18,7 +18,7 @@ from fleet.mqtt.client import Arrived
 from fleet.mqtt.codec.event import Event
 from fleet.mqtt.codec.names import Clock, EventKind
 from fleet.mqtt.codec.telemetry import encode_batch, parse_batch
-from fleet.telemetry import gaps, ingest
+from fleet.telemetry import gaps, ingest, queries
 from fleet.telemetry.gap_models import Boot, Gap
 from fleet.telemetry.ingest import Delivery
 from tests.devices.makers import Board, make_board
@@ -219,6 +219,23 @@ def test_old_boots_and_their_gaps_are_forgotten_but_never_the_newest(
     assert gaps.forget(now + timedelta(days=91)) == 2
     assert [(one.boot, one.highest) for one in Boot.objects.all()] == [(2, 1)]
     assert Gap.objects.get().boot == 2
+
+
+def test_to_a_gate_a_lost_gap_is_missing_telemetry_and_a_repaired_one_is_not(
+    board: Board, send: Any, now: datetime
+) -> None:
+    span = queries.Span(board.id, None, now - timedelta(hours=1), now, expected=10)
+    send(0, 2)
+    send(8, 2)
+    turn(board, now + LATER)
+    Gap.objects.update(state="lost", cause="not_held")
+    (outcome,) = queries.device_outcomes([span], metric="reporting")
+    assert (outcome.windows, outcome.mean) == (4, 0.4)
+    send(2, 6, at=now + LATER)
+    turn(board, now + 2 * LATER)
+    assert rows() == [(2, 7, "repaired", "")]
+    (outcome,) = queries.device_outcomes([span], metric="reporting")
+    assert (outcome.windows, outcome.mean) == (10, 1.0)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
