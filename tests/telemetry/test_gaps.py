@@ -3,9 +3,11 @@
 import itertools
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from importlib import import_module
 from typing import Any
 
 import pytest
+from django.db import connection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -219,6 +221,18 @@ def test_old_boots_and_their_gaps_are_forgotten_but_never_the_newest(
     assert gaps.forget(now + timedelta(days=91)) == 2
     assert [(one.boot, one.highest) for one in Boot.objects.all()] == [(2, 1)]
     assert Gap.objects.get().boot == 2
+
+
+def test_what_was_sent_before_anybody_kept_count_is_taken_as_received(
+    board: Board, send: Any, now: datetime
+) -> None:
+    send(7, 3, boot=4)
+    Boot.objects.all().delete()
+    with connection.cursor() as cursor:
+        cursor.execute(import_module("fleet.telemetry.migrations.0004_gaps")._FILL_SQL)
+    send(10, 2, boot=4)
+    boot = Boot.objects.get()
+    assert (boot.boot, boot.highest, boot.received, boot.unsettled_at) == (4, 11, 12, None)
 
 
 def test_to_a_gate_a_lost_gap_is_missing_telemetry_and_a_repaired_one_is_not(

@@ -20,6 +20,9 @@ CREATE TABLE tele_boot (
     CONSTRAINT tele_boot_pk PRIMARY KEY (device_id, boot)
 ) WITH (fillfactor = 50);
 CREATE INDEX tele_boot_unsettled ON tele_boot (unsettled_at) WHERE unsettled_at IS NOT NULL;
+"""
+
+_FILL_SQL = """
 INSERT INTO tele_boot (device_id, boot, highest, received, heard_at, counters)
 SELECT device_id, seq >> 32, seq & 4294967295, (seq & 4294967295) + 1, ts,
     int8multirange(int8range(0, (seq & 4294967295) + 1))
@@ -56,6 +59,7 @@ class Migration(migrations.Migration):
                 ),
             ],
         ),
+        migrations.RunSQL(_FILL_SQL, migrations.RunSQL.noop),
         migrations.CreateModel(
             name="Gap",
             fields=[
