@@ -13,7 +13,7 @@ from fleet.mqtt import topics
 from fleet.mqtt.access import MqttError
 from fleet.mqtt.codec.event import Event
 from fleet.mqtt.codec.names import Clock, CommandVerb, EventKind, RefusalCode
-from fleet.telemetry import gaps, ingest
+from fleet.telemetry import gap_asking, gaps, ingest
 from fleet.telemetry.gap_models import Gap
 from fleet.telemetry.ingest import Delivery
 from ota import keys, resend
@@ -107,7 +107,7 @@ def test_a_broker_that_is_away_uses_up_no_try(hole: Device, settings: Any, now: 
     with pytest.raises(MqttError):
         resend.repair(now=now)
     assert set(Gap.objects.values_list("state", "tries")) == {("open", 0)}
-    assert resend.gap_asking.due(now + gaps.RETRY) != []
+    assert gap_asking.due(now + gaps.RETRY) != []
 
 
 def test_a_device_that_refuses_the_command_holds_nothing(heard: Client, hole: Device, now: datetime) -> None:
@@ -132,7 +132,7 @@ def test_the_counter_is_above_what_was_sent_and_what_was_reported(
     heard: Client, installation: bytes, now: datetime, burned: str
 ) -> None:
     ahead = next_counter(1, int((now + timedelta(days=1)).timestamp()))
-    resend.gaps.run(now, installation_id=installation)
+    gaps.run(now, installation_id=installation)
     if burned == "reported":
         Device.objects.update(command_counter=ahead)
     else:
@@ -143,7 +143,7 @@ def test_the_counter_is_above_what_was_sent_and_what_was_reported(
 
 def test_two_workers_ask_once(hole: Device, installation: bytes, now: datetime) -> None:
     gaps.run(now, installation_id=installation)
-    questions = resend.gap_asking.due(now)
+    questions = gap_asking.due(now)
     counters = {"gap-1": 1}
-    assert resend.gap_asking.claim(questions, counters, now=now) == questions
-    assert resend.gap_asking.claim(questions, counters, now=now) == []
+    assert gap_asking.claim(questions, counters, now=now) == questions
+    assert gap_asking.claim(questions, counters, now=now) == []
