@@ -50,6 +50,7 @@ app.conf.update(
         },
         "telemetry-compact": {"task": "telemetry.compact", "schedule": 60.0, "options": {"expires": 55}},
         "telemetry-labels": {"task": "telemetry.join_labels", "schedule": 60.0, "options": {"expires": 55}},
+        "telemetry-gaps": {"task": "ota.repair_gaps", "schedule": 60.0, "options": {"expires": 55}},
         "alerts": {"task": "alerts.evaluate", "schedule": 60.0, "options": {"expires": 55}},
         "alert-deliveries": {"task": "alerts.send", "schedule": 5.0, "options": {"expires": 5}},
         "presence": {"task": "devices.mark_stale", "schedule": 30.0, "options": {"expires": 60}},

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from fleet.mqtt.client import MqttError
 from ota import reconcile as reconciling
-from ota import staging, ticking, verdicts
+from ota import resend, staging, ticking, verdicts
 from ota.staging import StagingError
 
 log = structlog.get_logger(__name__)
@@ -76,3 +76,9 @@ def tick_rollouts() -> None:
 def reconcile() -> None:
     """Send again what got lost."""
     reconciling.reconcile(now=timezone.now())
+
+
+@shared_task(name="ota.repair_gaps")  # type: ignore[untyped-decorator]
+def repair_gaps() -> None:
+    """Find telemetry that is missing and ask devices for it."""
+    _with_broker("ota.repair_gaps", lambda: resend.repair(now=timezone.now()))

@@ -5,7 +5,7 @@ parts of the fleet, (device class, model run); any other looks at single devices
 a part of the fleet when the share of its devices that fire is above CLEAN_RATE for certain: that alert folds
 its devices' own, so that one bad version is one message.
 
-Kinds of the design that need what nothing stores yet (drift, telemetry gaps, ingest lag, the share of refused
+Kinds of the design that need what nothing stores yet (drift, ingest lag, the share of refused
 messages) are not here: a rule that could never fire would look like a guard.
 """
 
@@ -120,6 +120,13 @@ KINDS: Final[Mapping[str, Kind]] = {
             "bytes", 16_384, 1_024, 1_048_576, Severity.WARNING, timedelta(hours=2),
             "The arena of this version leaves too little memory. Compare arena use in preflight with the "
             "class's memory.",
+        ),
+        Kind(
+            "telemetry_gap", "Telemetry is missing",
+            "seconds since records were found missing that neither came nor are known to be lost, more than",
+            "s", 3_600, 300, 604_800, Severity.WARNING, _HOUR,
+            "The device was not there to be asked, or the commands do not reach it: is it online? Many at "
+            "once: the broker lost what it had acknowledged, or its queue for the gateway is too short.",
         ),
         Kind(
             "silent", "Silent",

@@ -78,6 +78,20 @@ _SILENT: Final = """
             ), 0)) AS limit_
     ) f WHERE w.last_seen_at IS NOT NULL AND w.quarantined_at IS NULL AND {scope}
 """
+_GAPS: Final = """
+    WITH pending AS (
+        SELECT t.device_id, count(*) AS n, extract(epoch FROM %(now)s - min(t.found_at))::float8 AS open_s
+        FROM tele_gap t WHERE t.state IN ('open', 'asked') GROUP BY t.device_id
+    )
+    SELECT w.device_id, w.device_class, w.version_id, coalesce(w.open_s, 0) AS value,
+        coalesce(w.gaps, 0) AS n, %(threshold)s::float8 AS limit_,
+        coalesce(w.open_s > %(threshold)s, false) AS is_firing,
+        coalesce(w.open_s <= %(threshold)s, true) AS is_clear
+    FROM (
+        SELECT d.*, t.n AS gaps, t.open_s FROM ({devices}) d
+        LEFT JOIN pending t ON t.device_id = d.device_id
+    ) w WHERE {scope}
+"""
 
 
 def _events(which: str) -> str:
@@ -110,6 +124,7 @@ DEVICES: Final = {
         bad="t.heap_min * 64 < %(threshold)s",
         value="coalesce(min(t.heap_min) * 64, 0)",
     ),
+    "telemetry_gap": _GAPS.replace("{devices}", _DEVICES),
     "silent": _SILENT.replace("{devices}", _DEVICES),
 }
 

@@ -55,6 +55,12 @@ def _silent(e: Evidence) -> str:
     return f"No message for {duration(e['value'])}; it fires after {duration(e['limit'])}"
 
 
+def _gap(e: Evidence) -> str:
+    what = "gap is" if e["n"] == 1 else "gaps are"
+    age, limit = duration(e["value"]), duration(e["limit"])
+    return f"{num(e['n'])} {what} open, the oldest for {age}; it fires after {limit}"
+
+
 _SAY: Final[Mapping[str, Callable[[Evidence], str]]] = {
     "golden_mismatch": _count("mismatch of golden vectors", "mismatches of golden vectors", "from"),
     "mac_bad": _count("message with a wrong MAC", "messages with a wrong MAC", "from"),
@@ -64,6 +70,7 @@ _SAY: Final[Mapping[str, Callable[[Evidence], str]]] = {
     "accuracy_drop": _accuracy,
     "latency_budget": _latency,
     "low_heap": _heap,
+    "telemetry_gap": _gap,
     "silent": _silent,
 }
 

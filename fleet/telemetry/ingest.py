@@ -14,7 +14,7 @@ from typing import Final
 from django.db import connection, transaction
 
 from fleet.mqtt.codec.telemetry import Batch
-from fleet.telemetry import partitions, rollups, samples, staging
+from fleet.telemetry import boots, partitions, rollups, samples, staging
 from fleet.telemetry.errors import TelemetryError
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -106,6 +106,7 @@ def store(deliveries: Sequence[Delivery], *, slot: int, now: datetime) -> Stored
             inferences = samples.store_inferences(batches, versions, now=now)
         if n_sketches:
             sketches = samples.store_sketches(batches, versions, slot=slot, now=now)
+        boots.record(batches, now=now)
     return Stored(windows, inferences, sketches, n_windows - windows)
 
 

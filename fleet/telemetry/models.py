@@ -8,6 +8,9 @@ Nothing writes to them through the ORM: ingest copies in bulk, rollups grow from
 
 from django.db import models
 
+from fleet.telemetry.gap_models import Boot as Boot
+from fleet.telemetry.gap_models import Gap as Gap
+
 
 class Version(models.Model):
     """A model run as devices name it. An unknown one is kept and shown: telemetry knows no registry."""

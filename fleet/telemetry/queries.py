@@ -10,6 +10,7 @@ from django.db import connection
 
 from fleet.telemetry import partitions, sources
 from fleet.telemetry.catalogue import GROUPS, KINDS, METRICS, Metric, TelemetryQuery
+from fleet.telemetry.coverage import Coverage, Covered, coverage
 from fleet.telemetry.drift import DriftPoint, DriftResult, DriftSeries
 from fleet.telemetry.drift import answer as drift_answer
 from fleet.telemetry.errors import QueryError
@@ -22,6 +23,8 @@ __all__ = [
     "KINDS",
     "METRICS",
     "Anomalous",
+    "Coverage",
+    "Covered",
     "DriftPoint",
     "DriftResult",
     "DriftSeries",
@@ -34,6 +37,7 @@ __all__ = [
     "TelemetryQuery",
     "TelemetryResult",
     "TopResult",
+    "coverage",
     "device_answer",
     "device_outcomes",
     "device_series",

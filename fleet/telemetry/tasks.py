@@ -3,16 +3,17 @@
 from celery import shared_task
 from django.utils import timezone
 
-from fleet.telemetry import baselines, compaction, labels, partitions, retention
+from fleet.telemetry import baselines, compaction, gaps, labels, partitions, retention
 
 
 @shared_task(name="telemetry.make_partitions")  # type: ignore[untyped-decorator]
 def make_partitions() -> None:
-    """Make partitions ahead, drop those past retention, forget labels that are."""
+    """Make partitions ahead, drop those past retention, forget old labels and closed gaps."""
     now = timezone.now()
     partitions.make_ahead(now)
     retention.drop_expired(now)
     labels.forget(now)
+    gaps.forget(now)
 
 
 @shared_task(name="telemetry.compact")  # type: ignore[untyped-decorator]

@@ -4,6 +4,10 @@ The share of expected windows that arrived is a metric every gated plan has. A p
 dropped from the other metrics and counted there; here it enters with what it sent. Beside it stands a rule
 that looks at the wave alone: more than 20 % of exposed devices without half of their windows, and nothing
 passes.
+
+What is expected follows from the clock and the device's interval, never from what arrived, so a telemetry gap
+(`fleet.telemetry.gaps`), open or lost, is missing here without a further rule: its windows are not there to
+be counted. One that is repaired before the pair matures counts as if it had never been.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from fleet.alerts import evaluation, rules
 from fleet.alerts.kinds import KINDS
 from fleet.alerts.models import Alert
 from fleet.devices.models import Device
+from fleet.telemetry.gap_models import Gap
 from tests.alerts.planting import plant_devices, plant_events, plant_letters, plant_windows
 
 pytestmark = pytest.mark.django_db
@@ -46,6 +47,12 @@ def with_letters(now: datetime, code: str, n: int) -> None:
     plant_letters(one, now - MINUTE, code, n)
 
 
+def with_gap(now: datetime, age_s: int, state: str = "open") -> None:
+    (one,) = plant_devices(1, now)
+    found = now - timedelta(seconds=age_s)
+    Gap.objects.create(device_id=one, boot=1, first=3, last=5, records=3, state=state, found_at=found)
+
+
 FIRING: dict[str, Callable[[datetime], None]] = {
     "golden_mismatch": lambda now: with_events(now, "golden_mismatch", 1),
     "mac_bad": lambda now: with_letters(now, "mac_bad", 1),
@@ -55,6 +62,7 @@ FIRING: dict[str, Callable[[datetime], None]] = {
     "accuracy_drop": plant_drop,
     "latency_budget": plant_slow,
     "low_heap": lambda now: with_windows(now, heap_min_64b=255),
+    "telemetry_gap": lambda now: with_gap(now, 3_601),
     "silent": plant_silent,
 }
 JUST_NOT: dict[str, Callable[[datetime], None]] = {
@@ -64,6 +72,7 @@ JUST_NOT: dict[str, Callable[[datetime], None]] = {
     "crash_loop": lambda now: with_events(now, "boot", 2, "panic"),
     "anomaly_rate": lambda now: with_windows(now, n=60, anom_n=6),
     "low_heap": lambda now: with_windows(now, heap_min_64b=256),
+    "telemetry_gap": lambda now: with_gap(now, 3_600, "asked"),
     "silent": lambda now: plant_windows(plant_devices(1, now), now - timedelta(minutes=14), 5),
 }
 
@@ -142,3 +151,10 @@ def test_a_rule_that_cannot_be_evaluated_says_why_and_holds_up_no_other(now: dat
     from fleet.alerts.models import Rule
 
     assert "query_syntax" in Rule.objects.get(name="broken").problem
+
+
+def test_a_gap_that_is_known_to_be_lost_is_no_open_one(now: datetime) -> None:
+    make("telemetry_gap", now)
+    with_gap(now, 90_000, "lost")
+    evaluation.run(now)
+    assert not Alert.objects.exists()

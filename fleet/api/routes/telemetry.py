@@ -147,6 +147,16 @@ def drift(request: HttpRequest, asked: Query[DriftQuery]) -> Any:
     }
 
 
+class CoverageQuery(Schema):
+    """A fixed read of coverage. from, to: by default the last 24 h. by: device or version."""
+
+    start: datetime | None = Field(None, alias="from")
+    end: datetime | None = Field(None, alias="to")
+    by: str = Field("device", max_length=32)
+    where: str = Field("", max_length=2_000)
+    limit: int = 50
+
+
 @router.get("/telemetry/accuracy", auth=Scope("telemetry:read"), response=dict[str, Any])
 def accuracy(request: HttpRequest, asked: Query[AccuracyQuery]) -> Any:
     """Accuracy of one kind by model run over time."""
@@ -188,6 +198,33 @@ def anomalies_top(request: HttpRequest, asked: Query[TopQuery]) -> Any:
         "gaps": found.gaps,
         "items": [dataclasses.asdict(one) for one in found.items],
     }
+
+
+@router.get("/telemetry/coverage", auth=Scope("telemetry:read"), response=dict[str, Any])
+def coverage(request: HttpRequest, asked: Query[CoverageQuery]) -> Any:
+    """Records expected, received, open and lost of boots that were heard in the range, worst first."""
+    found = queries.coverage(
+        now=timezone.now(),
+        start=asked.start,
+        end=asked.end,
+        by=asked.by,
+        q=asked.where.strip(),
+        limit=asked.limit,
+    )
+    return {
+        "from": stamp(found.start),
+        "to": stamp(found.end),
+        "by": asked.by,
+        "gaps": found.gaps,
+        "total": _covered(found.total),
+        "items": [_covered(one) for one in found.items],
+    }
+
+
+def _covered(one: queries.Covered) -> dict[str, Any]:
+    """Names of what it is about, then figures."""
+    about = {name: value for name, value in dataclasses.asdict(one).items() if value != ""}
+    return about | {"missing": one.missing}
 
 
 def result_json(result: queries.TelemetryResult) -> dict[str, Any]:

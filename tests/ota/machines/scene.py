@@ -31,6 +31,7 @@ _CLEARED = (
 _MEASURED = (
     "tele_window", "tele_inference", "tele_minute", "tele_device_last", "tele_sketch", "tele_dead",
     "tele_hour", "tele_hist", "tele_hist_live", "tele_accuracy", "tele_device_day", "tele_dirty",
+    "tele_boot", "tele_gap",
 )  # fmt: skip
 
 
