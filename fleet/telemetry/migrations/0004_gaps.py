@@ -32,7 +32,7 @@ FROM tele_device_last;
 
 class Migration(migrations.Migration):
 
-    dependencies = [("telemetry", "0003_rollups")]
+    dependencies = [("telemetry", "0003_rollups_and_labels")]
 
     operations = [
         migrations.SeparateDatabaseAndState(
