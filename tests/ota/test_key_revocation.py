@@ -12,7 +12,7 @@ import pytest
 from fleet.accounts.models import AuditEvent
 from fleet.devices.installation import installation_id
 from fleet.mqtt.codec.names import ConfigKey
-from ota import delivery, key_revocation, keys, publishing, security, trust_renewal
+from ota import delivery, desired_rows, key_revocation, keys, security, trust_renewal
 from ota.desired import DesiredError, counter_trust_version, sign_desired, verify_desired
 from ota.key_revocation import RevocationError, Revoked
 from ota.keys import KeysError
@@ -106,7 +106,7 @@ def test_an_online_key_has_a_successor_and_every_document_is_signed_anew(
     about = {"installation_id": installation_id()}
 
     def told(name: str, trust: TrustDocument) -> Any:
-        document = publishing.document(DesiredState.objects.get(pk=name))
+        document = desired_rows.document(DesiredState.objects.get(pk=name))
         message = sign_desired(document, keys.online_signer(), **about)
         return verify_desired(message, device_id=name, trust=trust, **about)
 

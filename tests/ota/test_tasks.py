@@ -112,7 +112,15 @@ def test_reconcile_finds_whatever_a_killed_worker_left(
     later = now + staging.LEASE
     with django_capture_on_commit_callbacks(execute=True):
         found = reconcile.reconcile(now=later)
-    assert found == {"inspect": 1, "stage": 1, "signed_anew": 0, "publish": 1, "windows": 0, "operations": 0}
+    assert found == {
+        "inspect": 1,
+        "stage": 1,
+        "signed_anew": 0,
+        "trusted_anew": 0,
+        "publish": 1,
+        "windows": 0,
+        "operations": 0,
+    }
     assert queue("inspect") == [("ota.inspect_version", [killed.pk])]
     assert queue("staging") == [("ota.stage_manifest", [manifest.pk])]
     assert queue("delivery") == [("ota.publish_desired", [])]
