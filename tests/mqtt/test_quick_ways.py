@@ -15,13 +15,13 @@ from fleet.mqtt.codec.quick_windows import QuickReader
 from fleet.mqtt.codec.telemetry import Batch, encode_batch, parse_strictly
 from tests.mqtt import strategies as own
 from tests.mqtt.strategies import outcome
-from tests.vectors import uplinks
+from tests.vectors.telemetry import window
 
 KEY, AAD = bytes(range(32)), bytes(16) + b"f1/dev/dev-1/telemetry"
 
 
 def of_windows(batch: Batch) -> Batch:
-    windows = batch.windows or (uplinks.window(),)
+    windows = batch.windows or (window(),)
     t0_ms = batch.t0_ms | 1 << 40  # 2004 or later: an earlier one has a shorter form
     batch = batch._replace(t0_ms=t0_ms, windows=windows, inferences=(), sketches=())
     return parse_strictly(encode_batch(batch))
@@ -84,7 +84,7 @@ def test_a_changed_batch_is_read_as_the_strict_reader_does_or_left_to_it(
     value=st.integers(-(2**33), 2**33) | st.sampled_from([-128, -2, -1, 0, 23, 24, 255, 256, 65_535, 65_536])
 )
 def test_a_value_of_any_field_is_judged_as_the_strict_reader_does(field: str, value: int) -> None:
-    good = uplinks.window()
+    good = window()
     batch = of_windows(Batch(7, 20, 10**12, telemetry.Clock.SNTP, 0, "har", "1", "00" * 8, bytes(4)))
     quick, payload = QuickReader(), encode_batch(batch)
     quick.learn(batch)

@@ -19,7 +19,7 @@ from fleet.mqtt.codec.event import Event, encode_event, parse_event
 from fleet.mqtt.codec.reported import Reported, SlotReport, encode_reported, parse_reported
 from fleet.mqtt.codec.telemetry import Batch, encode_batch, parse_batch
 from tests.mqtt import strategies as own
-from tests.vectors import keys, uplinks
+from tests.vectors import keys, reported, telemetry
 
 INST, KEY = bytes(range(16)), bytes(32)
 PARSERS: list[tuple[str, Callable[[bytes], Any]]] = [
@@ -28,9 +28,9 @@ PARSERS: list[tuple[str, Callable[[bytes], Any]]] = [
     ("event", parse_event),
 ]
 PAYLOADS = {
-    "reported": encode_reported(uplinks.base_reported()),
+    "reported": encode_reported(reported.base_reported()),
     "telemetry": encode_batch(
-        Batch(7, 20, 10**12, names.Clock.SNTP, 0, "har", "1", "00" * 8, bytes(4), (uplinks.window(),) * 3)
+        Batch(7, 20, 10**12, names.Clock.SNTP, 0, "har", "1", "00" * 8, bytes(4), (telemetry.window(),) * 3)
     ),
     "event": encode_event(Event(1, 2, 3, names.Clock.SNTP, names.EventKind.RESET, (1, 2, 3))),
 }
@@ -131,7 +131,7 @@ def test_a_device_cannot_seal_more_than_a_broker_would_take() -> None:
 
 
 def test_times_and_sequence_numbers_follow_from_the_batch() -> None:
-    windows = (uplinks.window(dt_ms=5), uplinks.window(dt_ms=7))
+    windows = (telemetry.window(dt_ms=5), telemetry.window(dt_ms=7))
     batch = Batch(3, 9, 1_000, names.Clock.SNTP, 0, "har", "1", "00" * 8, bytes(4), windows)
     read = parse_batch(encode_batch(batch))
     assert [window.ts_ms for window in read.windows] == [1_005, 1_012]
@@ -146,7 +146,7 @@ def test_event_details_have_names() -> None:
 
 
 def test_a_value_that_a_reader_would_refuse_cannot_be_written() -> None:
-    report = uplinks.base_reported()
+    report = reported.base_reported()
     too_many = {slot: SlotReport(names.UpdateState.IDLE, have=1) for slot in range(1)}
     for bad in ({"boot": 2**31}, {"slots": too_many}, {"class_id": b""}, {"firmware_text": "\0"}):
         with pytest.raises(CodecError) as refused:

@@ -6,7 +6,7 @@ from typing import Any
 from fleet.mqtt.codec.names import Clock
 from fleet.mqtt.codec.telemetry import Batch, Window, encode_batch, parse_batch
 from tests.vectors.collection import changed
-from tests.vectors.uplinks import base_sketch
+from tests.vectors.telemetry import base_sketch
 
 MID = "00112233aabbccdd"
 

@@ -16,7 +16,7 @@ from tests.conftest import NOW
 from tests.mqtt.strategies import batches
 from tests.telemetry.batches import make_batch
 from tests.vectors.collection import changed
-from tests.vectors.uplinks import base_sketch
+from tests.vectors.telemetry import base_sketch
 
 pytestmark = pytest.mark.django_db
 ROWS = ([100, 9, 2, 9000, 500, 10, 800, 0], [50, 4_000_000_000, -1, 0, 0, 2**31 - 1, 60_000_000, 2])

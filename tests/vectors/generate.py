@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.vectors import basics, downlinks, primitives, signed, sketches, uplinks
+from tests.vectors import basics, downlinks, event, primitives, reported, signed, sketches, telemetry
 
 FOLDER = Path(__file__).parent
 
@@ -26,9 +26,9 @@ def documents() -> Iterator[tuple[str, dict[str, Any]]]:
         ("trust", signed.trust),
         ("desired", downlinks.desired),
         ("cmd", downlinks.cmd),
-        ("reported", uplinks.reported),
-        ("telemetry", uplinks.telemetry),
-        ("event", uplinks.event),
+        ("reported", reported.reported),
+        ("telemetry", telemetry.telemetry),
+        ("event", event.event),
     ):
         yield f"{name}.json", build().document()
 
