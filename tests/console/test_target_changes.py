@@ -49,6 +49,7 @@ def test_a_start_that_finds_nobody_left_is_refused_with_its_code(as_role: AsRole
     html = unescape(answer.content.decode())
     assert answer.status_code == 409
     assert "target_changed" in html
+    assert "Nothing was changed" not in html
     assert "the fleet changed since preflight" in html
     row.refresh_from_db()
     assert row.state == "draft"
