@@ -142,9 +142,8 @@ def root_signers(trust: TrustDocument) -> list[KeyPair]:
     """As many of the document's roots as sign its successor, from the files of this machine; [] when they are
     not here, as in production. Raises KeysError `passphrase_missing`, `passphrase_wrong`, `key_unreadable`.
     """
-    files = sorted((Path(settings.RUN_DIR) / "keys").glob("root-*.pem"))
     held: list[KeyPair] = []
-    for path in files if len(files) >= trust.root_threshold else ():
+    for path in _root_files() if are_roots_here(trust) else ():
         try:
             pair = KeyPair.load(path, _passphrase())
         except KeyFileError as problem:
@@ -152,6 +151,15 @@ def root_signers(trust: TrustDocument) -> list[KeyPair]:
         if pair.public_key in trust.roots and pair.kid not in trust.revoked:
             held.append(pair)
     return held[: trust.root_threshold] if len(held) >= trust.root_threshold else []
+
+
+def are_roots_here(trust: TrustDocument) -> bool:
+    """True when this machine has as many root files as sign the next trust document; none is opened."""
+    return len(_root_files()) >= trust.root_threshold
+
+
+def _root_files() -> list[Path]:
+    return sorted((Path(settings.RUN_DIR) / "keys").glob("root-*.pem"))
 
 
 def key_directory() -> Path:

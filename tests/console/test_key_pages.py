@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ota import keys
-from ota.models import Manifest, SigningKey
+from ota.models import Manifest, SigningKey, Trust
 from tests.console import rows
 from tests.console.test_rollout_pages import AsRole
 
@@ -35,6 +35,9 @@ def test_an_administrator_revokes_a_key_after_a_look(
     assert f'href="{path}"' in page
     root = SigningKey.objects.filter(role="root")[0].kid
     assert f"/keys/{root}/revoke" not in page
+    assert f"<dt>Expires</dt><dd>{Trust.objects.get().expires_at:%Y-%m-%d}</dd>" in page
+    assert "their files are on this machine" in page
+    assert "not held here" not in page
     html = unescape(client.get(path).content.decode())
     row = filled.rollouts["running"]
     resting = html.split('data-test="resting"')[1].split("</p>")[0]
@@ -60,6 +63,7 @@ def test_without_the_roots_the_page_says_that_devices_go_on_trusting_the_key(
     for path in (Path(settings.RUN_DIR) / "keys").glob("root-*.pem"):
         path.unlink()
     client = as_role("admin")
+    assert "their files are elsewhere" in client.get("/keys").content.decode()
     assert "Devices go on trusting it" in client.get(f"/keys/{release}/revoke").content.decode()
     html = client.post(f"/keys/{release}/revoke", {"reason": "stolen"}, follow=True).content.decode()
     assert "Revoked here. Devices trust it until" in html

@@ -28,7 +28,9 @@ class RevokeBody(Strict):
 
 @router.get("/signing-keys", auth=Scope("keys:admin"), response=dict[str, Any])
 def list_keys(request: HttpRequest, limit: int = 50, cursor: str = "") -> Any:
-    """Every key the installation has had. `is_held`: this server can sign with it."""
+    """Every key the installation has had. `is_held`: its private half is in the database; those of
+    roots are files.
+    """
     return page(SigningKey.objects.all(), key="kid", limit=limit, cursor=cursor, filters={}, render=_key)
 
 

@@ -27,6 +27,7 @@ def key_list(request: HttpRequest) -> HttpResponse:
         "trust": Trust.objects.first(),
         "document": document,
         "trusted": {signing_kid(key).hex() for key in trusted},
+        "are_roots_here": keys.are_roots_here(document),
         "revocable": (keys.RELEASE, keys.ONLINE),
     }
     return render(request, "console/keys.html", context)
