@@ -7,12 +7,13 @@ repaired by the next one. A report for an unknown target is inventory: it change
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 import structlog
-from django.db import transaction
+from django.db import connection, transaction
 
 from fleet.accounts.audit import Actor
 from fleet.devices.models import Device
@@ -23,16 +24,15 @@ from fleet.mqtt.codec.reported import Reported, SlotReport
 from ota.backoff import next_try, repeats_of
 from ota.choices import JOB_EDGES, JOB_TERMINAL, JobState, RolloutState
 from ota.gates.failures import COMPAT, POLICY
-from ota.models import DesiredState, Job
+from ota.models import DesiredState, Job, Rollout
 from ota.plan import Plan
-from ota.transitions import CONNECTED, move_job
+from ota.transitions import CONNECTED, HeldMoves
 
 log = structlog.get_logger(__name__)
 
 WITHDRAWN: Final = "withdrawn"
 """Code of a job whose withdrawal lost the race against the device's trial."""
 _LOOK_BACK = 4
-_TRIES = 3
 # the job states a device passes on its way; `JOB_EDGES` lets a job go forward on it only, which ranks them
 _STEPS: dict[UpdateState, JobState] = {
     UpdateState.OFFERED: JobState.ACCEPTED,
@@ -72,23 +72,61 @@ class _Seen:
 
 
 def apply(device_id: str, reported: Reported, *, now: datetime) -> list[Job]:
-    """Move the jobs that an authentic report is about. Returns those that moved.
-
-    Call it in the transaction that stores the inventory, after it. Safe to call twice, in any order and from
-    several gateways: each move is one conditional UPDATE.
-    """
-    moved: list[Job] = []
+    """`apply_all` for one report, unless the device has said something newer since."""
     with transaction.atomic(savepoint=False):
         known = Device.objects.filter(pk=device_id).values_list("boot", "report_n").first()
         if known is not None and known > reported.counter:
             log.info("stale_report", device=device_id, boot=reported.boot, n=reported.n)
-            return moved
+            return []
+        return apply_all([(device_id, reported)], now=now)
+
+
+def apply_all(told: Iterable[tuple[str, Reported]], *, now: datetime) -> list[Job]:
+    """Move the jobs that authentic reports are about, in the order of the reports. Returns what moved.
+
+    Call it in the transaction that stores the inventory, after it, with the reports that were news to it.
+    The jobs are held until that transaction ends, taken in the order of their devices as workers do, and
+    written together: a handful of statements, however many reports there are.
+    """
+    told = list(told)
+    jobs = _held({(device_id, slot) for device_id, reported in told for slot in reported.slots})
+    moves = HeldMoves(now)
+    moved: list[Job] = []
+    for device_id, reported in told:
         for slot, report in sorted(reported.slots.items()):
             run = report.run_bank
             running = "" if run is None or run.flags & BankFlag.STOPPED else run.manifest_id.hex()
             seen = _Seen(device_id, reported.desired_counter, report, running)
-            moved += _apply_slot(slot, seen, now)
+            for index, job in enumerate(jobs.get((device_id, slot), ())):
+                change = _decide(job, seen, is_newest=index == 0)
+                if change is not None and _make(job, change, seen, moves, now):
+                    moved.append(job)
+    moves.save()
     return moved
+
+
+def _held(slots: Collection[tuple[str, int]]) -> dict[tuple[str, int], list[Job]]:
+    """The newest jobs of these (device, slot), newest first, their rows held."""
+    if not slots:
+        return {}
+    table = Job._meta.db_table
+    newest = (
+        "SELECT j.id FROM unnest(%s::text[], %s::smallint[]) AS s(device, slot) CROSS JOIN LATERAL ("
+        f'SELECT id FROM "{table}" WHERE device_id = s.device AND slot = s.slot '
+        "ORDER BY attempt DESC LIMIT %s) AS j"  # noqa: S608 - own name
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(newest, [*map(list, zip(*sorted(slots), strict=True)), _LOOK_BACK])
+        ids = [job_id for (job_id,) in cursor.fetchall()]
+    rows = Job.objects.select_for_update(no_key=True).filter(pk__in=ids)
+    found: dict[tuple[str, int], list[Job]] = {}
+    for job in rows.order_by("device_id", "slot", "-attempt"):
+        found.setdefault((job.device_id, job.slot), []).append(job)
+    everyone = [job for some in found.values() for job in some]
+    rollouts = Rollout.objects.in_bulk({job.rollout_id for job in everyone})
+    for job in everyone:
+        job.rollout = rollouts[job.rollout_id]
+    return found
 
 
 def apply_event(device_id: str, event: Event, *, now: datetime) -> bool:
@@ -105,21 +143,6 @@ def apply_event(device_id: str, event: Event, *, now: datetime) -> bool:
         device_id=device_id, slot=event.slot or 0, target__startswith=event.mid, code=""
     )
     return bool(live.exclude(state__in=JOB_TERMINAL).update(code=RefusalCode(number).label))
-
-
-def _apply_slot(slot: int, seen: _Seen, now: datetime) -> list[Job]:
-    jobs = Job.objects.filter(device_id=seen.device_id, slot=slot).order_by("-attempt")
-    moved = []
-    for index, job in enumerate(jobs.select_related("rollout")[:_LOOK_BACK]):
-        for _ in range(_TRIES):
-            change = _decide(job, seen, is_newest=index == 0)
-            if change is None:
-                break
-            if _make(job, change, seen, now):
-                moved.append(job)
-                break
-            job.refresh_from_db()  # a worker moved it meanwhile: judge the same report again
-    return moved
 
 
 @dataclass(frozen=True)
@@ -220,14 +243,14 @@ def _is_asked_for(job: Job) -> bool:
     return bool(entries) and (entries or {}).get(str(job.slot), [None, None])[1] == job.target
 
 
-def _make(job: Job, change: _Change, seen: _Seen, now: datetime) -> bool:
+def _make(job: Job, change: _Change, seen: _Seen, moves: HeldMoves, now: datetime) -> bool:
     report = seen.report
     if change.to is None:
-        live = Job.objects.filter(pk=job.pk, state=job.state, counter=job.counter)
         if change.code:
-            return bool(live.update(code=change.code, detail=change.detail))
-        live = live.filter(have__lt=report.have)
-        return bool(live.update(have=report.have, total=report.total, state_at=now, **CONNECTED))
+            moves.note(job, code=change.code, detail=change.detail)
+        else:
+            moves.note(job, have=report.have, total=report.total, state_at=now, **CONNECTED)
+        return True
     fields: dict[str, Any] = {
         "code": change.code,
         "detail": change.detail,
@@ -239,11 +262,15 @@ def _make(job: Job, change: _Change, seen: _Seen, now: datetime) -> bool:
         fields["exposed_at"] = job.exposed_at or now
     if change.to == JobState.CONFIRMED:
         fields |= {"confirmed_at": job.confirmed_at or now, "retry_at": None}
-    if job.kind == "install":
-        if change.to in (JobState.FAILED, JobState.REJECTED):
+    who = Actor("device", seen.device_id)
+    is_failed = change.to in (JobState.FAILED, JobState.REJECTED)
+    is_flash = change.code == RefusalCode.FLASH_IO.label
+    if job.kind == "install" and (is_failed or is_flash):
+        moves.save()  # what follows counts the device's other attempts
+        if is_failed:
             plan = Plan.parse(job.rollout.plan)
             fields["retry_at"] = next_try(job, change.to, change.code, plan=plan, now=now)
-        if change.code == RefusalCode.FLASH_IO.label and repeats_of(job, change.code) > 1:
-            who = Actor("device", seen.device_id)
+        if is_flash and repeats_of(job, change.code) > 1:
             quarantine(seen.device_id, reason="its flash failed twice", actor=who, now=now)
-    return move_job(job, change.to, actor=Actor("device", seen.device_id), now=now, **fields)
+    moves.move(job, change.to, actor=who, **fields)
+    return True

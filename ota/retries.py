@@ -15,8 +15,8 @@ from django.db.models import Exists, F, OuterRef
 
 from fleet.accounts import audit
 from fleet.accounts.audit import TICK, Actor
-from fleet.devices.inventory import CHANGED
 from fleet.devices.models import DeviceEvent
+from fleet.devices.timeline import CHANGED
 from ota.backoff import FAILED, newest, retryable
 from ota.choices import JOB_TERMINAL, JobState
 from ota.gates.failures import COMPAT, failure_class

@@ -1,59 +1,150 @@
-"""What a device says about itself becomes its row, its slots and its timeline."""
+"""What devices say about themselves becomes their rows, their slots and their timelines.
 
-from collections.abc import Collection
+Read and written for a whole batch of reports at once: one statement a table, however many devices there are.
+"""
+
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from django.db import IntegrityError, transaction
-from django.db.models import Q
+from django.db import transaction
 
 from fleet.devices.models import Device, DeviceEvent, DeviceSlot, Presence
+from fleet.devices.presence import STALE_AFTER
+from fleet.devices.timeline import device_notes, slot_notes
 from fleet.devices.version_order import version_key
-from fleet.mqtt.codec.event import Event
-from fleet.mqtt.codec.names import RefusalCode, ResetReason, UpdateState
+from fleet.mqtt.codec.names import RefusalCode
 from fleet.mqtt.codec.reported import BankReport, Reported, SlotReport
+from fleet.row_updates import update_rows
 
-STALE_AFTER: Final = timedelta(minutes=15)
-TOUCH_EVERY: Final = timedelta(seconds=10)
 MOST_LAG: Final = timedelta(hours=1)
 """A device's clock that is further behind is wrong rather than its report late."""
-EVENT_AGE_MAX: Final = timedelta(days=30)
-CHANGED: Final = "inventory"
-"""Kind of the timeline's rows that say: what this device can run may be something else from now on."""
-_QUIET_STATES: Final = frozenset({UpdateState.IDLE.label, UpdateState.OFFERED.label})
-
-
-def apply_reported(device: Device, reported: Reported, *, now: datetime) -> bool:
-    """As `apply_report`, and `device` is refreshed when that is True."""
-    is_newer = apply_report(device.pk, reported, now=now)
-    if is_newer:
-        device.refresh_from_db()
-    return is_newer
+_SEEN: Final = ("presence", "last_seen_at")
+_TOLD: Final = (
+    *("boot", "report_n", "reported_at", "report_made_at", "reported_class_id", "firmware_version"),
+    *("firmware_key", "esp_nn_version", "chip", "trust_version", "desired_counter", "command_counter"),
+    *("is_stale", "free_heap_bytes", "reset_reason", "refusal_code", "rejected_config", "operators"),
+)
+_SLOT: Final = (
+    *("state", "code", "detail", "have", "total", "attempt", "target", "run", "run_seq", "run_bank"),
+    *("run_flags", "other", "other_seq", "other_flags", "failed", "failed_attempt", "arena_used", "selftest"),
+    "updated_at",
+)
 
 
 def apply_report(device_id: str, reported: Reported, *, now: datetime) -> bool:
-    """Make a report the device's present state; True when it is newer than what is known.
-
-    (boot, n) must rise: a report that came again, late or out of order changes nothing and answers False, and
-    so does one of an unknown device. One conditional UPDATE decides, so two gateways may apply the same
-    report. Changes of slots, the first report of a boot, refusals and a class that differs from enrolment go
-    to the timeline in the same transaction.
-    """
+    """`Held.report` for one report alone, in a transaction of its own or the caller's."""
     with transaction.atomic(savepoint=False):
-        before = Device.objects.select_related("device_class").filter(pk=device_id).first()
-        if before is None or reported.counter <= (before.boot, before.report_n):
+        held = Held([device_id], now=now)
+        is_newer = held.report(device_id, reported)
+        held.save()
+    return is_newer
+
+
+def set_presence(device_id: str, online: bool, now: datetime, *, heard: bool = True) -> bool:
+    """`Held.presence` for one device alone, in a transaction of its own or the caller's."""
+    with transaction.atomic(savepoint=False):
+        held = Held([device_id], now=now)
+        is_change = held.presence(device_id, online, heard=heard)
+        held.save()
+    return is_change
+
+
+class Held:
+    """The devices of a batch, their rows held until the caller's transaction ends.
+
+    What they say is judged in the order it is told, against these rows, and written by `save`. Two gateways
+    that hold a device in common take turns; rows are taken in key order, so neither waits in a circle.
+    """
+
+    def __init__(self, device_ids: Iterable[str], *, now: datetime) -> None:
+        """Take and read the rows; devices that are unknown are left out. Call it inside a transaction."""
+        self._now = now
+        rows = Device.objects.select_related("device_class").defer("tags", "attributes")
+        taken = rows.select_for_update(of=("self",), no_key=True).filter(pk__in=set(device_ids))
+        self._devices = {row.pk: row for row in taken.order_by("pk")}
+        self._slots: dict[str, dict[int, DeviceSlot]] = {device_id: {} for device_id in self._devices}
+        for slot in DeviceSlot.objects.filter(device_id__in=self._devices):
+            self._slots[slot.device_id][slot.slot] = slot
+        self._reported: set[str] = set()
+        self._seen: set[str] = set()
+        self._changed: dict[tuple[str, int], DeviceSlot] = {}
+        self._gone: list[int] = []
+        self._notes: list[DeviceEvent] = []
+
+    def report(self, device_id: str, reported: Reported) -> bool:
+        """Make a report the device's present state; True when it is newer than what is known.
+
+        (boot, n) must rise: a report that came again, late or out of order changes nothing and answers False,
+        and so does one of an unknown device. Changes of slots, the first report of a boot, refusals and a
+        class that differs from enrolment go to the timeline.
+        """
+        device = self._devices.get(device_id)
+        if device is None or reported.counter <= (device.boot, device.report_n):
             return False
-        fields = _columns(reported, now)
-        if before.presence == Presence.OFFLINE and (before.last_seen_at or now) < now - STALE_AFTER:
+        fields = _columns(reported, self._now)
+        if device.presence == Presence.OFFLINE and (device.last_seen_at or self._now) < (
+            self._now - STALE_AFTER
+        ):
             fields["presence"] = Presence.ONLINE  # its silence had set it offline
-        older = Q(boot__lt=reported.boot) | Q(boot=reported.boot, report_n__lt=reported.n)
-        if Device.objects.filter(older, pk=device_id).update(**fields) != 1:
+        self._notes += device_notes(device, reported, fields, self._now)
+        _set(device, fields)
+        self._reported.add(device_id)
+        self._apply_slots(device_id, reported)
+        return True
+
+    def presence(self, device_id: str, online: bool, *, heard: bool = True) -> bool:
+        """Note what a device's `online` topic said; True when that is a change. Presence decides nothing.
+
+        heard: False for a retained message, which says when the device was there as little as a stopped
+        clock.
+        """
+        device = self._devices.get(device_id)
+        state = Presence.ONLINE if online else Presence.OFFLINE
+        if device is None or device.presence == state:
             return False
-        notes = _device_notes(before, reported, fields, now)
-        notes += _apply_slots(device_id, reported, now)
-        if notes:
-            DeviceEvent.objects.bulk_create(notes)
-    return True
+        device.presence = state
+        if online and heard:
+            device.last_seen_at = self._now
+        self._seen.add(device_id)
+        text = state.label.lower()
+        self._notes.append(DeviceEvent(device_id=device_id, at=self._now, kind="presence", text=text))
+        return True
+
+    def save(self) -> None:
+        """Write what has changed. Raises django.db.Error; the transaction is then to be rolled back."""
+        reported = [self._devices[device_id] for device_id in sorted(self._reported)]
+        seen = [self._devices[device_id] for device_id in sorted(self._seen - self._reported)]
+        update_rows(reported, _TOLD + _SEEN)
+        update_rows(seen, _SEEN)
+        if self._gone:
+            DeviceSlot.objects.filter(pk__in=self._gone).delete()
+        changed = [slot for _, slot in sorted(self._changed.items())]
+        update_rows([slot for slot in changed if slot.pk is not None], _SLOT)
+        DeviceSlot.objects.bulk_create([slot for slot in changed if slot.pk is None])
+        DeviceEvent.objects.bulk_create(self._notes)
+        self._reported, self._seen, self._changed, self._gone, self._notes = set(), set(), {}, [], []
+
+    def _apply_slots(self, device_id: str, reported: Reported) -> None:
+        known = self._slots[device_id]
+        for number, report in reported.slots.items():
+            fields = _slot_fields(report)
+            self._notes += slot_notes(device_id, number, known.get(number), fields, reported.boot, self._now)
+            slot = known.get(number)
+            if slot is None:
+                slot = known[number] = DeviceSlot(device_id=device_id, slot=number)
+            _set(slot, fields | {"updated_at": self._now})
+            self._changed[device_id, number] = slot
+        for number in known.keys() - reported.slots.keys():
+            slot = known.pop(number)
+            self._changed.pop((device_id, number), None)
+            if slot.pk is not None:
+                self._gone.append(slot.pk)
+
+
+def _set(row: Device | DeviceSlot, fields: dict[str, Any]) -> None:
+    for name, value in fields.items():
+        setattr(row, name, value)
 
 
 def _made_at(reported: Reported, now: datetime) -> datetime:
@@ -69,24 +160,6 @@ def _made_at(reported: Reported, now: datetime) -> datetime:
 
 def _time(unix_s: int) -> datetime:
     return datetime.fromtimestamp(min(unix_s, 2**32), UTC)
-
-
-def _changes(before: Device, after: dict[str, Any]) -> list[tuple[str, str]]:
-    """(what, words) for each thing that decides what a device can run and differs from its last report.
-
-    Nothing for its first report: there is nothing to compare with.
-    """
-    if before.reported_at is None:
-        return []
-    names = {"firmware_version": "firmware", "reported_class_id": "class", "esp_nn_version": "esp_nn"}
-    found = [
-        (what, f"{what} {after[name] or 'none'}, before {getattr(before, name) or 'none'}")
-        for name, what in names.items()
-        if after[name] != getattr(before, name)
-    ]
-    if set(after["operators"]) != set(before.operators):
-        found.append(("operators", f"{len(after['operators'])} operators, before {len(before.operators)}"))
-    return found
 
 
 def _columns(reported: Reported, now: datetime) -> dict[str, Any]:
@@ -112,22 +185,6 @@ def _columns(reported: Reported, now: datetime) -> dict[str, Any]:
         "rejected_config": list(reported.config_invalid),
         "operators": list(reported.operators),
     }
-
-
-def _apply_slots(device_id: str, reported: Reported, now: datetime) -> list[DeviceEvent]:
-    known = {row.slot: row for row in DeviceSlot.objects.filter(device_id=device_id)}
-    notes: list[DeviceEvent] = []
-    for slot, report in reported.slots.items():
-        fields = _slot_fields(report)
-        notes += _slot_notes(device_id, slot, known.get(slot), fields, reported.boot, now)
-        fields["updated_at"] = now
-        if slot not in known:
-            DeviceSlot.objects.create(device_id=device_id, slot=slot, **fields)
-        else:
-            DeviceSlot.objects.filter(pk=known[slot].pk).update(**fields)
-    if gone := known.keys() - reported.slots.keys():
-        DeviceSlot.objects.filter(device_id=device_id, slot__in=gone).delete()
-    return notes
 
 
 def _slot_fields(report: SlotReport) -> dict[str, Any]:
@@ -157,166 +214,3 @@ def _slot_fields(report: SlotReport) -> dict[str, Any]:
 
 def _bank_id(bank: BankReport | None) -> str:
     return bank.manifest_id.hex() if bank else ""
-
-
-def _slot_notes(
-    device_id: str, slot: int, before: DeviceSlot | None, after: dict[str, Any], boot: int, now: datetime
-) -> list[DeviceEvent]:
-    notes = []
-    told = ("state", "code", "target", "attempt")
-    is_changed = before is None or any(getattr(before, name) != after[name] for name in told)
-    if is_changed and not (before is None and after["state"] in _QUIET_STATES):
-        because = f": {after['code']}" if after["code"] else ""
-        what = f" of {after['target'][:16]}" if after["target"] else ""
-        notes.append(
-            DeviceEvent(
-                device_id=device_id,
-                at=now,
-                kind="state",
-                code=after["code"],
-                text=f"slot {slot} {after['state']}{what}{because}",
-                data={"slot": slot, **{name: after[name] for name in (*told, "detail")}},
-                boot=boot,
-            )
-        )
-    if (before.run if before else "") != after["run"]:
-        text = f"slot {slot} runs {after['run'][:16]}" if after["run"] else f"slot {slot} runs nothing"
-        data = {"slot": slot, "run": after["run"], "before": before.run if before else ""}
-        notes.append(DeviceEvent(device_id=device_id, at=now, kind="run", text=text, data=data, boot=boot))
-    return notes
-
-
-def _device_notes(
-    before: Device, reported: Reported, after: dict[str, Any], now: datetime
-) -> list[DeviceEvent]:
-    notes = []
-
-    def note(kind: str, text: str, code: str = "", **data: Any) -> None:
-        notes.append(
-            DeviceEvent(
-                device=before, at=now, kind=kind, code=code, text=text[:256], data=data, boot=reported.boot
-            )
-        )
-
-    reason = reported.reset_reason.label
-    if reported.boot != before.boot:
-        code = "" if reported.reset_reason in (ResetReason.POWER, ResetReason.EXPECTED) else reason
-        note("boot", f"boot {reported.boot} after {reason}", code, reason=reason, raw=reported.reset_raw)
-    refusal = reported.refusal
-    if refusal != RefusalCode.NONE and refusal.label != before.refusal_code:
-        note("refusal", f"refused a document: {refusal.label}", refusal.label, detail=reported.refusal_detail)
-    wrong = list(reported.config_invalid)
-    if wrong and wrong != before.rejected_config:
-        note("config_invalid", f"kept old values of config keys {wrong}", "config_invalid", keys=wrong)
-    for what, text in _changes(before, after):
-        note(CHANGED, text, what)
-    told = reported.class_id.hex()
-    if told not in (before.device_class.class_id, before.reported_class_id):
-        note(
-            "class_mismatch",
-            f"reports another class than {before.device_class_id}, which it was enrolled as",
-            "target_class",
-            reported=told,
-        )
-    return notes
-
-
-def set_presence(device_id: str, online: bool, now: datetime, *, heard: bool = True) -> bool:
-    """Note what a device's `online` topic said; True when that is a change. Presence decides nothing.
-
-    heard: False for a retained message, which says when the device was there as little as a stopped clock.
-    """
-    state = Presence.ONLINE if online else Presence.OFFLINE
-    fields: dict[str, Any] = {"presence": state}
-    if online and heard:
-        fields["last_seen_at"] = now
-    with transaction.atomic():
-        if Device.objects.filter(pk=device_id).exclude(presence=state).update(**fields) != 1:
-            return False
-        DeviceEvent.objects.create(device_id=device_id, at=now, kind="presence", text=state.label.lower())
-    return True
-
-
-def touch(device_ids: Collection[str], now: datetime) -> int:
-    """Note that these devices were heard of, at most once in TOUCH_EVERY each; returns how many rows changed.
-
-    One that was set offline for its silence is online again. Rows that another transaction holds are left
-    out: presence is not worth waiting for, and waiting could lock two gateways against each other.
-    """
-    due = Q(last_seen_at__isnull=True) | Q(last_seen_at__lt=now - TOUCH_EVERY)
-    with transaction.atomic():
-        ids = list(
-            Device.objects.filter(due, pk__in=list(device_ids))
-            .order_by("pk")
-            .select_for_update(skip_locked=True)
-            .values_list("pk", flat=True)
-        )
-        if not ids:
-            return 0
-        silent = Device.objects.filter(
-            pk__in=ids, presence=Presence.OFFLINE, last_seen_at__lt=now - STALE_AFTER
-        )
-        silent.update(presence=Presence.ONLINE)
-        return Device.objects.filter(pk__in=ids).update(last_seen_at=now)
-
-
-def mark_stale(now: datetime) -> int:
-    """Set devices offline that claim to be online and were not heard of for STALE_AFTER; returns how many.
-
-    A broker that was killed sends no last wills, so `online` alone could stay true for ever. A row that a
-    gateway holds is left out: its device is being heard of.
-    """
-    with transaction.atomic():
-        silent = list(
-            Device.objects.filter(presence=Presence.ONLINE, last_seen_at__lt=now - STALE_AFTER)
-            .order_by("pk")
-            .select_for_update(skip_locked=True)
-            .values_list("pk", flat=True)
-        )
-        return Device.objects.filter(pk__in=silent).update(presence=Presence.OFFLINE) if silent else 0
-
-
-def record_event(device_id: str, event: Event, *, now: datetime) -> bool:
-    """Put a device's own event on its timeline; False when (boot, n) is there already, so that it counts
-    once.
-    """
-    fields = event.fields
-    code = ""
-    if "code" in fields and fields["code"] in RefusalCode._value2member_map_:
-        code = RefusalCode(fields["code"]).label if fields["code"] else ""
-    row = DeviceEvent(
-        device_id=device_id,
-        at=_event_time(event, now),
-        kind=event.kind.label,
-        code=code,
-        text=_event_text(event, code),
-        data={
-            **(fields or {"detail": list(event.detail)}),
-            "t_ms": event.t_ms,
-            "slot": event.slot,
-            "mid": event.mid,
-        },
-        boot=event.boot,
-        n=event.n,
-    )
-    if DeviceEvent.objects.filter(device_id=device_id, boot=event.boot, n=event.n).exists():
-        return False
-    try:
-        with transaction.atomic():
-            row.save(force_insert=True)
-    except IntegrityError:  # another gateway was quicker
-        return False
-    return True
-
-
-def _event_time(event: Event, now: datetime) -> datetime:
-    """The device's own time when it can be true, else the arrival."""
-    said = datetime.fromtimestamp(event.t_ms / 1000, UTC)
-    return said if now - EVENT_AGE_MAX <= said <= now + STALE_AFTER else now
-
-
-def _event_text(event: Event, code: str) -> str:
-    words = event.kind.label.replace("_", " ")
-    about = f" on {event.mid}" if event.mid else ""
-    named = ", ".join(f"{name} {value}" for name, value in event.fields.items() if name != "code")
-    return f"{words}{about}{f': {code}' if code else ''}{f' ({named})' if named else ''}"[:256]

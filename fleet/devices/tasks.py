@@ -3,10 +3,10 @@
 from celery import shared_task
 from django.utils import timezone
 
-from fleet.devices import inventory
+from fleet.devices import presence
 
 
 @shared_task(name="devices.mark_stale")  # type: ignore[untyped-decorator]
 def mark_stale() -> None:
     """Set silent devices offline."""
-    inventory.mark_stale(timezone.now())
+    presence.mark_stale(timezone.now())

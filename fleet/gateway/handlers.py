@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from django.db import connection, transaction
 
-from fleet.devices import inventory
+from fleet.devices import inventory, presence, timeline
 from fleet.gateway import metrics
 from fleet.gateway.source import COMMIT_RECORDS
 from fleet.gateway.uplink import Reader, Uplink
@@ -86,24 +86,27 @@ class Control(Handler):
         )
 
         understood, refused = self._read(messages, now)
-        results = []
+        uplinks = without_passing_states(understood)
+        news: list[tuple[str, Reported]] = []
+        stale = 0
         with transaction.atomic():
             _set_timeouts()
-            # In key order: two gateways, or a worker, then never wait for each other in a circle.
-            for uplink in sorted(without_passing_states(understood), key=lambda one: one.device_id):
+            held = inventory.Held({one.device_id for one in uplinks}, now=now)
+            for uplink in uplinks:
                 if isinstance(uplink.content, Reported):
-                    is_new = inventory.apply_report(uplink.device_id, uplink.content, now=now)
-                    if is_new:
-                        reports.apply(uplink.device_id, uplink.content, now=now)
-                    results.append("applied" if is_new else "stale")
+                    if held.report(uplink.device_id, uplink.content):
+                        news.append((uplink.device_id, uplink.content))
+                    else:
+                        stale += 1
                 elif isinstance(uplink.content, bool):
-                    heard = not uplink.is_retained
-                    inventory.set_presence(uplink.device_id, uplink.content, now, heard=heard)
+                    held.presence(uplink.device_id, uplink.content, heard=not uplink.is_retained)
+            held.save()
+            reports.apply_all(news, now=now)
             dead.record(refused, slot=self._slot, now=now)
         _count_messages(messages)
         _count_refused(refused)
-        for result in results:
-            metrics.REPORTS.labels(result).inc()
+        metrics.REPORTS.labels("applied").inc(len(news))
+        metrics.REPORTS.labels("stale").inc(stale)
 
 
 def without_passing_states(uplinks: Sequence[Uplink]) -> list[Uplink]:
@@ -156,11 +159,11 @@ class Measurements(Handler):
             _set_timeouts()
             stored = ingest.store(deliveries, slot=self._slot, now=now)
             for device_id, event in sorted(events, key=lambda one: one[0]):
-                if inventory.record_event(device_id, event, now=now):
+                if timeline.record_event(device_id, event, now=now):
                     reports.apply_event(device_id, event, now=now)
                     fresh += 1
             heard = self._due({one.device_id for one in understood}, now)
-            inventory.touch(heard, now)
+            presence.touch(heard, now)
             dead.record(refused, slot=self._slot, now=now)
         self._touched.update(dict.fromkeys(heard, now))
         _count_messages(messages)
@@ -176,7 +179,7 @@ class Measurements(Handler):
         """Those whose presence was not noted lately; each batch names much the same ones."""
         if len(self._touched) > MAX_TRACKED:
             self._touched.clear()
-        before = now - inventory.TOUCH_EVERY
+        before = now - presence.TOUCH_EVERY
         touched = self._touched
         return {one for one in device_ids if one not in touched or touched[one] <= before}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fleet.accounts.models import AuditEvent
-from fleet.devices import inventory
+from fleet.devices import inventory, timeline
 from fleet.devices.models import Device
 from fleet.mqtt import topics
 from fleet.mqtt.access import MqttError
@@ -116,11 +116,11 @@ def test_a_device_that_refuses_the_command_holds_nothing(heard: Client, hole: De
     for n, (about, code) in enumerate([(counter - 1, RefusalCode.NOT_IN_BANK), (counter, RefusalCode.NONE)]):
         detail = (int(CommandVerb.RESEND_TELEMETRY), int(code), about)
         answer = Event(3, 1 + n, ms(now), Clock.SNTP, EventKind.COMMAND_RESULT, detail)
-        inventory.record_event(hole.pk, answer, now=now)
+        timeline.record_event(hole.pk, answer, now=now)
     resend.repair(now=now + MINUTE)
     assert set(Gap.objects.values_list("state", flat=True)) == {"asked"}, "of another command, or no refusal"
     detail = (int(CommandVerb.RESEND_TELEMETRY), int(RefusalCode.NOT_IN_BANK), counter)
-    inventory.record_event(
+    timeline.record_event(
         hole.pk, Event(3, 9, ms(now), Clock.SNTP, EventKind.COMMAND_RESULT, detail), now=now
     )
     resend.repair(now=now + MINUTE)

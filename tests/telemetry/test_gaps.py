@@ -11,7 +11,7 @@ from django.db import connection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fleet.devices import inventory
+from fleet.devices import timeline
 from fleet.devices.keys import KEYRING
 from fleet.devices.models import Device
 from fleet.gateway.handlers import Measurements
@@ -127,7 +127,7 @@ def test_the_device_says_what_its_ring_lost(board: Board, send: Any, now: dateti
     event = Event(1, 1, ms(now), Clock.SNTP, EventKind.TELEMETRY_LOST, (1, 2, 3, 1))
     other = Event(1, 2, ms(now), Clock.SNTP, EventKind.TELEMETRY_LOST, (2, 0, 9, 1))
     for one in (event, other):
-        inventory.record_event(board.id, one, now=now)
+        timeline.record_event(board.id, one, now=now)
     assert turn(board, now + LATER) == gaps.Turn(lost=1)
     assert rows() == [(0, 1, "open", ""), (2, 3, "lost", "ring_full"), (4, 9, "open", "")]
 
