@@ -120,3 +120,41 @@ def test_the_same_batch_again_changes_nothing(jobs: None, now: datetime) -> None
     before = state()
     apply(batch, now)
     assert state() == before
+
+
+def test_two_reports_of_one_device_move_its_job_twice_in_their_order(jobs: None, now: datetime) -> None:
+    steps = [
+        SlotReport(UpdateState.DOWNLOADING, have=3, total=9, attempt=3, target=TARGET),
+        SlotReport(UpdateState.TRIAL, have=9, total=9, attempt=3, target=TARGET),
+    ]
+    apply(
+        [("dev-1", make_report(1, n, slot=slot, desired_counter=7)) for n, slot in enumerate(steps, 1)], now
+    )
+    trail = AuditEvent.objects.filter(subject_kind="job").order_by("id").values_list("verb", flat=True)
+    assert list(trail) == ["job.downloading", "job.trial"]
+
+
+def test_a_failure_does_not_count_an_attempt_that_the_same_batch_has_mended(
+    jobs: None, now: datetime
+) -> None:
+    late = SlotReport(UpdateState.CONFIRMED, attempt=2, target=TARGET, run_bank=NEW)
+    failed = SlotReport(UpdateState.REFUSED, RefusalCode.LEAF_LIST, attempt=3, target=TARGET)
+    apply(
+        [
+            ("dev-1", make_report(1, n, slot=slot, desired_counter=7))
+            for n, slot in enumerate((late, failed), 1)
+        ],
+        now,
+    )
+    ends = Job.objects.filter(device_id="dev-1").order_by("attempt")
+    assert [job.state for job in ends] == ["failed", "confirmed", "failed"]
+    assert ends[2].retry_at is not None  # two of three attempts have failed
+
+
+def test_the_newest_attempt_moves_however_many_came_before(jobs: None, now: datetime) -> None:
+    copied = _copied(Job.objects.get(device_id="dev-2"), device_id="dev-3")
+    for attempt in range(1, 7):
+        Job.objects.create(**copied, attempt=attempt, counter=7, state="offered" if attempt > 5 else "failed")
+    slot = SlotReport(UpdateState.DOWNLOADING, have=3, total=9, attempt=6, target=TARGET)
+    apply([("dev-3", make_report(1, 1, slot=slot, desired_counter=7))], now)
+    assert Job.objects.get(device_id="dev-3", attempt=6).state == "downloading"
