@@ -384,6 +384,23 @@ def test_a_newer_offer_waits_for_the_end_of_a_trial(rig: Rig) -> None:
     assert rig.slot().run_id == third.id[:16]
 
 
+@pytest.mark.parametrize("reason", [Reset.POWER, Reset.SLEEP, Reset.PANIC])
+def test_an_entry_for_the_old_model_is_not_confirmed_by_a_reset_while_another_is_tried(
+    reason: Reset, rig: Rig
+) -> None:
+    first, second = artifact(1), artifact(2)
+    rig.install(first)
+    rig.offer(second, attempt=2)
+    rig.offer(first, attempt=3)
+    assert rig.slot().state == State.OFFERED
+    rig.restart(reason)
+    running = rig.core.running(0)
+    assert running is not None
+    assert running.id == second.id
+    assert rig.slot().state == State.OFFERED, "what it asks for is not what runs"
+    assert rig.reports()[-1].slots[0].state.name == "OFFERED"
+
+
 def test_a_candidate_whose_flash_wears_out_in_its_trial(rig: Rig) -> None:
     first, second = artifact(1), artifact(2)
     rig.install(first)

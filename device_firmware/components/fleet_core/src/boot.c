@@ -139,12 +139,14 @@ static void plan_slot(struct fc_core *core, uint32_t slot) {
         s->run_seq = seq_of(core, slot, rs->run_bank, rs->run_id);
     s->other_seq = seq_of(core, slot, idle, rs->other_id);
     s->look = 1;
-    fc_update_derive(core, slot);
-    if (in_trial(rs) && memcmp(s->target.id, rs->other_id, 16) == 0)
-        fc_slot_set(core, slot, FC_ST_TRIAL, 0, 0);
-    if (in_trial(rs))
+    if (in_trial(rs)) { /* which ends before its entry is looked at */
+        if (memcmp(s->target.id, rs->other_id, 16) == 0)
+            fc_slot_set(core, slot, FC_ST_TRIAL, 0, 0);
         core->want_trial |= (uint8_t)(1u << slot);
-    else if (rs->run_bank != FC_NO_BANK)
+        return;
+    }
+    fc_update_derive(core, slot);
+    if (rs->run_bank != FC_NO_BANK)
         s->want_load = core->reset_reason == FC_RST_SLEEP ? 1 : 2;
 }
 
