@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BARE = [
+    "fleet.cli.main",
+    "fleet.client",
     "fleet.devices.query",
     "fleet.devices.query_terms",
     "fleet.devices.records",

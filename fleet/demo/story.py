@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from device_firmware.host.supervisor import ask
+from fleet.client import ApiError, Client, wait_for
 from fleet.demo import plans
-from fleet.demo.client import ApiError, Client, wait_for
 from fleet.demo.report import Report, Step
 
 CLASSES = ("host-a", "host-b")

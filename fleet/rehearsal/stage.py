@@ -19,8 +19,8 @@ from typing import Any
 from django.utils import timezone
 
 from device_firmware.host.control import ask
+from fleet.client import ApiError, Client, wait_for
 from fleet.demo import plans
-from fleet.demo.client import ApiError, Client, wait_for
 from fleet.rehearsal.errors import RehearsalError
 from fleet.rehearsal.subject import Subject, Version
 from fleet.stack.children import ChildSpec

@@ -14,8 +14,8 @@ from fleet.accounts import tokens
 from fleet.accounts.audit import SYSTEM
 from fleet.accounts.models import User
 from fleet.accounts.scopes import scopes_of
+from fleet.client import Client
 from fleet.demo import plans, story
-from fleet.demo.client import Client
 from fleet.demo.report import Report, Step
 from ota import rollouts
 from ota.models import Manifest, Rollout

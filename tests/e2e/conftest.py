@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fleet.client import Client, wait_for
 from fleet.demo import plans, story
-from fleet.demo.client import Client, wait_for
 from fleet.demo.report import Report, Step
 from fleet.stack.children import ChildSpec
 from fleet.stack.paths import PROJECT_ROOT, RunDir

@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fleet.demo.client import Client, NotReached, wait_for
+from fleet.client import Client, NotReached, wait_for
 from fleet.stack.paths import RunDir
 from fleet.stack.run import Stack, ended_by_signals
 from tests.e2e import swarm_fleet

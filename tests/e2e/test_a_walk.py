@@ -3,8 +3,8 @@
 import psycopg
 import pytest
 
+from fleet.client import wait_for
 from fleet.demo import story
-from fleet.demo.client import wait_for
 from tests.e2e.conftest import DEVICES, Fleet
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("stack"), pytest.mark.timeout(600)]

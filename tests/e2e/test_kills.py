@@ -6,8 +6,8 @@ import signal
 import psycopg
 import pytest
 
+from fleet.client import wait_for
 from fleet.demo import plans, story
-from fleet.demo.client import wait_for
 from fleet.demo.report import Step
 from tests.e2e.conftest import DEVICES, Fleet
 

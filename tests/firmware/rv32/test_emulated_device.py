@@ -20,8 +20,8 @@ from device_firmware.host.core import Phase, Reset, State
 from device_firmware.host.home import Home
 from device_firmware.host.identity import Ticket, claim, tls_context
 from device_firmware.host.rv32.emulated import EmulatedDevice, Look
+from fleet.client import Client, wait_for
 from fleet.demo import plans, story
-from fleet.demo.client import Client, wait_for
 from fleet.demo.report import Report, Step
 from fleet.stack.paths import PROJECT_ROOT, RunDir
 from fleet.stack.run import Stack, StackInfo

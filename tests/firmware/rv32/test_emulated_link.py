@@ -17,7 +17,7 @@ from device_firmware.host.core import CODES, State
 from device_firmware.host.home import Home
 from device_firmware.host.identity import Identity
 from device_firmware.host.rv32.emulated import EmulatedDevice, Look
-from fleet.demo.client import wait_for
+from fleet.client import wait_for
 from fleet.devices.default_classes import OPERATORS
 from fleet.mqtt import topics
 from fleet.mqtt.codec import envelope

@@ -9,8 +9,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from fleet.client import Client, wait_for
 from fleet.demo import story
-from fleet.demo.client import Client, wait_for
 from fleet.demo.report import Report
 from fleet.stack.children import ChildSpec
 from fleet.stack.errors import StackError

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
@@ -22,7 +21,7 @@ from django.utils import timezone
 from device_firmware.host import scenario as scenarios
 from device_firmware.host.scenario import Scenario, ScenarioError
 from device_firmware.host.scenario_run import ScenarioRun
-from fleet.demo.client import ApiError, NotReached
+from fleet.client import ApiError, NotReached, Unreachable
 from fleet.rehearsal import scaling, stage, subject, telling
 from fleet.rehearsal.errors import RehearsalError
 from fleet.rehearsal.scaling import DEVICES_MAX, Small
@@ -81,7 +80,7 @@ class Command(BaseCommand):
             raise CommandError(str(error), returncode=USAGE if error.is_usage else FAILED) from error
         except (ScenarioError, OtaError) as error:
             raise CommandError(str(error), returncode=USAGE) from error
-        except (StackError, ApiError, NotReached, httpx.HTTPError, OSError) as error:
+        except (StackError, ApiError, NotReached, Unreachable, OSError) as error:
             raise CommandError(f"went_otherwise: {error}", returncode=FAILED) from error
         except KeyboardInterrupt:
             raise CommandError("interrupted: everything is stopped and removed", returncode=130) from None
