@@ -86,6 +86,7 @@ list_missing() {
     if [ "$1" = with-tests ]; then
         has_chromium || MISSING+=(chromium)
         has_program clang-format || MISSING+=(clang-format)
+        has_program curl || MISSING+=(curl)
         has_dejavu || MISSING+=(fonts-dejavu-core)
         # the firmware's proofs: fuzzers, the engine's C++, and the core on the ESP32-C3's instruction set
         has_program g++ || MISSING+=(g++)

@@ -74,6 +74,12 @@ def add(areas: Any) -> None:
         if name == "yank":
             one.add_argument("--reason", required=True)
         one.set_defaults(run=run)
+    one = verbs.add_parser("acknowledge", help="accept for a class what preflight could not prove")
+    one.add_argument("model")
+    one.add_argument("version")
+    one.add_argument("device_class", metavar="class")
+    one.add_argument("--reason", required=True)
+    one.set_defaults(run=_acknowledge)
     one = verbs.add_parser("release", help="sign a version and stage its chunks")
     one.add_argument("model")
     one.add_argument("version")
@@ -156,6 +162,11 @@ def _show(args: argparse.Namespace) -> None:
 
 def _yank(args: argparse.Namespace) -> None:
     _print(connected(args).models.yank(args.model, args.version, args.reason), args.format)
+
+
+def _acknowledge(args: argparse.Namespace) -> None:
+    api = connected(args).models
+    _print(api.acknowledge(args.model, args.version, args.device_class, args.reason), args.format)
 
 
 def _release(args: argparse.Namespace) -> None:
