@@ -1,5 +1,6 @@
 """What goes to a device's timeline: what its reports change, and the events that it sends itself."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -100,14 +101,44 @@ def _changes(before: Device, after: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def record_event(device_id: str, event: Event, *, now: datetime) -> bool:
-    """Put a device's own event on its timeline; False when (boot, n) is there already, so that it counts
-    once.
+    """`record_events` for one alone; False when it is there already."""
+    return bool(record_events([(device_id, event)], now=now))
+
+
+def record_events(sent: Iterable[tuple[str, Event]], *, now: datetime) -> list[tuple[str, Event]]:
+    """Put devices' own events on their timelines; returns those that were not there, in the order of
+    devices and numbers.
+
+    Each (boot, n) of a device counts once, however often and in however many batches it comes. Raises
+    django.db.Error.
     """
+    news = {(device_id, event.boot, event.n): event for device_id, event in sent}
+    known = DeviceEvent.objects.filter(device_id__in={key[0] for key in news}, n__in={key[2] for key in news})
+    there = set(known.values_list("device_id", "boot", "n"))
+    fresh = sorted((item for item in news.items() if item[0] not in there), key=lambda item: item[0])
+    try:
+        with transaction.atomic():
+            DeviceEvent.objects.bulk_create([_row(key[0], event, now) for key, event in fresh])
+    except IntegrityError:  # another gateway was quicker with one of them
+        return [(key[0], event) for key, event in fresh if _record(key[0], event, now)]
+    return [(key[0], event) for key, event in fresh]
+
+
+def _record(device_id: str, event: Event, now: datetime) -> bool:
+    try:
+        with transaction.atomic():
+            _row(device_id, event, now).save(force_insert=True)
+    except IntegrityError:
+        return False
+    return True
+
+
+def _row(device_id: str, event: Event, now: datetime) -> DeviceEvent:
     fields = event.fields
     code = ""
     if "code" in fields and fields["code"] in RefusalCode._value2member_map_:
         code = RefusalCode(fields["code"]).label if fields["code"] else ""
-    row = DeviceEvent(
+    return DeviceEvent(
         device_id=device_id,
         at=_event_time(event, now),
         kind=event.kind.label,
@@ -122,14 +153,6 @@ def record_event(device_id: str, event: Event, *, now: datetime) -> bool:
         boot=event.boot,
         n=event.n,
     )
-    if DeviceEvent.objects.filter(device_id=device_id, boot=event.boot, n=event.n).exists():
-        return False
-    try:
-        with transaction.atomic():
-            row.save(force_insert=True)
-    except IntegrityError:  # another gateway was quicker
-        return False
-    return True
 
 
 def _event_time(event: Event, now: datetime) -> datetime:

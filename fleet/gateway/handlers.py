@@ -154,14 +154,12 @@ class Measurements(Handler):
         events = [(one.device_id, one.content) for one in understood if isinstance(one.content, Event)]
         # Before the transaction: a new partition is locked until its transaction ends.
         ingest.ensure_partitions(deliveries)
-        fresh = 0
         with transaction.atomic():
             _set_timeouts()
             stored = ingest.store(deliveries, slot=self._slot, now=now)
-            for device_id, event in sorted(events, key=lambda one: one[0]):
-                if timeline.record_event(device_id, event, now=now):
-                    reports.apply_event(device_id, event, now=now)
-                    fresh += 1
+            fresh = timeline.record_events(events, now=now)
+            for device_id, event in fresh:
+                reports.apply_event(device_id, event, now=now)
             heard = self._due({one.device_id for one in understood}, now)
             presence.touch(heard, now)
             dead.record(refused, slot=self._slot, now=now)
@@ -172,8 +170,8 @@ class Measurements(Handler):
         metrics.WINDOWS.labels("duplicate").inc(stored.duplicates)
         metrics.SAMPLES.labels("inference").inc(stored.inferences)
         metrics.SAMPLES.labels("sketch").inc(stored.sketches)
-        metrics.EVENTS.labels("stored").inc(fresh)
-        metrics.EVENTS.labels("duplicate").inc(len(events) - fresh)
+        metrics.EVENTS.labels("stored").inc(len(fresh))
+        metrics.EVENTS.labels("duplicate").inc(len(events) - len(fresh))
 
     def _due(self, device_ids: set[str], now: datetime) -> set[str]:
         """Those whose presence was not noted lately; each batch names much the same ones."""

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import Phase as HypothesisPhase
 from hypothesis import strategies as st
@@ -347,6 +348,7 @@ class Lives(RuleBasedStateMachine):
         return parse_reported(found)
 
 
+@pytest.mark.timeout(6 * 3600 if "FLEET_REFERENCE_EXAMPLES" in os.environ else 300)
 def test_the_core_and_the_reference_live_the_same_lives() -> None:
     run_state_machine_as_test(
         Lives,
