@@ -1,5 +1,5 @@
 """The Celery application: queues, schedule and time limits. Tasks live in the `tasks` modules of `ota`,
-`fleet.alerts`, `fleet.devices` and `fleet.telemetry`.
+`fleet.accounts`, `fleet.alerts`, `fleet.devices` and `fleet.telemetry`.
 
 The database is the truth; a task is short, idempotent and safe to lose. Leases with a fencing counter plus
 the beat schedule carry work on
@@ -53,6 +53,7 @@ app.conf.update(
         "telemetry-gaps": {"task": "ota.repair_gaps", "schedule": 60.0, "options": {"expires": 55}},
         "alerts": {"task": "alerts.evaluate", "schedule": 60.0, "options": {"expires": 55}},
         "alert-deliveries": {"task": "alerts.send", "schedule": 5.0, "options": {"expires": 5}},
+        "audit-seal": {"task": "accounts.seal_audit", "schedule": 60.0, "options": {"expires": 55}},
         "presence": {"task": "devices.mark_stale", "schedule": 30.0, "options": {"expires": 60}},
     },
 )

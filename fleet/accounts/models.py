@@ -65,3 +65,23 @@ class AuditEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.verb} {self.subject_kind}:{self.subject_id}"
+
+
+class AuditSeal(models.Model):
+    """A link of the chain over the audit trail (`fleet.accounts.audit_chain`). Never edited.
+
+    It covers the rows behind the seal before it, up to `last_id`, in the order of their ids.
+    """
+
+    n = models.PositiveIntegerField(primary_key=True)  # 1, 2, ... without a gap
+    at = models.DateTimeField()
+    last_id = models.UUIDField()
+    count = models.PositiveIntegerField()
+    row_hashes = models.BinaryField()  # first 8 bytes of each row's hash: which row is not what it was
+    digest = models.BinaryField()  # SHA-256 of the digest before, and of the rows' whole hashes
+
+    class Meta:
+        ordering = ["n"]
+
+    def __str__(self) -> str:
+        return f"seal {self.n} over {self.count} rows"

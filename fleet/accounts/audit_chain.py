@@ -1,0 +1,172 @@
+"""The audit trail as a chain: what was written cannot be changed, removed or slipped in unseen.
+
+Rows are written by many transactions at once, so a row cannot name the hash of the one before it without
+making them all wait for each other. A worker seals instead: each minute it puts the hashes of the rows that are older
+than LAG into one digest with the digest before. Ids are UUIDv7, so "older" is an order that is fixed once the
+row is committed, and no transaction takes LAG.
+
+Whoever may write to the database could make the whole chain anew; a digest that was noted elsewhere (each
+seal is logged, and `manage.py audit verify` prints the last) shows that too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import structlog
+from django.db import IntegrityError, transaction
+
+from fleet.accounts.models import AuditEvent, AuditSeal
+
+log = structlog.get_logger(__name__)
+
+LAG: Final = timedelta(minutes=10)
+BATCH: Final = 10_000
+"""Most rows of a seal."""
+_SHORT: Final = 8
+_START: Final = uuid.UUID(int=0)
+_FIELDS: Final = tuple(field.name for field in AuditEvent._meta.concrete_fields)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The first place where the trail is not what was sealed.
+
+    what: `altered` or `added` (row is its id), `missing` (row is the id before it, None = the first of the
+    seal), `chain` (the seals themselves). seal: its number.
+    """
+
+    seal: int
+    what: str
+    row: uuid.UUID | None = None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a look at the whole chain found. digest: of the last seal, hex. unsealed: rows too young yet."""
+
+    seals: int
+    rows: int
+    digest: str
+    unsealed: int
+    broken: Broken | None
+
+
+def seal(now: datetime) -> int:
+    """Seal what is older than LAG; returns how many rows. Two workers at once make no seal twice."""
+    done = 0
+    while True:
+        before = AuditSeal.objects.order_by("-n").first()
+        rows = _rows(before.last_id if before else _START, _bound(now - LAG), BATCH)
+        hashes = [(row_id, digest) for row_id, digest in rows]
+        if not hashes:
+            return done
+        link = _link(bytes(before.digest) if before else b"", (digest for _, digest in hashes))
+        made = AuditSeal(
+            n=before.n + 1 if before else 1,
+            at=now,
+            last_id=hashes[-1][0],
+            count=len(hashes),
+            row_hashes=b"".join(digest[:_SHORT] for _, digest in hashes),
+            digest=link,
+        )
+        try:
+            with transaction.atomic():
+                made.save(force_insert=True)
+        except IntegrityError:  # another worker was quicker
+            return done
+        log.info("audit_sealed", seal=made.n, rows=made.count, digest=link.hex())
+        done += made.count
+
+
+def verify(told: Callable[[int], None] = lambda _rows: None) -> Verified:
+    """Compare every sealed row with its seal, up to the first that differs. told: rows looked at so far.
+
+    One seal's rows are in memory at a time.
+    """
+    last, digest, seals, rows = _START, b"", 0, 0
+    broken: Broken | None = None
+    for one in AuditSeal.objects.order_by("n").iterator(chunk_size=100):
+        found = list(_rows(last, None, None, up_to=one.last_id))
+        if one.n != seals + 1:
+            broken = Broken(one.n, "chain")
+        elif _link(digest, (row for _, row in found)) != bytes(one.digest):
+            broken = _difference(one, found)
+        if broken is not None:
+            break
+        seals, rows, last, digest = one.n, rows + one.count, one.last_id, bytes(one.digest)
+        told(rows)
+    unsealed = AuditEvent.objects.filter(id__gt=last).count() if broken is None else 0
+    return Verified(seals, rows, digest.hex(), unsealed, broken)
+
+
+def is_in_chain(digest: str) -> bool:
+    """True when a seal has this digest (hex), which somebody noted earlier."""
+    try:
+        return AuditSeal.objects.filter(digest=bytes.fromhex(digest)).exists()
+    except ValueError:
+        return False
+
+
+def export(start: datetime | None, end: datetime | None) -> Iterator[dict[str, Any]]:
+    """Rows from start until before end, None = all, oldest first, as the chain hashes them; JSON types only."""
+    rows = AuditEvent.objects.order_by("id")
+    rows = rows.filter(at__gte=start) if start else rows
+    rows = rows.filter(at__lt=end) if end else rows
+    for row in rows.values(*_FIELDS).iterator(chunk_size=2_000):
+        yield _said(row)
+
+
+def _difference(one: AuditSeal, found: list[tuple[uuid.UUID, bytes]]) -> Broken:
+    kept = bytes(one.row_hashes)
+    wanted = [kept[i : i + _SHORT] for i in range(0, len(kept), _SHORT)]
+    known = set(wanted)
+    for index, (row_id, digest) in enumerate(found):
+        if index < len(wanted) and digest[:_SHORT] == wanted[index]:
+            continue
+        if digest[:_SHORT] in known:  # a later row's place: one before it is gone
+            return Broken(one.n, "missing", found[index - 1][0] if index else None)
+        return Broken(one.n, "added" if len(found) > len(wanted) else "altered", row_id)
+    if len(found) < len(wanted):
+        return Broken(one.n, "missing", found[-1][0] if found else None)
+    return Broken(one.n, "chain")
+
+
+def _link(before: bytes, hashes: Iterator[bytes]) -> bytes:
+    link = hashlib.sha256(before)
+    for digest in hashes:
+        link.update(digest)
+    return link.digest()
+
+
+def _rows(
+    after: uuid.UUID, before: uuid.UUID | None, most: int | None, *, up_to: uuid.UUID | None = None
+) -> Iterator[tuple[uuid.UUID, bytes]]:
+    """(id, hash) of rows in the order of their ids."""
+    rows = AuditEvent.objects.filter(id__gt=after).order_by("id")
+    if before is not None:
+        rows = rows.filter(id__lt=before)
+    if up_to is not None:
+        rows = rows.filter(id__lte=up_to)
+    for row in rows[:most].values(*_FIELDS).iterator(chunk_size=2_000):
+        yield row["id"], _hash(row)
+
+
+def _hash(row: dict[str, Any]) -> bytes:
+    text = json.dumps(_said(row), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _said(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"id": str(row["id"]), "at": row["at"].astimezone(UTC).isoformat(timespec="microseconds")}
+
+
+def _bound(moment: datetime) -> uuid.UUID:
+    """The least UUIDv7 of a moment."""
+    return uuid.UUID(int=(int(moment.timestamp() * 1000) << 80) | (0x7 << 76))

@@ -1,0 +1,12 @@
+"""Scheduled work of `fleet.accounts`."""
+
+from celery import shared_task
+from django.utils import timezone
+
+from fleet.accounts import audit_chain
+
+
+@shared_task(name="accounts.seal_audit")  # type: ignore[untyped-decorator]
+def seal_audit() -> None:
+    """Seal the audit rows that are old enough. A killed worker's seal is made by the next."""
+    audit_chain.seal(timezone.now())
