@@ -1,9 +1,9 @@
 """The audit trail as a chain: what was written cannot be changed, removed or slipped in unseen.
 
 Rows are written by many transactions at once, so a row cannot name the hash of the one before it without
-making them all wait for each other. A worker seals instead: each minute it puts the hashes of the rows that are older
-than LAG into one digest with the digest before. Ids are UUIDv7, so "older" is an order that is fixed once the
-row is committed, and no transaction takes LAG.
+making them all wait for each other. A worker seals instead: each minute it puts the hashes of the rows that
+are older than LAG into one digest with the digest before. Ids are UUIDv7, so "older" is an order that is
+fixed once the row is committed, and no transaction takes LAG.
 
 Whoever may write to the database could make the whole chain anew; a digest that was noted elsewhere (each
 seal is logged, and `manage.py audit verify` prints the last) shows that too.
@@ -115,7 +115,7 @@ def is_in_chain(digest: str) -> bool:
 
 
 def export(start: datetime | None, end: datetime | None) -> Iterator[dict[str, Any]]:
-    """Rows from start until before end, None = all, oldest first, as the chain hashes them; JSON types only."""
+    """Rows from start until before end, None = all, oldest first, as the chain hashes them: JSON types."""
     rows = AuditEvent.objects.order_by("id")
     rows = rows.filter(at__gte=start) if start else rows
     rows = rows.filter(at__lt=end) if end else rows
