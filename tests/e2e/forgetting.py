@@ -1,7 +1,7 @@
 """A broker that forgets what it acknowledged, while telemetry flows; every gap is repaired or has a cause.
 
     python -m tests.e2e.forgetting [--devices 12] [--batches 2] [--seed 1] [--deadline 60] [--json FILE]
-    python -m tests.e2e.forgetting --devices 100 --batches 120 --deadline 240     # longer than a ring holds
+    python -m tests.e2e.forgetting --devices 60 --batches 120 --deadline 200     # longer than a ring holds
 
 A whole stack, and a swarm of true firmware cores with a played engine. The gateway is held up, the broker is
 killed and its store deleted: what waited for the gateway is gone. Devices connect again and send their ring
@@ -11,7 +11,8 @@ repair can know that something is missing. At the end the swarm is held up, so t
 
 A witness reads every batch beside the gateway, on both brokers. Exit status 0: no counter that it saw of a
 device is beyond what the backend knows of, rows + lost = sent, where lost has a cause, and at least one gap
-was repaired by a command. With many batches the ring has overwritten some, and `not_held` is lost too.
+was repaired by a command. With many batches the ring has overwritten some: lost as `not_held`, and as
+`ring_full` what no broker had taken before that.
 """
 
 from __future__ import annotations
@@ -84,8 +85,10 @@ class Outcome:
     @property
     def is_good(self) -> bool:
         """Every record that a device sent was counted once or is known to be lost, and asking helped."""
-        counted = self.raw == self.received and self.raw + self.lost == self.sent == self.witnessed
-        return counted and self.records.get("repaired", 0) > 0 and self.asked > 0
+        counted = self.raw == self.received and self.raw + self.lost == self.sent
+        # While it connects again the witness misses what devices may overwrite before they are asked.
+        is_true = 0 <= self.sent - self.witnessed <= self.lost
+        return counted and is_true and self.records.get("repaired", 0) > 0 and self.asked > 0
 
 
 def perform(
