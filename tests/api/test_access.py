@@ -82,6 +82,7 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "GET /telemetry/latency": ("telemetry:read",),
     "GET /telemetry/anomalies/top": ("telemetry:read",),
     "GET /telemetry/coverage": ("telemetry:read",),
+    "GET /telemetry/dead-letters": ("telemetry:read",),
     "GET /alerts": ("telemetry:read",),
     "GET /alerts/{alert_id}": ("telemetry:read",),
     "POST /alerts/{alert_id}/ack": ("devices:write",),
