@@ -53,6 +53,7 @@ app.conf.update(
         "telemetry-gaps": {"task": "ota.repair_gaps", "schedule": 60.0, "options": {"expires": 55}},
         "alerts": {"task": "alerts.evaluate", "schedule": 60.0, "options": {"expires": 55}},
         "alert-deliveries": {"task": "alerts.send", "schedule": 5.0, "options": {"expires": 5}},
+        "alert-mail": {"task": "alerts.mail", "schedule": 10.0, "options": {"expires": 10}},
         "presence": {"task": "devices.mark_stale", "schedule": 30.0, "options": {"expires": 60}},
     },
 )

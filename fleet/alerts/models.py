@@ -164,3 +164,19 @@ class Delivery(models.Model):
 
     def __str__(self) -> str:
         return f"{self.event} to {self.webhook_id or self.recipient} {self.state}"
+
+
+class Mailbox(models.Model):
+    """A recipient of e-mail, and when it may be written to again (`fleet.alerts.mailing`)."""
+
+    recipient = models.CharField(max_length=254, primary_key=True)
+    next_at = models.DateTimeField()  # not before; a sender at work moves it ahead
+    attempts = models.PositiveSmallIntegerField(default=0)  # in a row that failed
+    error = models.CharField(max_length=256, blank=True, default="")  # of the newest one
+    sent_at = models.DateTimeField(null=True)  # when a server took the newest message
+
+    class Meta:
+        ordering = ["recipient"]
+
+    def __str__(self) -> str:
+        return self.recipient

@@ -1,13 +1,16 @@
 """Who is told of a transition: one outbox row for each receiver, in the transition's own transaction.
 
-Folded alerts and silenced ones are told to nobody. A lost Celery message loses nothing: the beat sends
-whatever is due (`fleet.alerts.sending`).
+Receivers are webhooks and the e-mail addresses of the setting ALERT_EMAILS. Folded alerts and silenced ones
+are told to nobody. A lost Celery message loses nothing: the beat sends whatever is due
+(`fleet.alerts.sending`, `fleet.alerts.mailing`).
 """
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any, Final
+
+from django.conf import settings
 
 from fleet.alerts import silences
 from fleet.alerts.choices import DeliveryKind
@@ -23,21 +26,13 @@ def tell(alert: Alert, verb: str, *, now: datetime) -> int:
     if event is None or alert.folded_into_id is not None:
         return 0
     hooks = [hook for hook in Webhook.objects.filter(is_enabled=True) if event in hook.events]
-    if not hooks or silences.covers(alert, now=now):
+    people = settings.ALERT_EMAILS
+    if not (hooks or people) or silences.covers(alert, now=now):
         return 0
     body = message(alert, event, now=now)
-    rows = [
-        Delivery(
-            kind=DeliveryKind.WEBHOOK,
-            webhook=hook,
-            alert=alert,
-            event=event,
-            body=body,
-            next_at=now,
-            created_at=now,
-        )
-        for hook in hooks
-    ]
+    about = {"alert": alert, "event": event, "body": body, "next_at": now, "created_at": now}
+    rows = [Delivery(kind=DeliveryKind.WEBHOOK, webhook=hook, **about) for hook in hooks]
+    rows += [Delivery(kind=DeliveryKind.EMAIL, recipient=one, **about) for one in people]
     Delivery.objects.bulk_create(rows)
     return len(rows)
 

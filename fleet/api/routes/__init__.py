@@ -14,6 +14,7 @@ from fleet.api.routes import (
     alerts,
     dead_letters,
     devices,
+    emails,
     groups,
     keys,
     labels,
@@ -64,5 +65,6 @@ api.add_router("", dead_letters.router)
 api.add_router("", labels.router)
 api.add_router("", alerts.router)
 api.add_router("", webhooks.router)
+api.add_router("", emails.router)
 api.add_router("", accounts.router)
 api.add_router("", keys.router)
