@@ -9,7 +9,8 @@ failure, never a default.
 from pathlib import Path
 
 import environ
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, ValidationError
+from django.core.validators import EmailValidator
 
 env = environ.FileAwareEnv()
 
@@ -142,6 +143,23 @@ APPROVAL_OVER = env.int("FLEET_APPROVAL_OVER", default=100)
 
 # Webhooks reach public addresses only, unless receivers stand in the same private network.
 WEBHOOK_ALLOW_PRIVATE = env.bool("FLEET_WEBHOOK_ALLOW_PRIVATE", default=False)
+
+# E-mail about alerts: FLEET_ALERT_EMAILS names who gets it, FLEET_EMAIL_URL the server that takes it
+# (smtp+tls://user:password@mail.example.org:587; its parts are percent-encoded). Addresses stand here and not
+# in the database, as on-call lists do: who is told of faults is decided by who runs the service.
+ALERT_EMAILS = env.list("FLEET_ALERT_EMAILS", default=[])
+DEFAULT_FROM_EMAIL = env.str("FLEET_EMAIL_FROM", default="tinyfleet@localhost")
+EMAIL_TIMEOUT = 5  # seconds, for each command
+if env.str("FLEET_EMAIL_URL", default=""):
+    vars().update(env.email_url("FLEET_EMAIL_URL"))
+elif ALERT_EMAILS:
+    raise ImproperlyConfigured("FLEET_ALERT_EMAILS is set, and FLEET_EMAIL_URL is not: smtp://127.0.0.1:25")
+for _address in (*ALERT_EMAILS, DEFAULT_FROM_EMAIL.rpartition("<")[2].rstrip(">")):
+    try:
+        EmailValidator()(_address)
+    except ValidationError:
+        _names = "FLEET_ALERT_EMAILS or FLEET_EMAIL_FROM"
+        raise ImproperlyConfigured(f"{_address[:80]!r} in {_names} is no address") from None
 
 CELERY_BROKER_URL = REDIS_URL
 CELERY_TASK_DEFAULT_QUEUE = "default"

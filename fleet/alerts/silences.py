@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models import QuerySet
@@ -62,20 +64,32 @@ def end(row: Silence, *, actor: Actor, now: datetime) -> Silence:
 
 
 def covers(alert: Alert, *, now: datetime) -> bool:
-    """Whether a silence is about this alert. An alert of a part of the fleet is covered by one that names no
-    devices; a silence whose query is none any more covers nothing.
+    """Whether a silence is about this alert (`hiding`)."""
+    return bool(hiding([alert], now=now))
+
+
+def hiding(
+    alerts: Collection[Alert], *, now: datetime, among: Collection[Silence] | None = None
+) -> dict[UUID, Silence]:
+    """Of these alerts, those that a silence hides: alert id -> the one of them that lasts longest.
+
+    An alert of a part of the fleet is covered by one that names no devices; a silence whose query is none any
+    more covers nothing. among: those that count now, when the caller has read them. One query for each
+    silence that names devices, whatever the number of alerts.
     """
-    for row in active(now):
-        if row.rule_name not in ("", alert.rule_name):
-            continue
-        if not row.q:
-            return True
-        try:
-            if alert.device_id and selected(row.q, now=now).filter(pk=alert.device_id).exists():
-                return True
-        except DeviceError:
-            continue
-    return False
+    found: dict[UUID, Silence] = {}
+    rows = active(now) if among is None else among
+    for row in sorted(rows, key=lambda one: one.until, reverse=True):
+        asked = [one for one in alerts if one.pk not in found and row.rule_name in ("", one.rule_name)]
+        if row.q and asked:
+            try:
+                ids = {one.device_id for one in asked if one.device_id}
+                chosen = set(selected(row.q, now=now).filter(pk__in=ids).values_list("pk", flat=True))
+            except DeviceError:
+                continue
+            asked = [one for one in asked if one.device_id in chosen]
+        found |= {one.pk: row for one in asked}
+    return found
 
 
 def _record(

@@ -4,6 +4,7 @@ from typing import Any
 
 from fleet.alerts.choices import DeliveryState
 from fleet.alerts.kinds import KINDS
+from fleet.alerts.mailing import Waiting
 from fleet.alerts.models import Alert, Delivery, Rule, Silence, Webhook
 from fleet.api.render import stamp
 
@@ -90,10 +91,11 @@ def webhook_json(row: Webhook) -> dict[str, Any]:
 
 
 def delivery_json(row: Delivery) -> dict[str, Any]:
-    """A delivery. status: of the receiver's newest answer, null without one."""
+    """A delivery. status: of the receiver's newest answer, null without one. recipient: of an e-mail."""
     return {
         "id": str(row.pk),
         "event": row.event,
+        "recipient": row.recipient or None,
         "alert": str(row.alert_id) if row.alert_id else None,
         "state": row.state,
         "attempts": row.attempts,
@@ -102,4 +104,16 @@ def delivery_json(row: Delivery) -> dict[str, Any]:
         "error": row.error,
         "created_at": stamp(row.created_at),
         "finished_at": stamp(row.finished_at),
+    }
+
+
+def mailbox_json(row: Waiting) -> dict[str, Any]:
+    """A recipient of e-mail. next_at: not before, null while nothing waits. attempts, error: of failures."""
+    return {
+        "recipient": row.recipient,
+        "waiting": row.waiting,
+        "next_at": stamp(row.next_at) if row.waiting else None,
+        "attempts": row.attempts,
+        "error": row.error,
+        "sent_at": stamp(row.sent_at),
     }

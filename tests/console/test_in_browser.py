@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from fleet.alerts import evaluation, rules
+from fleet.alerts import evaluation, rules, silences
 from fleet.alerts.models import Alert
 from fleet.devices import groups
 from fleet.devices.models import Device
@@ -44,6 +44,8 @@ def site(browser: Browser, live_server: Any, present: datetime, make_user: Calla
     rules.ensure_defaults(present)
     plant_events("dev-001", present - timedelta(minutes=1), "boot", 3, "panic")
     evaluation.run(present)
+    until = present + timedelta(hours=4)
+    silences.create(q="id==dev-001", until=until, reason="on the bench", actor=rows.ADMIN, now=present)
     groups.create("line", kind="dynamic", q="tag==line-2,group==pilot", actor=rows.ADMIN, now=present)
     return filled
 
@@ -88,6 +90,7 @@ def paths(site: rows.Filled) -> list[str]:
         "/alerts?q=tagg==line-2",
         f"/alerts/{Alert.objects.earliest('id').pk}",
         "/alerts/rules",
+        "/alerts/silences",
         "/nothing",
     ]
 

@@ -179,6 +179,25 @@ def test_a_commanded_resend_gives_the_range_asked_for(running: Rig) -> None:
     assert len(sent(running)) == len(before) + 2, "another boot's ring is gone"
 
 
+def test_a_resend_says_what_the_ring_does_not_hold_any_more(running: Rig) -> None:
+    for _ in range(600):
+        running.infer(1)
+        running.advance(10, step_ms=5000)
+    before = running.batches()
+    counter = running.core.state().telemetry_counter
+    assert len(before) > running.core.state().ring_batches, "the oldest were overwritten"
+    running.command(CommandVerb.RESEND_TELEMETRY, 1, 0, counter + 5)
+    again = [batch.first for batch in running.batches()[len(before) :]]
+    assert again == [batch.first for batch in before][-len(again) :]
+    assert again[0] > 0
+    told = [event.detail for event in running.events() if event.kind.name == "TELEMETRY_LOST"]
+    assert told == [(1, 0, again[0] - 1, 2)], "what was acknowledged was no loss until it was asked for"
+    running.command(CommandVerb.RESEND_TELEMETRY, 1, 0, 1)
+    running.command(CommandVerb.RESEND_TELEMETRY, 1, again[0], counter)
+    told = [event.detail for event in running.events() if event.kind.name == "TELEMETRY_LOST"]
+    assert told[1:] == [(1, 0, 1, 2)]
+
+
 def test_windows_of_an_hour_without_a_link_arrive_together(running: Rig) -> None:
     before = len(windows(running))
     running.core.link(False)

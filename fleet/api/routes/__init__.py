@@ -12,7 +12,9 @@ from fleet.api.guard import guarded
 from fleet.api.routes import (
     accounts,
     alerts,
+    dead_letters,
     devices,
+    emails,
     groups,
     keys,
     labels,
@@ -59,8 +61,10 @@ api.add_router("/rollouts", waves.router)
 api.add_router("", operations.router)
 api.add_router("", previews.router)
 api.add_router("", telemetry.router)
+api.add_router("", dead_letters.router)
 api.add_router("", labels.router)
 api.add_router("", alerts.router)
 api.add_router("", webhooks.router)
+api.add_router("", emails.router)
 api.add_router("", accounts.router)
 api.add_router("", keys.router)

@@ -14,8 +14,8 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
-from fleet.alerts import machine
-from fleet.alerts.choices import ALERT_VERBS, AlertState, Severity
+from fleet.alerts import machine, silences
+from fleet.alerts.choices import ALERT_ACTIVE, ALERT_VERBS, AlertState, Severity
 from fleet.alerts.errors import AlertError
 from fleet.alerts.kinds import KINDS
 from fleet.alerts.models import Alert, Rule
@@ -38,7 +38,8 @@ def alert_list(request: HttpRequest) -> HttpResponse:
     """Alerts, open ones first, then newest first; GET parameters q (a query over devices), state and severity
     filter. A query that is wrong selects nothing, says where, and answers 422.
     """
-    query = query_box.asked(request, now=timezone.now())
+    now = timezone.now()
+    query = query_box.asked(request, now=now)
     state, severity = (request.GET.get(name, "")[:16] for name in ("state", "severity"))
     rows = spoken()
     if state in AlertState.values:
@@ -48,9 +49,12 @@ def alert_list(request: HttpRequest) -> HttpResponse:
     if query.q:
         rows = rows.none() if query.condition is None else rows.filter(_about(query.condition))
     found = page_of(request, rows.annotate(place=_PLACE), key="place", is_descending=True)
+    active = list(silences.active(now))
+    hiding = silences.hiding([one for one in found.rows if one.state in ALERT_ACTIVE], now=now, among=active)
     context = {
         "page": found,
-        "items": [{"alert": row, **_said(row)} for row in found.rows],
+        "items": [{"alert": row, "silence": hiding.get(row.pk), **_said(row)} for row in found.rows],
+        "silences": len(active),
         "query": query,
         "error": query.error,
         "query_fields": query_box.help_of_fields(),
@@ -155,7 +159,9 @@ def _alert_page(request: HttpRequest, row: Alert, *, error: AlertError | None = 
     paused = [event.data["rollout"] for event in events if event.verb == "paused" and "rollout" in event.data]
     devices = list(row.evidence.get("devices", []))
     folded = row.folded.order_by("-id")
+    hiding = silences.hiding([row] if row.state in ALERT_ACTIVE else [], now=timezone.now())
     context = {
+        "silence": hiding.get(row.pk),
         "alert": row,
         **_said(row),
         "span": alert_words.span(row.evidence),

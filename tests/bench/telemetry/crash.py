@@ -1,7 +1,8 @@
 """Kill one part of ingest while telemetry streams, and count: rows = rollup = sent, nothing twice.
 
-    python -m tests.bench.telemetry.crash --victim gateway|database|broker|outage [--messages 4000]
-        [--kills 3] [--devices 200] [--reader lean] [--deadline 240] [--outage 45] [--most-mib 300]
+    python -m tests.bench.telemetry.crash --victim gateway|database|broker|outage|disk
+        [--messages 4000] [--kills 3] [--devices 200] [--reader lean] [--deadline 240] [--outage 45]
+        [--most-mib 300]
 
 gateway: kill -9 and a successor at once; every other time it kills itself, after a commit and before its
 acknowledgement, for a kill from outside meets that moment by luck alone (none in eight). database: kill -9 of
@@ -9,8 +10,10 @@ the gateway's PostgreSQL process, upon which the server ends every session and r
 kill -9; its supervisor starts it again, and each device sends its last two acknowledged batches again beside
 what was not acknowledged, as gap repair would have it: a broker that is killed may forget what it
 acknowledged last. outage: PostgreSQL is stopped for --outage seconds, once; the gateway leaves the broker,
-keeps its batch, and has to have less than --most-mib of memory in the end. Exit 0 only with exact counts and,
-for gateway and broker, duplicates seen.
+keeps its batch, and has to have less than --most-mib of memory in the end. disk: the file system of
+PostgreSQL is filled to its last block, stays full for --outage seconds and is freed again, --kills times;
+root alone can mount it (exit 77 where that is not allowed). Exit 0 only with exact counts and, for gateway
+and broker, duplicates seen.
 """
 
 from __future__ import annotations
@@ -24,14 +27,15 @@ import sys
 import tempfile
 import time
 import urllib.request
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
 from fleet.gateway.source import READERS
 from fleet.stack import postgres
-from fleet.stack.paths import PROJECT_ROOT
+from fleet.stack.paths import PROJECT_ROOT, RunDir
 from fleet.stack.ports import LOOPBACK, free_port
-from tests.bench.telemetry import programs
+from tests.bench.telemetry import disk, programs
 from tests.bench.telemetry.cells import Load, options_of, rollup_windows, rss_mib, stored_windows
 from tests.bench.telemetry.installation import Installation, installed
 from tests.stack.services import wait_until
@@ -39,6 +43,8 @@ from tests.stack.services import wait_until
 BOOT: Final = 7
 RING: Final = {"broker": 2}
 DYING_AT: Final = 1
+VICTIMS: Final = ("gateway", "database", "broker", "outage", "disk")
+DISK_MIB: Final = 256
 _DUPLICATES: Final = re.compile(
     r'^fleet_gateway_windows_total\{result="duplicate"\} ([0-9.e+]+)$', re.MULTILINE
 )
@@ -114,7 +120,8 @@ def run(
 ) -> str:
     """Stream, kill, count; returns `ok` or what is wrong, after a line of what was seen."""
     built = programs.compile_into(folder / "programs")
-    with installed(folder / "run", devices=devices, saving="stack") as there:
+    small = disk.SmallDisk(RunDir(folder / "run").postgres, mib=DISK_MIB) if victim == "disk" else None
+    with small or nullcontext(), installed(folder / "run", devices=devices, saving="stack") as there:
         gateway = Gateway(there, reader)
         options = {**options_of(there, load, BOOT, deadline_s), "ring": RING.get(victim, 0)}
         try:
@@ -123,6 +130,8 @@ def run(
                 generator.go()
                 if victim == "outage":
                     done = _outage(there, gateway, load, outage_s)
+                elif small is not None:
+                    done = _fill_all(small, there, load, kills, outage_s)
                 else:
                     done = _kill_all(there, gateway, victim, load, kills)
                 sent = generator.next("end")
@@ -142,13 +151,15 @@ def run(
         return "the counts differ"
     if victim != "outage" and done < kills:
         return "the stream ended before the kills"
+    if victim == "disk" and (full(log) < done or "No space left" not in said):
+        return "PostgreSQL had space left"
     if victim == "database" and crashes(log) < done:
         return "PostgreSQL was not killed"
     if victim == "outage":
         if memory > most_mib:
             return "the gateway has taken too much memory"
         return "ok" if "leaves the broker" in said else "the gateway did not leave the broker"
-    if victim != "database" and not again:
+    if victim not in ("database", "disk") and not again:
         return "no duplicate was seen: the kills proved nothing"
     return "ok"
 
@@ -162,6 +173,38 @@ def _outage(there: Installation, gateway: Gateway, load: Load, outage_s: float) 
     time.sleep(outage_s)
     there.supervisor.start(postgres.spec(there.run, port))
     return 1
+
+
+def _fill_all(small: disk.SmallDisk, there: Installation, load: Load, times: int, full_s: float) -> int:
+    """Fill PostgreSQL's file system while it streams, and free it; returns how often."""
+    log = there.run.logs / "postgres.log"
+    done, step = 0, load.samples // (times + 2)
+    while done < times:
+        goal = _stored() + step
+        if goal >= load.samples:
+            break
+        wait_until(lambda goal=goal: _stored() >= goal, deadline_s=120, what="more windows")  # type: ignore[misc]
+        before = full(log.read_text())
+
+        def is_full(before: int = before) -> bool:
+            small.fill()  # what PostgreSQL gave back since, too
+            return full(log.read_text()) > before
+
+        try:
+            wait_until(is_full, deadline_s=120, what="PostgreSQL to find no space")
+            until_s = time.monotonic() + full_s
+            while time.monotonic() < until_s:
+                small.fill()
+                time.sleep(0.05)
+        finally:
+            small.free()
+        done += 1
+    return done
+
+
+def full(log: str) -> int:
+    """How often PostgreSQL found no space, by its log."""
+    return log.count("No space left on device")
 
 
 def crashes(log: str) -> int:
@@ -217,15 +260,17 @@ def _session_of_the_gateway() -> int:
 def main() -> int:
     """Command line entry. 0: exact counts."""
     options = argparse.ArgumentParser(prog="python -m tests.bench.telemetry.crash", description=__doc__)
-    options.add_argument("--victim", choices=("gateway", "database", "broker", "outage"), required=True)
+    options.add_argument("--victim", choices=VICTIMS, required=True)
     options.add_argument("--messages", type=int, default=4000)
     options.add_argument("--kills", type=int, default=3)
     options.add_argument("--devices", type=int, default=200)
     options.add_argument("--reader", choices=READERS, default=READERS[0])
     options.add_argument("--deadline", type=float, default=240.0, help="seconds")
-    options.add_argument("--outage", type=float, default=45.0, help="seconds without PostgreSQL")
+    options.add_argument("--outage", type=float, default=45.0, help="seconds without PostgreSQL, or space")
     options.add_argument("--most-mib", type=float, default=300.0, help="memory of the gateway after it")
     args = options.parse_args()
+    if args.victim == "disk":
+        disk.enter_namespace("tests.bench.telemetry.crash")
     if args.victim == "outage":
         args.messages = max(args.messages, int(400 * (args.outage + 20)))
     load = Load(args.messages, records=10, rate=400)

@@ -37,9 +37,12 @@ void fc_tele_flag(struct fc_core *core, uint32_t flag) {
             core->app[s]->flags |= flag;
 }
 
-static void lost(struct fc_core *core, uint32_t from, uint32_t to, uint32_t cause) {
+/* Causes of the event: overwritten before its acknowledgement; asked for and not held any more. */
+enum { RING_FULL = 1, NOT_HELD = 2 };
+
+static void lost(struct fc_core *core, uint32_t from, uint32_t to) {
     fc_tele_flag(core, FC_FLAG_LOST);
-    fc_event_put(core, FC_EV_TELEMETRY_LOST, -1, core->id->boot, from, to, cause);
+    fc_event_put(core, FC_EV_TELEMETRY_LOST, -1, core->id->boot, from, to, RING_FULL);
 }
 
 static void evict(struct fc_core *core) {
@@ -47,7 +50,7 @@ static void evict(struct fc_core *core) {
     const uint8_t *e = r->bytes + r->first;
     uint32_t first = fc_get32(e + 4);
     if (e[2] != ACKED)
-        lost(core, first, first + e[3] - 1u, 1);
+        lost(core, first, first + e[3] - 1u);
     r->first = --r->n ? behind(r, r->first) : 0;
 }
 
@@ -325,8 +328,14 @@ void fc_tele_link(struct fc_core *core, int up, int fresh) {
     sweep(&core->ring, up && fresh ? ~0u : 1u << SENT, NEW, 0, 0, UINT32_MAX);
 }
 
+/* The ring holds the newest counters without a gap, so what it lacks of from..to are the oldest. */
 uint32_t fc_tele_resend(struct fc_core *core, uint32_t from, uint32_t to) {
-    return sweep(&core->ring, 1u << ACKED, NEW, 0, from, to);
+    struct fc_ring *r = &core->ring;
+    uint32_t oldest = r->n ? fc_get32(r->bytes + r->first + 4) : core->tele_counter;
+    if (from < oldest)
+        fc_event_put(core, FC_EV_TELEMETRY_LOST, -1, core->id->boot, from,
+                     to < oldest ? to : oldest - 1u, NOT_HELD);
+    return sweep(r, 1u << ACKED, NEW, 0, from, to);
 }
 
 uint32_t fc_tele_ring_used(const struct fc_core *core) {

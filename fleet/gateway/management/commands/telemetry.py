@@ -1,4 +1,7 @@
-"""`manage.py telemetry`: compare rollups with raw rows, make them anew, compact, choose references."""
+"""`manage.py telemetry`: compare rollups with raw rows, make them anew, compact, choose references, replay.
+
+It is the gateway's because replaying is: what was refused goes through the gateway's reading once more.
+"""
 
 import argparse
 from datetime import UTC, date, datetime, timedelta
@@ -10,6 +13,11 @@ from django.utils import timezone
 
 from fleet.accounts import audit
 from fleet.accounts.audit import Actor
+from fleet.devices.errors import DeviceError
+from fleet.devices.installation import installation_id
+from fleet.gateway import replay
+from fleet.gateway.uplink import Reader
+from fleet.sealing import SealError
 from fleet.telemetry import baselines, compaction, partitions, recompute, verification
 from fleet.telemetry.errors import TelemetryError
 from fleet.telemetry.models import Version
@@ -19,7 +27,7 @@ DAY = timedelta(days=1)
 
 
 class Command(BaseCommand):
-    help = "Compare rollups with raw rows, make them anew, compact what is due, choose references of drift."
+    help = "Compare rollups with raw rows, make them anew, compact, choose references of drift, replay."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
@@ -36,6 +44,9 @@ class Command(BaseCommand):
         base.add_argument("--from", dest="start", required=True, help="first UTC day, 2026-05-01")
         base.add_argument("--to", dest="end", required=True, help="last UTC day")
         verbs.add_parser("compact", help="compact the hours that are due, as the workers do each minute")
+        again = verbs.add_parser("replay", help="send refused messages through the pipeline once more")
+        again.add_argument("--code", required=True, help="under which they were refused: format_unknown, ...")
+        again.add_argument("--device", default="", help="of this device only")
 
     def handle(self, *args: Any, **options: Any) -> None:
         now = timezone.now()
@@ -45,6 +56,9 @@ class Command(BaseCommand):
                 return
             if options["verb"] == "baseline":
                 self._baseline(options, now)
+                return
+            if options["verb"] == "replay":
+                self._replay(options, now)
                 return
             start, end = _range(options, now)
             if options["verb"] == "verify":
@@ -96,6 +110,21 @@ class Command(BaseCommand):
                 self.stdout.write(f"{run.model} {run.version}: {n:,} inferences are the reference")
         except TelemetryError as error:
             raise CommandError(f"{error.code}: {error.text}") from error
+
+    def _replay(self, options: dict[str, Any], now: datetime) -> None:
+        try:
+            done = replay.replay(
+                Reader(installation_id()), options["code"], actor=ACTOR, now=now, device_id=options["device"]
+            )
+        except (TelemetryError, DeviceError, SealError) as error:
+            raise CommandError(f"{error.code}: {error.text}") from error
+        self.stdout.write(
+            f"{done.taken:,} of {done.seen:,} messages are stored: {done.windows:,} windows,"
+            f" {done.inferences:,} inferences, {done.sketches:,} sketches, {done.events:,} events;"
+            f" {done.duplicates:,} windows were there already"
+        )
+        for code, count in done.refused.most_common():
+            self.stdout.write(f"{count:,} stay, refused as {code}")
 
     def _compact(self, now: datetime) -> int:
         done = 0
