@@ -3,19 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
-from django.db import OperationalError, connection, transaction
-from psycopg import errors as pg_errors
-
-from fleet.telemetry import catalogue, percentiles, sources, statements
+from fleet.telemetry import catalogue, gap_times, percentiles, sources, statements
 from fleet.telemetry.catalogue import MAX_SERIES, METRICS, TelemetryQuery
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.intervals import t_half_width
+from fleet.telemetry.rows import rows_of
 from fleet.telemetry.selection import Condition, condition
 from fleet.telemetry.sources import Source
-
-TIMEOUT_S: Final = 5
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class Series:
 @dataclass(frozen=True)
 class TelemetryResult:
     """An answer. source: `day`, `hour`, `minute` or `raw`. as_of: up to when data can be complete. gaps: open
-    and lost telemetry gaps in the range; None: not counted.
+    and lost telemetry gaps that touch the range and whose devices count (`gap_times.touching`).
     """
 
     metric: str
@@ -62,7 +58,7 @@ class TelemetryResult:
     as_of: datetime
     series: list[Series] = field(default_factory=list)
     series_left_off: int = 0
-    gaps: int | None = None
+    gaps: int = 0
 
 
 def query(question: TelemetryQuery, *, now: datetime) -> TelemetryResult:
@@ -100,7 +96,13 @@ def query(question: TelemetryQuery, *, now: datetime) -> TelemetryResult:
         as_of=as_of,
         series=kept,
         series_left_off=len(series) - len(kept),
+        gaps=_gaps(question, selected),
     )
+
+
+def _gaps(question: TelemetryQuery, selected: Condition | None) -> int:
+    scope, parameters = statements.scope_of(question, sources.DEVICE_DAYS.labels, selected)
+    return gap_times.touching(question.start, question.end, where=" AND ".join(scope), parameters=parameters)
 
 
 def _fetch(question: TelemetryQuery, source: Source, selected: Condition | None) -> list[tuple[Any, ...]]:
@@ -108,19 +110,6 @@ def _fetch(question: TelemetryQuery, source: Source, selected: Condition | None)
     if percent is None:
         return rows_of(*statements.statement(question, source, selected))
     return percentiles.answer(percent, rows_of(*percentiles.statement(question, source, selected)))
-
-
-def rows_of(statement: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """What a statement finds within TIMEOUT_S. Raises QueryError `query_timeout`."""
-    try:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL statement_timeout = '{TIMEOUT_S}s'")
-            cursor.execute(statement, parameters)
-            return list(cursor.fetchall())
-    except OperationalError as error:
-        if isinstance(error.__cause__, pg_errors.QueryCanceled):
-            raise QueryError("query_timeout", f"no answer within {TIMEOUT_S} s: ask for less") from error
-        raise
 
 
 def _points(

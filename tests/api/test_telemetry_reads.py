@@ -63,7 +63,7 @@ def test_latency_has_a_series_for_each_percentile(call: Caller, told: dict[str, 
 def test_the_most_anomalous_devices_come_first(call: Caller, told: dict[str, str]) -> None:
     found = read(call, "anomalies/top", limit=2, exact="true", **told).json()
     assert [one["device_id"] for one in found["items"]] == ["dev-10", "dev-11"]
-    assert (found["source"], found["step"], found["gaps"]) == ("raw", None, None)
+    assert (found["source"], found["step"], found["gaps"]) == ("raw", None, 0)
     assert (found["items"][0]["anomalies"], found["items"][0]["inferences"]) == (3, 30)
     day = call("GET", "/telemetry/anomalies/top").json()
     assert (day["source"], day["step"]) == ("day", 86_400)

@@ -206,8 +206,7 @@ def device_telemetry(
 def device_last(request: HttpRequest, device_id: str) -> Any:
     """The newest telemetry window of one device."""
     _device(device_id)
-    last = queries.last_values([device_id]).get(device_id)
-    return {"last": last, "source": "last", "step": None, "as_of": timezone.now(), "gaps": None}
+    return queries.last_answer(device_id, now=timezone.now())
 
 
 @router.post("/devices:config", auth=Scope("devices:write"), response=dict[str, Any])
