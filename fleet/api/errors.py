@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 STATUS = {
     400: "malformed_json idempotency_key_required limit cursor_mismatch query_syntax query_unknown_field "
     "unknown_metric unknown_kind kind_required budget_required agg_not_supported group_by_not_supported "
-    "step_not_supported quantile_range range_invalid range_too_wide too_many_points",
+    "arms_required step_not_supported quantile_range range_invalid range_too_wide too_many_points",
     401: "token_missing token_invalid token_expired",
     403: "scope_missing approver_is_author",
     404: "not_found token_unknown",

@@ -17,8 +17,8 @@ class QueryError(TelemetryError):
     """A telemetry query was refused (HTTP 400, or 410 for `raw_expired`, 503 for `query_timeout`).
 
     code: `unknown_metric, unknown_kind, kind_required, agg_not_supported, group_by_not_supported,
-    step_not_supported, quantile_range, range_invalid, range_too_wide, too_many_points, raw_expired,
-    query_timeout`. least_step_s: with `too_many_points`, the least step that fits.
+    arms_required, step_not_supported, quantile_range, range_invalid, range_too_wide, too_many_points,
+    raw_expired, query_timeout`. least_step_s: with `too_many_points`, the least step that fits.
     """
 
     def __init__(self, code: str, text: str, *, least_step_s: int | None = None) -> None:

@@ -11,6 +11,7 @@ from django.db import connection
 
 from fleet.telemetry import drift, gap_times, partitions, sources
 from fleet.telemetry.catalogue import GROUPS, KINDS, METRICS, Metric, TelemetryQuery
+from fleet.telemetry.comparison import Comparison, compare
 from fleet.telemetry.coverage import Coverage, Covered, coverage
 from fleet.telemetry.drift import DriftPoint, DriftResult, DriftSeries
 from fleet.telemetry.errors import QueryError
@@ -24,6 +25,7 @@ __all__ = [
     "KINDS",
     "METRICS",
     "Anomalous",
+    "Comparison",
     "Coverage",
     "Covered",
     "DriftPoint",
@@ -38,6 +40,7 @@ __all__ = [
     "TelemetryQuery",
     "TelemetryResult",
     "TopResult",
+    "compare",
     "coverage",
     "device_answer",
     "device_outcomes",

@@ -16,7 +16,7 @@ def statement(
     """Rows of (bucket, label..., value, spread, n_devices, n), and the parameters."""
     agg = question.aggregation
     keys, chosen, where, parameters = frame(question, source, selected)
-    numerator, denominator = _terms(question, source)
+    numerator, denominator = terms(question, source)
     if agg == "device_mean":
         inner = (
             f"SELECT {chosen}, w.device_id,"
@@ -79,7 +79,7 @@ def scope_of(
     return where, parameters
 
 
-def _terms(question: TelemetryQuery, source: Source) -> tuple[str, str]:
+def terms(question: TelemetryQuery, source: Source) -> tuple[str, str]:
     """SQL of what is summed above and below the line."""
     name = f"accuracy {question.kind}" if question.metric == "accuracy" else question.metric
     numerator, denominator = source.terms[name]

@@ -12,6 +12,7 @@ from fleet.api.guard import guarded
 from fleet.api.routes import (
     accounts,
     alerts,
+    comparison,
     devices,
     groups,
     keys,
@@ -59,6 +60,7 @@ api.add_router("/rollouts", waves.router)
 api.add_router("", operations.router)
 api.add_router("", previews.router)
 api.add_router("", telemetry.router)
+api.add_router("", comparison.router)
 api.add_router("", labels.router)
 api.add_router("", alerts.router)
 api.add_router("", webhooks.router)

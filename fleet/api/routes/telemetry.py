@@ -26,6 +26,8 @@ class Filters(Strict):
     digests: list[str] = Field(default_factory=list, max_length=50)
     device_classes: list[str] = Field(default_factory=list, max_length=50)
     devices: list[str] = Field(default_factory=list, max_length=200)
+    rollouts: list[str] = Field(default_factory=list, max_length=50)
+    groups: list[str] = Field(default_factory=list, max_length=50)
 
 
 class QueryBody(Strict):
@@ -63,6 +65,8 @@ def query(request: HttpRequest, body: QueryBody) -> Any:
         digests=tuple(body.filters.digests),
         device_classes=tuple(body.filters.device_classes),
         devices=tuple(body.filters.devices),
+        rollouts=tuple(body.filters.rollouts),
+        groups=tuple(body.filters.groups),
     )
     return result_json(queries.query(asked, now=timezone.now()))
 
