@@ -14,6 +14,7 @@ from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from fleet.accounts.tokens import TokenError
 from fleet.alerts.errors import AlertError
+from fleet.api.render import stamp
 from fleet.devices.errors import DeviceError
 from fleet.sealing import SealError
 from fleet.telemetry.errors import TelemetryError
@@ -25,7 +26,8 @@ log = logging.getLogger(__name__)
 STATUS = {
     400: "malformed_json idempotency_key_required limit cursor_mismatch query_syntax query_unknown_field "
     "unknown_metric unknown_kind kind_required budget_required agg_not_supported group_by_not_supported "
-    "arms_required step_not_supported quantile_range range_invalid range_too_wide too_many_points",
+    "arms_required step_not_supported quantile_range range_invalid range_too_wide too_many_points "
+    "format_unknown too_many_rows",
     401: "token_missing token_invalid token_expired",
     403: "scope_missing approver_is_author",
     404: "not_found token_unknown",
@@ -50,6 +52,8 @@ STATUS = {
 again later, or after somebody mended the installation, can succeed.
 """
 RETRY_AFTER_S = 5
+ROLLUP = "/api/v1/telemetry:query"
+"""Where what is no longer kept raw can still be asked for, in whole steps."""
 _STATUS_OF = {code: status for status, codes in STATUS.items() for code in codes.split()}
 _TITLES = {
     400: "Request not understood",
@@ -149,6 +153,8 @@ def _more(error: Any) -> dict[str, Any]:
         known["position"] = error.position
     if hasattr(error, "allowed"):
         known["allowed"] = error.allowed
+    if getattr(error, "available_from", None) is not None:
+        known |= {"available_from": stamp(error.available_from), "rollup": ROLLUP}
     return known
 
 

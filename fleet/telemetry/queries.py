@@ -139,7 +139,12 @@ def device_answer(device_id: str, start: datetime, end: datetime, *, now: dateti
     oldest = partitions.day_of(partitions.raw_from(now))
     if partitions.day_of(start) < oldest:
         kept = f"raw windows are kept {partitions.RAW_DAYS} days, from {oldest:%Y-%m-%d}T00:00:00Z on"
-        raise QueryError("raw_expired", f"{kept}; POST /telemetry:query reads days of a device further back")
+        raise QueryError(
+            "raw_expired",
+            f"{kept}; POST /telemetry:query reads days of a device further back",
+            least_step_s=sources.DAY_S,
+            available_from=datetime.combine(oldest, datetime.min.time(), UTC),
+        )
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM (SELECT 1 FROM tele_window WHERE device_id = %s AND ts >= %s AND ts < %s"

@@ -118,6 +118,8 @@ def _source(start: datetime, end: datetime, *, now: datetime, exact: bool) -> so
                 "raw_expired",
                 f"raw windows are kept {partitions.RAW_DAYS} days, from {oldest:%Y-%m-%d}T00:00:00Z on;"
                 " whole UTC days without `exact` reach 13 months back",
+                least_step_s=sources.DAY_S,
+                available_from=datetime.combine(oldest, datetime.min.time(), UTC),
             )
         return sources.WINDOWS
     day_s = sources.DAY_S

@@ -82,6 +82,7 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "GET /telemetry/latency": ("telemetry:read",),
     "GET /telemetry/anomalies/top": ("telemetry:read",),
     "GET /telemetry/compare": ("telemetry:read",),
+    "GET /telemetry/export": ("telemetry:read",),
     "GET /telemetry/coverage": ("telemetry:read",),
     "GET /alerts": ("telemetry:read",),
     "GET /alerts/{alert_id}": ("telemetry:read",),

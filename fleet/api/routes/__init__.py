@@ -14,6 +14,7 @@ from fleet.api.routes import (
     alerts,
     comparison,
     devices,
+    exports,
     groups,
     keys,
     labels,
@@ -61,6 +62,7 @@ api.add_router("", operations.router)
 api.add_router("", previews.router)
 api.add_router("", telemetry.router)
 api.add_router("", comparison.router)
+api.add_router("", exports.router)
 api.add_router("", labels.router)
 api.add_router("", alerts.router)
 api.add_router("", webhooks.router)
