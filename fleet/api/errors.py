@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.db import DataError, OperationalError
@@ -55,6 +55,31 @@ RETRY_AFTER_S = 5
 ROLLUP = "/api/v1/telemetry:query"
 """Where what is no longer kept raw can still be asked for, in whole steps."""
 _STATUS_OF = {code: status for status, codes in STATUS.items() for code in codes.split()}
+SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "title": "Problem",
+    "description": "RFC 9457. `code` is stable; what more there is depends on it.",
+    "required": ["type", "title", "status", "code", "detail", "errors", "request_id"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
+        "code": {"type": "string"},
+        "detail": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["pointer", "code", "message"],
+                "properties": {
+                    "pointer": {"type": "string"}, "code": {"type": "string"}, "message": {"type": "string"},
+                },
+            },
+        },
+        "request_id": {"type": "string"},
+    },
+}  # fmt: skip
+"""What `problem` answers with, as OpenAPI tells it."""
 _TITLES = {
     400: "Request not understood",
     401: "Not signed in",

@@ -31,6 +31,17 @@ from fleet.api.routes import (
 class Api(NinjaAPI):
     """An API in which unknown paths, wrong methods and oversized bodies answer with problem documents too."""
 
+    def get_openapi_schema(self, *args: Any, **kwargs: Any) -> Any:
+        """The document, in which every operation may answer with a problem."""
+        found = super().get_openapi_schema(*args, **kwargs)
+        found["components"]["schemas"]["Problem"] = errors.SCHEMA
+        content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        for methods in found["paths"].values():
+            for operation in methods.values():
+                told = {str(status): answer for status, answer in operation["responses"].items()}
+                operation["responses"] = told | {"default": {"description": "A problem", "content": content}}
+        return found
+
     def _get_urls(self) -> list[Any]:
         patterns = super()._get_urls()
         for pattern in patterns:

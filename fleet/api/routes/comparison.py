@@ -1,31 +1,32 @@
 """Two cohorts of devices compared."""
 
 import dataclasses
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.http import HttpRequest
 from django.utils import timezone
-from ninja import Query, Router, Schema
+from ninja import Query, Router
 from pydantic import Field
 
+from fleet.api.asked import Asked
 from fleet.api.auth import Scope
+from fleet.api.moments import Moment
 from fleet.api.render import stamp
 from fleet.telemetry import queries
 
 router = Router(tags=["telemetry"])
 
 
-class CompareQuery(Schema):
+class CompareQuery(Asked):
     """A comparison. rollout: its waves (a) and its control (b). a, b: queries that narrow each arm, or say
     what the arms are where no rollout is named. where: a query over both.
     """
 
     metric: str = Field(max_length=32)
     kind: str = Field("", max_length=16)
-    start: datetime = Field(alias="from")
-    end: datetime = Field(alias="to")
+    start: Moment = Field(alias="from")
+    end: Moment = Field(alias="to")
     rollout: UUID | None = None
     a: str = Field("", max_length=2_000)
     b: str = Field("", max_length=2_000)

@@ -1,15 +1,16 @@
 """Raw telemetry as a stream."""
 
-from datetime import datetime
 from typing import Any
 
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, StreamingHttpResponse
 from django.utils import timezone
-from ninja import Query, Router, Schema
+from ninja import Query, Router
 from pydantic import Field
 
+from fleet.api.asked import Asked
 from fleet.api.auth import Scope
+from fleet.api.moments import Moment
 from fleet.telemetry import export
 
 router = Router(tags=["telemetry"])
@@ -19,11 +20,11 @@ _STREAMED = {
 }
 
 
-class ExportQuery(Schema):
+class ExportQuery(Asked):
     """What to export. kind: window, inference or sketch. format: ndjson or csv. where: as `q` of a query."""
 
-    start: datetime = Field(alias="from")
-    end: datetime = Field(alias="to")
+    start: Moment = Field(alias="from")
+    end: Moment = Field(alias="to")
     kind: str = Field("window", max_length=16)
     format: str = Field("ndjson", max_length=16)
     where: str = Field("", max_length=2_000)
