@@ -49,8 +49,10 @@ def headers(call: Caller, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def codes_are_listed(context: Any, answer: Any, case: schemathesis.Case) -> None:
-    """A problem has the status that its code is listed under. What fields mean together (a range, a step, a kind
-    that a metric has) no document of types can say: such requests are refused with a code, and not excepted.
+    """A problem has the status that its code is listed under.
+
+    What fields mean together (a range, a step, a kind that a metric has) no document of types can say: such
+    requests are refused with a code, which is why `positive_data_acceptance` is left out.
     """
     if answer.status_code >= 400:
         told = answer.json()
