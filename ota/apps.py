@@ -16,9 +16,11 @@ class OtaConfig(AppConfig):
         """
         import fleet.celery  # noqa: F401
         from fleet.devices import selection
+        from fleet.telemetry.cohorts import register_arms
         from fleet.telemetry.selection import register_members
         from ota import inventory, membership
         from ota.operators import BUILTIN_CODES
 
         selection.register_names(runs=inventory.run_names, operators=lambda: BUILTIN_CODES)
         register_members(membership.device_ids)
+        register_arms(membership.arms)

@@ -109,14 +109,13 @@ def _held(slots: Collection[tuple[str, int]]) -> dict[tuple[str, int], list[Job]
     """The newest jobs of these (device, slot), newest first, their rows held."""
     if not slots:
         return {}
-    table = Job._meta.db_table
     newest = (
-        "SELECT j.id FROM unnest(%s::text[], %s::smallint[]) AS s(device, slot) CROSS JOIN LATERAL ("
-        f'SELECT id FROM "{table}" WHERE device_id = s.device AND slot = s.slot '
-        "ORDER BY attempt DESC LIMIT %s) AS j"  # noqa: S608 - own name
+        f'SELECT id FROM "{Job._meta.db_table}" WHERE device_id = s.device AND slot = s.slot '  # noqa: S608
+        "ORDER BY attempt DESC LIMIT %s"
     )
+    asked = f"SELECT j.id FROM unnest(%s::text[], %s::smallint[]) AS s(device, slot), LATERAL ({newest}) AS j"
     with connection.cursor() as cursor:
-        cursor.execute(newest, [*map(list, zip(*sorted(slots), strict=True)), _LOOK_BACK])
+        cursor.execute(asked, [*map(list, zip(*sorted(slots), strict=True)), _LOOK_BACK])
         ids = [job_id for (job_id,) in cursor.fetchall()]
     rows = Job.objects.select_for_update(no_key=True).filter(pk__in=ids)
     found: dict[tuple[str, int], list[Job]] = {}

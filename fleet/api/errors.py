@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.db import DataError, OperationalError
@@ -14,6 +14,7 @@ from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from fleet.accounts.tokens import TokenError
 from fleet.alerts.errors import AlertError
+from fleet.api.render import stamp
 from fleet.devices.errors import DeviceError
 from fleet.sealing import SealError
 from fleet.telemetry.errors import TelemetryError
@@ -25,7 +26,8 @@ log = logging.getLogger(__name__)
 STATUS = {
     400: "malformed_json idempotency_key_required limit cursor_mismatch query_syntax query_unknown_field "
     "unknown_metric unknown_kind kind_required budget_required agg_not_supported group_by_not_supported "
-    "step_not_supported quantile_range range_invalid range_too_wide too_many_points",
+    "arms_required step_not_supported quantile_range range_invalid range_too_wide too_many_points "
+    "format_unknown too_many_rows",
     401: "token_missing token_invalid token_expired",
     403: "scope_missing approver_is_author",
     404: "not_found token_unknown",
@@ -50,7 +52,34 @@ STATUS = {
 again later, or after somebody mended the installation, can succeed.
 """
 RETRY_AFTER_S = 5
+ROLLUP = "/api/v1/telemetry:query"
+"""Where what is no longer kept raw can still be asked for, in whole steps."""
 _STATUS_OF = {code: status for status, codes in STATUS.items() for code in codes.split()}
+SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "title": "Problem",
+    "description": "RFC 9457. `code` is stable; what more there is depends on it.",
+    "required": ["type", "title", "status", "code", "detail", "errors", "request_id"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
+        "code": {"type": "string"},
+        "detail": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["pointer", "code", "message"],
+                "properties": {
+                    "pointer": {"type": "string"}, "code": {"type": "string"}, "message": {"type": "string"},
+                },
+            },
+        },
+        "request_id": {"type": "string"},
+    },
+}  # fmt: skip
+"""What `problem` answers with, as OpenAPI tells it."""
 _TITLES = {
     400: "Request not understood",
     401: "Not signed in",
@@ -149,6 +178,8 @@ def _more(error: Any) -> dict[str, Any]:
         known["position"] = error.position
     if hasattr(error, "allowed"):
         known["allowed"] = error.allowed
+    if getattr(error, "available_from", None) is not None:
+        known |= {"available_from": stamp(error.available_from), "rollup": ROLLUP}
     return known
 
 

@@ -16,7 +16,8 @@ MAX_SERIES: Final = 50
 MAX_DEVICES: Final = 200
 MAX_GROUPS: Final = 3
 MAX_RANGE: Final = timedelta(days=partitions.MONTHS_13)
-GROUPS: Final = ("model", "version", "digest", "device_class", "device")
+GROUPS: Final = ("model", "version", "digest", "device_class", "rollout", "arm", "group", "device")
+COHORTS: Final = frozenset({"rollout", "arm", "group"})
 FINE_STEPS_S: Final = (5, 10, 15, 20, 30)
 KINDS: Final = ("golden", "delayed", "proxy", "estimate")
 _PERCENTILE: Final = re.compile(r"p(\d{1,3}(?:\.\d{1,3})?)")
@@ -65,6 +66,13 @@ METRICS: Final[Mapping[str, Metric]] = {
             "mean top score; no accuracy: a fault can raise it",
             ("mean", "device_mean"),
         ),
+        Metric(
+            "class_mix",
+            "ratio",
+            "share of each class among the top classes of all inferences; a series per class, labelled"
+            " `class` (63: every class from there on)",
+            ("mean", "count"),
+        ),
     )
 }
 
@@ -74,7 +82,7 @@ class TelemetryQuery:
     """A question about [start, end) in steps of step_s seconds, aligned to the epoch in UTC.
 
     agg: "" takes the metric's default. group_by: of GROUPS, at most 3. models, versions, digests (mid, 16 hex
-    digits), device_classes, devices: filters, empty for all. q: a query over
+    digits), device_classes, devices, rollouts (ids), groups (names): filters, empty for all. q: a query over
     `fleet.telemetry.fields.FIELDS`. limit: keep the series with the most samples.
     """
 
@@ -90,6 +98,8 @@ class TelemetryQuery:
     digests: tuple[str, ...] = ()
     device_classes: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    rollouts: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     q: str = ""
     limit: int | None = None
 
@@ -102,7 +112,18 @@ class TelemetryQuery:
     def is_by_device(self) -> bool:
         """Whether devices must be told apart."""
         by_device = self.devices or "device" in self.group_by or self.aggregation == "device_mean"
-        return bool(by_device or (self.q and is_by_device(self.q)))
+        by_cohort = self.rollouts or self.groups or COHORTS & set(self.group_by)
+        return bool(by_device or by_cohort or (self.q and is_by_device(self.q)))
+
+    @property
+    def is_of_bins(self) -> bool:
+        """Whether histograms answer it: percentiles, and the mix of classes."""
+        return self.metric == "class_mix" or self.percentile is not None
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the labels of each series."""
+        return (*self.group_by, "class") if self.metric == "class_mix" else self.group_by
 
     @property
     def percentile(self) -> float | None:
@@ -169,14 +190,15 @@ def _check_range(query: TelemetryQuery) -> None:
         raise QueryError("range_invalid", "from is not before to")
     if query.end - query.start > MAX_RANGE:
         raise QueryError("range_too_wide", "at most 13 months")
-    if query.percentile is not None:
+    if query.is_of_bins:
         if query.step_s < 3600 or query.step_s % 3600:
-            raise QueryError("step_not_supported", "percentiles have steps of whole hours")
+            what = "class_mix has" if query.percentile is None else "percentiles have"
+            raise QueryError("step_not_supported", f"{what} steps of whole hours")
     elif query.step_s < 1 or (query.step_s % 60 and query.step_s not in FINE_STEPS_S):
         fine = ", ".join(map(str, FINE_STEPS_S))
         raise QueryError("step_not_supported", f"step is a multiple of 60 s, or {fine} s from raw windows")
     if query.n_points > MAX_POINTS:
-        whole_s = 60 if query.percentile is None else 3600
+        whole_s = 3600 if query.is_of_bins else 60
         least = ceil((query.end - query.start).total_seconds() / (MAX_POINTS - 1) / whole_s) * whole_s
         raise QueryError(
             "too_many_points",

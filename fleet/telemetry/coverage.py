@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from fleet.telemetry.catalogue import MAX_RANGE
 from fleet.telemetry.errors import QueryError
+from fleet.telemetry.rows import rows_of
 from fleet.telemetry.selection import condition
-from fleet.telemetry.series import rows_of
 
 MOST: Final = 500
 DEFAULT_RANGE: Final = timedelta(hours=24)

@@ -65,6 +65,8 @@ class Gap(models.Model):
     found_at = models.DateTimeField()
     asked_at = models.DateTimeField(null=True)
     closed_at = models.DateTimeField(null=True)
+    since_at = models.DateTimeField(null=True)  # its records were measured between these two, by
+    until_at = models.DateTimeField(null=True)  # `gap_times.place`
 
     class Meta:
         db_table = "tele_gap"
@@ -72,7 +74,9 @@ class Gap(models.Model):
         indexes = [
             models.Index(
                 fields=["id"], name="tele_gap_pending", condition=models.Q(state__in=("open", "asked"))
-            )
+            ),
+            models.Index(fields=["id"], name="tele_gap_unplaced", condition=models.Q(until_at=None)),
+            models.Index(fields=["until_at"], name="tele_gap_missing", condition=~models.Q(state="repaired")),
         ]
 
     def __str__(self) -> str:

@@ -29,7 +29,7 @@ from typing import Any, Final
 
 from django.db import connection, transaction
 
-from fleet.telemetry import gap_evidence, gap_ranges
+from fleet.telemetry import gap_evidence, gap_ranges, gap_times
 from fleet.telemetry.gap_evidence import Key
 from fleet.telemetry.gap_models import GAP_PENDING, GapState
 from fleet.telemetry.gap_ranges import MOST_RANGES, SCATTERED, Piece, Range
@@ -82,6 +82,9 @@ def run(now: datetime, *, installation_id: bytes, grace: timedelta = GRACE) -> T
         after, turn = _locked(partial(_explain, after, now, installation_id))
         done += turn
         if not after:
+            break
+    for _ in range(STEPS):
+        if gap_times.place() < gap_times.STEP:
             break
     return done + Turn(lost=_give_up(now))
 

@@ -1,4 +1,4 @@
-"""Student's t interval of a mean. Bare Python."""
+"""Student's t intervals of a mean and of the difference of two. Bare Python."""
 
 import math
 from typing import Final
@@ -7,6 +7,21 @@ from typing import Final
 def t_half_width(stddev: float, n: int) -> float | None:
     """Half the width of the 95 % interval of a mean of n values; None below 2 values."""
     return None if n < 2 else t_quantile(n - 1) * stddev / math.sqrt(n)
+
+
+def welch_half_width(stddev_a: float, n_a: int, stddev_b: float, n_b: int) -> float | None:
+    """Half the width of the 95 % interval of mean(a) - mean(b), unequal variances; None below 2 values each.
+
+    The degrees of freedom are rounded down: the interval is never too narrow for it.
+    Source: B. L. Welch, Biometrika 34 (1947).
+    """
+    if n_a < 2 or n_b < 2:
+        return None
+    a, b = stddev_a**2 / n_a, stddev_b**2 / n_b
+    if a + b == 0:
+        return 0.0
+    df = (a + b) ** 2 / (a**2 / (n_a - 1) + b**2 / (n_b - 1))
+    return t_quantile(max(1, int(df))) * math.sqrt(a + b)
 
 
 _T_975: Final = (

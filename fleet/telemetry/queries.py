@@ -3,18 +3,20 @@
 # ruff: noqa: S608 - statements are put together from constants of this module only
 
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from django.db import connection
 
-from fleet.telemetry import partitions, sources
+from fleet.telemetry import drift, gap_times, partitions, sources
 from fleet.telemetry.catalogue import GROUPS, KINDS, METRICS, Metric, TelemetryQuery
+from fleet.telemetry.comparison import Comparison, compare
 from fleet.telemetry.coverage import Coverage, Covered, coverage
 from fleet.telemetry.drift import DriftPoint, DriftResult, DriftSeries
-from fleet.telemetry.drift import answer as drift_answer
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.outcomes import Outcome, Span, device_outcomes, has_window
+from fleet.telemetry.selection import condition
 from fleet.telemetry.series import Point, Series, TelemetryResult, query
 from fleet.telemetry.top import Anomalous, TopResult, top_anomalous
 
@@ -23,6 +25,7 @@ __all__ = [
     "KINDS",
     "METRICS",
     "Anomalous",
+    "Comparison",
     "Coverage",
     "Covered",
     "DriftPoint",
@@ -37,12 +40,14 @@ __all__ = [
     "TelemetryQuery",
     "TelemetryResult",
     "TopResult",
+    "compare",
     "coverage",
     "device_answer",
     "device_outcomes",
     "device_series",
     "drift_answer",
     "has_window",
+    "last_answer",
     "last_values",
     "query",
     "top_anomalous",
@@ -121,8 +126,8 @@ def device_series(
 
 
 def device_answer(device_id: str, start: datetime, end: datetime, *, now: datetime) -> dict[str, Any]:
-    """`device_series` as an answer of its own: items, source, step (None: single windows), as_of, gaps (None:
-    not counted) and is_cut, True when the oldest windows of the range are left off.
+    """`device_series` as an answer of its own: items, source, step (None: single windows), as_of, gaps (open
+    and lost ones that touch the range) and is_cut, True when the oldest windows of the range are left off.
 
     Raises QueryError `range_invalid`, and `raw_expired` for a range that begins before the raw rows that are
     kept.
@@ -134,7 +139,12 @@ def device_answer(device_id: str, start: datetime, end: datetime, *, now: dateti
     oldest = partitions.day_of(partitions.raw_from(now))
     if partitions.day_of(start) < oldest:
         kept = f"raw windows are kept {partitions.RAW_DAYS} days, from {oldest:%Y-%m-%d}T00:00:00Z on"
-        raise QueryError("raw_expired", f"{kept}; POST /telemetry:query reads days of a device further back")
+        raise QueryError(
+            "raw_expired",
+            f"{kept}; POST /telemetry:query reads days of a device further back",
+            least_step_s=sources.DAY_S,
+            available_from=datetime.combine(oldest, datetime.min.time(), UTC),
+        )
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM (SELECT 1 FROM tele_window WHERE device_id = %s AND ts >= %s AND ts < %s"
@@ -143,7 +153,27 @@ def device_answer(device_id: str, start: datetime, end: datetime, *, now: dateti
         )
         is_cut = cursor.fetchone()[0] > MAX_WINDOWS
     found = {"items": device_series(device_id, start, end), "is_cut": is_cut, "source": "raw", "step": None}
-    return found | {"as_of": min(now, end), "gaps": None}
+    gaps = gap_times.touching(start, end, where="w.device_id = %(device)s", parameters={"device": device_id})
+    return found | {"as_of": min(now, end), "gaps": gaps}
+
+
+def last_answer(device_id: str, *, now: datetime) -> dict[str, Any]:
+    """The newest window of one device as an answer: last (None without one), source, step, as_of, gaps (open
+    and lost ones of the boot that sent it: what is missing before it).
+    """
+    last = last_values([device_id]).get(device_id)
+    gaps = gap_times.of_boot(device_id, last["seq"] >> 32) if last else 0
+    return {"last": last, "source": "last", "step": None, "as_of": now, "gaps": gaps}
+
+
+def drift_answer(*, start: datetime, end: datetime, step_s: int, q: str = "", now: datetime) -> DriftResult:
+    """`fleet.telemetry.drift.answer`, with the gaps that touch what it is about."""
+    found = drift.answer(start=start, end=end, step_s=step_s, q=q, now=now)
+    scope = condition(q, now=now) if q else None
+    gaps = gap_times.touching(
+        start, end, where=scope.sql if scope else "", parameters=scope.parameters if scope else None
+    )
+    return replace(found, gaps=gaps)
 
 
 def last_values(device_ids: Collection[str]) -> dict[str, dict[str, Any]]:

@@ -60,15 +60,31 @@ def register_members(members: Members) -> None:
     _hooks.members = members
 
 
-def condition(text: str, *, now: datetime) -> Condition:
-    """Understand a query; `now` is what ages count back from.
+def condition(text: str, *also: Query, now: datetime, beside: Mapping[str, Any] | None = None) -> Condition:
+    """Understand a query, "" for none; `also`: further parts that must match. `now`: what ages count from.
 
+    beside: parameters of another condition of the same statement; the answer's parameters have them too.
     Raises QueryError of `fleet.devices` with the position, GroupError for a group whose stored query is none.
     """
-    query = parse(text, FIELDS)
-    parameters: dict[str, Any] = {}
-    sql = _Compiler(now, parameters).sql(query)
-    return Condition(sql, parameters)
+    parts = [*([parse(text, FIELDS)] if text else []), *also]
+    parameters = dict(beside or {})
+    compiler = _Compiler(now, parameters)
+    return Condition(" AND ".join(compiler.sql(part) for part in parts) or "true", parameters)
+
+
+def inline(rows: QuerySet[Any, Any], parameters: dict[str, Any]) -> str:
+    """A query set as SQL whose values are bound by name: they go to `parameters`. Raises EmptyResultSet."""
+    sql, values = rows.query.sql_with_params()
+    rest = iter(values)
+
+    def bound(found: re.Match[str]) -> str:
+        if found[0] == "%%":
+            return "%%"
+        name = f"q{len(parameters)}"
+        parameters[name] = next(rest)
+        return f"%({name})s"
+
+    return re.sub(r"%%|%s", bound, sql)
 
 
 class _Compiler:
@@ -116,12 +132,9 @@ class _Compiler:
     def _among(self, rows: QuerySet[Any, Any]) -> str:
         """Windows of these devices: a query set's SQL with its values bound by name."""
         try:
-            sql, values = rows.query.sql_with_params()
+            return f"w.device_id IN ({inline(rows, self.parameters)})"
         except EmptyResultSet:
             return "false"
-        rest = iter(values)
-        bound = re.sub(r"%%|%s", lambda found: "%%" if found[0] == "%%" else self._bound(next(rest)), sql)
-        return f"w.device_id IN ({bound})"
 
 
 _DEVICE_ONLY: Final = frozenset(DEVICE_FIELDS.names)

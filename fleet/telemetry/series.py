@@ -1,21 +1,17 @@
 """Answer a checked query: from the rollup that can, from raw rows where none can."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
-from django.db import OperationalError, connection, transaction
-from psycopg import errors as pg_errors
-
-from fleet.telemetry import catalogue, percentiles, sources, statements
+from fleet.telemetry import catalogue, cohorts, gap_times, percentiles, sources, statements
 from fleet.telemetry.catalogue import MAX_SERIES, METRICS, TelemetryQuery
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.intervals import t_half_width
+from fleet.telemetry.rows import rows_of as rows_of
 from fleet.telemetry.selection import Condition, condition
 from fleet.telemetry.sources import Source
-
-TIMEOUT_S: Final = 5
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class Series:
 @dataclass(frozen=True)
 class TelemetryResult:
     """An answer. source: `day`, `hour`, `minute` or `raw`. as_of: up to when data can be complete. gaps: open
-    and lost telemetry gaps in the range; None: not counted.
+    and lost telemetry gaps that touch the range and whose devices count (`gap_times.touching`).
     """
 
     metric: str
@@ -62,31 +58,34 @@ class TelemetryResult:
     as_of: datetime
     series: list[Series] = field(default_factory=list)
     series_left_off: int = 0
-    gaps: int | None = None
+    gaps: int = 0
 
 
 def query(question: TelemetryQuery, *, now: datetime) -> TelemetryResult:
     """Answer a telemetry query. Raises QueryError with the codes of rest-api.md, and for `q` what
     `fleet.telemetry.selection.condition` raises; never a partial answer.
     """
-    selected = condition(question.q, now=now) if question.q else None
+    narrowing = cohorts.narrowing(question)
+    selected = condition(question.q, *narrowing, now=now) if question.q or narrowing else None
     catalogue.check(question)
-    choose = sources.choose if question.percentile is None else percentiles.choose
-    source = choose(question, now=now)
+    choose = percentiles.choose if question.is_of_bins else sources.choose
+    bound = dict(selected.parameters) if selected else {}
+    source = cohorts.joined(choose(question, now=now), question, bound, now=now)
+    source = replace(source, parameters={**source.parameters, **bound})
     rows = _fetch(question, source, selected)
     groups: dict[tuple[str, ...], dict[datetime, tuple[Any, ...]]] = {}
-    width = len(question.group_by)
+    width = len(question.label_names)
     for row in rows:
         labels = tuple("" if label is None else str(label) for label in row[1 : 1 + width])
         groups.setdefault(labels, {})[row[0].astimezone(UTC)] = row[1 + width :]
     as_of = min(now, question.end)
     series = [
-        Series(dict(zip(question.group_by, labels, strict=True)), _points(question, found, as_of))
+        Series(dict(zip(question.label_names, labels, strict=True)), _points(question, found, as_of))
         for labels, found in sorted(groups.items())
     ]
     kept = series
     if question.limit is not None and len(series) > question.limit:
-        kept = sorted(series, key=lambda one: -one.n)[: question.limit]
+        kept = sorted(series, key=lambda one: -_weight(question, one))[: question.limit]
     if len(kept) > MAX_SERIES:
         raise QueryError("too_many_points", f"{len(kept)} series, at most {MAX_SERIES}: filter, or set limit")
     metric = METRICS[question.metric]
@@ -100,27 +99,30 @@ def query(question: TelemetryQuery, *, now: datetime) -> TelemetryResult:
         as_of=as_of,
         series=kept,
         series_left_off=len(series) - len(kept),
+        gaps=_gaps(question, selected),
     )
 
 
+def _weight(question: TelemetryQuery, one: Series) -> float:
+    """By what a limit keeps series: samples, those of the class where each class has a series."""
+    if question.metric != "class_mix":
+        return one.n
+    is_share = question.aggregation == "mean"
+    return sum((point.value or 0) * (point.n if is_share else 1) for point in one.points)
+
+
+def _gaps(question: TelemetryQuery, selected: Condition | None) -> int:
+    scope, parameters = statements.scope_of(question, sources.DEVICE_DAYS.labels, selected)
+    return gap_times.touching(question.start, question.end, where=" AND ".join(scope), parameters=parameters)
+
+
 def _fetch(question: TelemetryQuery, source: Source, selected: Condition | None) -> list[tuple[Any, ...]]:
-    percent = question.percentile
-    if percent is None:
+    if not question.is_of_bins:
         return rows_of(*statements.statement(question, source, selected))
-    return percentiles.answer(percent, rows_of(*percentiles.statement(question, source, selected)))
-
-
-def rows_of(statement: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """What a statement finds within TIMEOUT_S. Raises QueryError `query_timeout`."""
-    try:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL statement_timeout = '{TIMEOUT_S}s'")
-            cursor.execute(statement, parameters)
-            return list(cursor.fetchall())
-    except OperationalError as error:
-        if isinstance(error.__cause__, pg_errors.QueryCanceled):
-            raise QueryError("query_timeout", f"no answer within {TIMEOUT_S} s: ask for less") from error
-        raise
+    rows = rows_of(*percentiles.statement(question, source, selected))
+    if question.percentile is not None:
+        return percentiles.answer(question.percentile, rows)
+    return percentiles.mix(rows, is_share=question.aggregation == "mean")
 
 
 def _points(

@@ -8,7 +8,7 @@ answers only whole pieces of its own length: a range that begins or ends inside 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 from django.db import connection
@@ -141,6 +141,8 @@ def kept(source: Source, query: TelemetryQuery, now: datetime) -> Source:
             "raw_expired",
             f"this is kept {days} days, from {oldest:%Y-%m-%d}T00:00:00Z on; ask for whole UTC {unit}"
             " (from, to and step) to read 13 months",
+            least_step_s=DAY_S if query.is_by_device else HOUR_S,
+            available_from=_midnight(oldest),
         )
     return source
 
@@ -148,7 +150,14 @@ def kept(source: Source, query: TelemetryQuery, now: datetime) -> Source:
 def _kept_long(start: datetime, now: datetime) -> None:
     oldest = now - timedelta(days=partitions.MONTHS_13)
     if start < oldest - timedelta(days=31):
-        raise QueryError("raw_expired", f"kept are 13 months, from {oldest:%Y-%m}-01T00:00:00Z on")
+        first = _midnight(oldest.date().replace(day=1))
+        raise QueryError(
+            "raw_expired", f"kept are 13 months, from {first:%Y-%m-%dT%H:%M:%SZ} on", available_from=first
+        )
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, datetime.min.time(), UTC)
 
 
 def hours(start: datetime, end: datetime) -> Source:

@@ -2,6 +2,7 @@
 
 # ruff: noqa: S608 - see above
 
+from collections.abc import Mapping
 from typing import Any
 
 from fleet.telemetry.catalogue import TelemetryQuery
@@ -15,7 +16,7 @@ def statement(
     """Rows of (bucket, label..., value, spread, n_devices, n), and the parameters."""
     agg = question.aggregation
     keys, chosen, where, parameters = frame(question, source, selected)
-    numerator, denominator = _terms(question, source)
+    numerator, denominator = terms(question, source)
     if agg == "device_mean":
         inner = (
             f"SELECT {chosen}, w.device_id,"
@@ -48,10 +49,20 @@ def frame(
     labels = [f"{source.labels[name]} AS g{i}" for i, name in enumerate(question.group_by)]
     names = [f"g{i}" for i in range(len(labels))]
     bucket = f"date_bin(%(step)s * interval '1 s', {source.time}, 'epoch'::timestamptz) AS bucket"
-    where = [f"{source.time} >= %(start)s", f"{source.time} < %(end)s", *source.where]
+    scope, bound = scope_of(question, source.labels, selected)
+    where = [f"{source.time} >= %(start)s", f"{source.time} < %(end)s", *source.where, *scope]
     parameters: dict[str, Any] = {
-        "start": question.start, "end": question.end, "step": question.step_s, **source.parameters,
+        "start": question.start, "end": question.end, "step": question.step_s, **source.parameters, **bound,
     }  # fmt: skip
+    return ", ".join(["bucket", *names]), ", ".join([bucket, *labels]), " AND ".join(where), parameters
+
+
+def scope_of(
+    question: TelemetryQuery, labels: Mapping[str, str], selected: Condition | None
+) -> tuple[list[str], dict[str, Any]]:
+    """Conditions on whose rows count, whatever their time, and the parameters. labels: SQL of each field."""
+    where: list[str] = []
+    parameters: dict[str, Any] = {}
     for name, values in (
         ("model", question.models),
         ("version", question.versions),
@@ -60,15 +71,15 @@ def frame(
         ("device", question.devices),
     ):
         if values:
-            where.append(f"{source.labels[name]} = ANY(%({name})s)")
+            where.append(f"{labels[name]} = ANY(%({name})s)")
             parameters[name] = list(values)
     if selected is not None:
         where.append(selected.sql)
         parameters |= selected.parameters
-    return ", ".join(["bucket", *names]), ", ".join([bucket, *labels]), " AND ".join(where), parameters
+    return where, parameters
 
 
-def _terms(question: TelemetryQuery, source: Source) -> tuple[str, str]:
+def terms(question: TelemetryQuery, source: Source) -> tuple[str, str]:
     """SQL of what is summed above and below the line."""
     name = f"accuracy {question.kind}" if question.metric == "accuracy" else question.metric
     numerator, denominator = source.terms[name]

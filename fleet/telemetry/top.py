@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from fleet.telemetry import partitions, sources
+from fleet.telemetry import gap_times, partitions, sources
 from fleet.telemetry.catalogue import MAX_RANGE
 from fleet.telemetry.errors import QueryError
+from fleet.telemetry.rows import rows_of
 from fleet.telemetry.selection import condition
-from fleet.telemetry.series import rows_of
 
 MOST: Final = 500
 _Z: Final = 1.959963984540054  # two-sided 95 %
@@ -42,7 +42,7 @@ class TopResult:
     end: datetime
     as_of: datetime
     items: list[Anomalous]
-    gaps: int | None = None
+    gaps: int
 
 
 def top_anomalous(
@@ -95,6 +95,12 @@ def top_anomalous(
         end,
         min(now, end),
         [Anomalous(d, c, int(n), int(a), p, lower, top / 1000) for d, c, n, a, p, lower, top in rows],
+        gap_times.touching(
+            start,
+            end,
+            where=selected.sql if selected else "",
+            parameters=selected.parameters if selected else None,
+        ),
     )
 
 
@@ -112,6 +118,8 @@ def _source(start: datetime, end: datetime, *, now: datetime, exact: bool) -> so
                 "raw_expired",
                 f"raw windows are kept {partitions.RAW_DAYS} days, from {oldest:%Y-%m-%d}T00:00:00Z on;"
                 " whole UTC days without `exact` reach 13 months back",
+                least_step_s=sources.DAY_S,
+                available_from=datetime.combine(oldest, datetime.min.time(), UTC),
             )
         return sources.WINDOWS
     day_s = sources.DAY_S

@@ -81,6 +81,8 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "GET /telemetry/accuracy": ("telemetry:read",),
     "GET /telemetry/latency": ("telemetry:read",),
     "GET /telemetry/anomalies/top": ("telemetry:read",),
+    "GET /telemetry/compare": ("telemetry:read",),
+    "GET /telemetry/export": ("telemetry:read",),
     "GET /telemetry/coverage": ("telemetry:read",),
     "GET /telemetry/dead-letters": ("telemetry:read",),
     "GET /alerts": ("telemetry:read",),

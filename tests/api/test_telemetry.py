@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from fleet.telemetry import series, statements
+from fleet.telemetry import rows, statements
 from tests.api.conftest import Caller, clock
 from tests.ota.world import FIRST_PLAN, World
 
@@ -138,7 +138,7 @@ def test_a_query_that_takes_too_long_is_ended(
     call: Caller, told: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statements, "statement", lambda *asked: ("SELECT pg_sleep(20)", {}))
-    monkeypatch.setattr(series, "TIMEOUT_S", 1)
+    monkeypatch.setattr(rows, "TIMEOUT_S", 1)
     answer = call("POST", "/telemetry:query", question(told))
     assert (answer.status_code, answer.json()["code"]) == (503, "query_timeout")
     assert answer["Retry-After"]

@@ -63,7 +63,7 @@ def test_latency_has_a_series_for_each_percentile(call: Caller, told: dict[str, 
 def test_the_most_anomalous_devices_come_first(call: Caller, told: dict[str, str]) -> None:
     found = read(call, "anomalies/top", limit=2, exact="true", **told).json()
     assert [one["device_id"] for one in found["items"]] == ["dev-10", "dev-11"]
-    assert (found["source"], found["step"], found["gaps"]) == ("raw", None, None)
+    assert (found["source"], found["step"], found["gaps"]) == ("raw", None, 0)
     assert (found["items"][0]["anomalies"], found["items"][0]["inferences"]) == (3, 30)
     day = call("GET", "/telemetry/anomalies/top").json()
     assert (day["source"], day["step"]) == ("day", 86_400)
@@ -87,6 +87,10 @@ def test_drift_tells_its_state_and_each_window(call: Caller, told: dict[str, str
         ("accuracy", {"kind": "proxy", "group_by": "moon"}, 400, "group_by_not_supported"),
         ("accuracy", {"kind": "proxy", "where": "model=="}, 400, "query_syntax"),
         ("accuracy", {"kind": "proxy", "from": "soon"}, 422, "validation"),
+        ("accuracy", {"kind": "proxy", "from": "0.5"}, 422, "validation"),
+        ("accuracy", {"kind": "proxy", "wher": "version==1"}, 422, "validation"),
+        ("coverage", {"to": "1700000000"}, 422, "validation"),
+        ("anomalies/top", {"until": "2026-01-01T00:00:00Z"}, 422, "validation"),
         ("latency", {"q": "0"}, 400, "quantile_range"),
         ("latency", {"q": "100"}, 400, "quantile_range"),
         ("latency", {"q": "fast"}, 400, "quantile_range"),

@@ -12,9 +12,11 @@ from fleet.api.guard import guarded
 from fleet.api.routes import (
     accounts,
     alerts,
+    comparison,
     dead_letters,
     devices,
     emails,
+    exports,
     groups,
     keys,
     labels,
@@ -30,6 +32,17 @@ from fleet.api.routes import (
 
 class Api(NinjaAPI):
     """An API in which unknown paths, wrong methods and oversized bodies answer with problem documents too."""
+
+    def get_openapi_schema(self, *args: Any, **kwargs: Any) -> Any:
+        """The document, in which every operation may answer with a problem."""
+        found = super().get_openapi_schema(*args, **kwargs)
+        found["components"]["schemas"]["Problem"] = errors.SCHEMA
+        content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        for methods in found["paths"].values():
+            for operation in methods.values():
+                told = {str(status): answer for status, answer in operation["responses"].items()}
+                operation["responses"] = told | {"default": {"description": "A problem", "content": content}}
+        return found
 
     def _get_urls(self) -> list[Any]:
         patterns = super()._get_urls()
@@ -62,6 +75,8 @@ api.add_router("", operations.router)
 api.add_router("", previews.router)
 api.add_router("", telemetry.router)
 api.add_router("", dead_letters.router)
+api.add_router("", comparison.router)
+api.add_router("", exports.router)
 api.add_router("", labels.router)
 api.add_router("", alerts.router)
 api.add_router("", webhooks.router)

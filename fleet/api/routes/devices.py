@@ -1,16 +1,18 @@
 """Devices, device classes and enrolment."""
 
-from datetime import datetime
 from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
+from ninja import Query as QueryString
 from ninja import Router, Schema, Status
 from ninja.params.functions import Query
 from pydantic import ConfigDict, Field
 
+from fleet.api.asked import Asked
 from fleet.api.auth import Scope, actor
 from fleet.api.errors import ApiProblem
+from fleet.api.moments import Moment
 from fleet.api.paging import page
 from fleet.api.render import device_class_json, device_json, event_json
 from fleet.api.revisions import LIST_BODY, list_body, list_format, must_match, tag
@@ -190,24 +192,25 @@ def device_events(request: HttpRequest, device_id: str, limit: int = 50, cursor:
     )
 
 
+class WindowsQuery(Asked):
+    """The range of windows."""
+
+    start: Moment = Field(alias="from")
+    end: Moment = Field(alias="to")
+
+
 @router.get("/devices/{device_id}/telemetry", auth=Scope("telemetry:read"), response=dict[str, Any])
-def device_telemetry(
-    request: HttpRequest,
-    device_id: str,
-    start: datetime = Query(alias="from"),
-    end: datetime = Query(alias="to"),
-) -> Any:
+def device_telemetry(request: HttpRequest, device_id: str, asked: QueryString[WindowsQuery]) -> Any:
     """Telemetry windows of one device, oldest first; the newest 2,000, else `is_cut`."""
     _device(device_id)
-    return queries.device_answer(device_id, start, end, now=timezone.now())
+    return queries.device_answer(device_id, asked.start, asked.end, now=timezone.now())
 
 
 @router.get("/devices/{device_id}/telemetry/last", auth=Scope("telemetry:read"), response=dict[str, Any])
 def device_last(request: HttpRequest, device_id: str) -> Any:
     """The newest telemetry window of one device."""
     _device(device_id)
-    last = queries.last_values([device_id]).get(device_id)
-    return {"last": last, "source": "last", "step": None, "as_of": timezone.now(), "gaps": None}
+    return queries.last_answer(device_id, now=timezone.now())
 
 
 @router.post("/devices:config", auth=Scope("devices:write"), response=dict[str, Any])

@@ -1,16 +1,17 @@
 """Labels that come later, for sampled inferences."""
 
-from datetime import datetime
 from typing import Any
 
 from django.http import HttpRequest
 from django.utils import timezone
-from ninja import Router
+from ninja import Query, Router
 from pydantic import Field, ValidationError
 
+from fleet.api.asked import Asked
 from fleet.api.auth import Scope, actor
 from fleet.api.errors import ApiProblem
 from fleet.api.idempotency import idempotent
+from fleet.api.moments import Moment
 from fleet.api.render import stamp
 from fleet.api.routes.devices import Strict
 from fleet.telemetry import labels
@@ -24,7 +25,7 @@ class LabelItem(Strict):
     sample_id: str = Field(max_length=64)
     label: int
     source: str = Field(max_length=16)
-    at: datetime
+    at: Moment
 
 
 class LabelsBody(Strict):
@@ -60,13 +61,19 @@ def store_labels(request: HttpRequest, body: LabelsBody) -> Any:
     }
 
 
+class StatesQuery(Asked):
+    """How many of the labels that stayed unmatched are listed."""
+
+    limit: int = 100
+
+
 @router.get("/telemetry/labels", auth=Scope("telemetry:read"), response=dict[str, Any])
-def label_states(request: HttpRequest, limit: int = 100) -> Any:
+def label_states(request: HttpRequest, asked: Query[StatesQuery]) -> Any:
     """How many labels are counted, pending, superseded, unmatched; the newest that stayed unmatched."""
-    if not 0 <= limit <= 500:
-        raise ApiProblem("limit", f"limit is 0..500, not {limit}")
+    if not 0 <= asked.limit <= 500:
+        raise ApiProblem("limit", f"limit is 0..500, not {asked.limit}")
     items = [
         {**one, "at": stamp(one["at"]), "received_at": stamp(one["received_at"])}
-        for one in labels.unmatched(limit)
+        for one in labels.unmatched(asked.limit)
     ]
     return {"states": labels.counts(), "unmatched": items}

@@ -1,15 +1,16 @@
 """Telemetry queries."""
 
 import dataclasses
-from datetime import datetime
 from typing import Any
 
 from django.http import HttpRequest
 from django.utils import timezone
-from ninja import Query, Router, Schema
+from ninja import Query, Router
 from pydantic import Field
 
+from fleet.api.asked import Asked
 from fleet.api.auth import Scope
+from fleet.api.moments import Moment
 from fleet.api.render import stamp
 from fleet.api.routes.devices import Strict
 from fleet.telemetry import queries
@@ -26,6 +27,8 @@ class Filters(Strict):
     digests: list[str] = Field(default_factory=list, max_length=50)
     device_classes: list[str] = Field(default_factory=list, max_length=50)
     devices: list[str] = Field(default_factory=list, max_length=200)
+    rollouts: list[str] = Field(default_factory=list, max_length=50)
+    groups: list[str] = Field(default_factory=list, max_length=50)
 
 
 class QueryBody(Strict):
@@ -39,8 +42,8 @@ class QueryBody(Strict):
     group_by: list[str] = Field(default_factory=list, max_length=8)
     filters: Filters = Field(default_factory=Filters)
     q: str = Field("", max_length=2_000)
-    start: datetime = Field(alias="from")
-    end: datetime = Field(alias="to")
+    start: Moment = Field(alias="from")
+    end: Moment = Field(alias="to")
     step: int = Field(3600, ge=1, le=31 * 86_400)
     limit: int | None = Field(None, ge=1, le=50)
 
@@ -63,6 +66,8 @@ def query(request: HttpRequest, body: QueryBody) -> Any:
         digests=tuple(body.filters.digests),
         device_classes=tuple(body.filters.device_classes),
         devices=tuple(body.filters.devices),
+        rollouts=tuple(body.filters.rollouts),
+        groups=tuple(body.filters.groups),
     )
     return result_json(queries.query(asked, now=timezone.now()))
 
@@ -73,11 +78,11 @@ def metrics(request: HttpRequest) -> Any:
     return {"items": [dataclasses.asdict(metric) for metric in queries.METRICS.values()]}
 
 
-class FixedQuery(Schema):
+class FixedQuery(Asked):
     """The range of a fixed read. where: as `q` of a telemetry query. step: seconds."""
 
-    start: datetime = Field(alias="from")
-    end: datetime = Field(alias="to")
+    start: Moment = Field(alias="from")
+    end: Moment = Field(alias="to")
     step: int = Field(3600, ge=1, le=31 * 86_400)
     group_by: list[str] = Field(default_factory=lambda: ["model", "version"], max_length=8)
     where: str = Field("", max_length=2_000)
@@ -104,21 +109,21 @@ class LatencyQuery(FixedQuery):
     q: str = Field("50,95,99", max_length=64)
 
 
-class TopQuery(Schema):
+class TopQuery(Asked):
     """A fixed read of the most anomalous devices. from, to: by default yesterday and today so far."""
 
-    start: datetime | None = Field(None, alias="from")
-    end: datetime | None = Field(None, alias="to")
+    start: Moment | None = Field(None, alias="from")
+    end: Moment | None = Field(None, alias="to")
     where: str = Field("", max_length=2_000)
     limit: int = 20
     exact: bool = False
 
 
-class DriftQuery(Schema):
+class DriftQuery(Asked):
     """A fixed read of drift. from: a whole hour. step: windows of whole hours, in seconds."""
 
-    start: datetime = Field(alias="from")
-    end: datetime = Field(alias="to")
+    start: Moment = Field(alias="from")
+    end: Moment = Field(alias="to")
     step: int = Field(3600, ge=1, le=31 * 86_400)
     where: str = Field("", max_length=2_000)
 
@@ -147,11 +152,11 @@ def drift(request: HttpRequest, asked: Query[DriftQuery]) -> Any:
     }
 
 
-class CoverageQuery(Schema):
+class CoverageQuery(Asked):
     """A fixed read of coverage. from, to: by default the last 24 h. by: device or version."""
 
-    start: datetime | None = Field(None, alias="from")
-    end: datetime | None = Field(None, alias="to")
+    start: Moment | None = Field(None, alias="from")
+    end: Moment | None = Field(None, alias="to")
     by: str = Field("device", max_length=32)
     where: str = Field("", max_length=2_000)
     limit: int = 50

@@ -59,9 +59,7 @@ def begin(request: HttpRequest) -> HttpResponse:
         )
     except (AlertError, DeviceError) as problem:
         return _page(request, asked, error=problem)
-    messages.success(
-        request, "Begun. Alerts open all the same; what is open in the end is told then."
-    )
+    messages.success(request, "Begun. Alerts open all the same; what is open in the end is told then.")
     return _back()
 
 
