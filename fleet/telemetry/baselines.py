@@ -11,7 +11,7 @@ from django.db import connection, transaction
 
 from fleet.accounts import audit
 from fleet.accounts.audit import SYSTEM, Actor
-from fleet.telemetry import drift, histograms
+from fleet.telemetry import drift, histograms, psi
 from fleet.telemetry.errors import TelemetryError
 
 WEEK: Final = timedelta(days=7)
@@ -53,10 +53,10 @@ def take(
             counts = sum(hours.values(), histograms.empty(metric))
             n = int(counts.sum())
             total = max(total, n)
-            if n < drift.LEAST and actor is not SYSTEM:
-                raise TelemetryError("no_baseline", f"{n} inferences in that time, at least {drift.LEAST}")
+            if n < psi.LEAST and actor is not SYSTEM:
+                raise TelemetryError("no_baseline", f"{n} inferences in that time, at least {psi.LEAST}")
             first_bin, data = histograms.packed(counts)
-            factor = drift.inflation(counts, list(hours.values()))
+            factor = psi.inflation(counts, list(hours.values()))
             _keep((version_id, device_class, metric, start, end, n, first_bin, data, factor, now))
         if not found:
             raise TelemetryError("no_baseline", "nothing is known of that time")
