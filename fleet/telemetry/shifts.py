@@ -205,7 +205,7 @@ def t_quantile(probability: float, df: int) -> float:
         (3 * z**6 + 19 * z**4 + 17 * z**2 - 15) / 384,
         (79 * z**8 + 776 * z**6 + 1482 * z**4 - 1920 * z**2 - 945) / 92_160,
     )
-    return z * (1 + sum(term / df ** (power + 1) for power, term in enumerate(terms)))
+    return float(z * (1 + sum(term / df ** (power + 1) for power, term in enumerate(terms))))
 
 
 def reference_of(windows: Sequence[tuple[str, Seen]]) -> Reference | None:

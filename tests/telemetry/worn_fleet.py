@@ -41,14 +41,18 @@ def send(
     fault: str = "none",
     mid: str = MID,
     version: str = "1.0.0",
+    order: Sequence[str] = (),
 ) -> None:
-    """The last windows of these devices, a quarter of an hour each, the newest ending at `end`."""
+    """The last windows of these devices, a quarter of an hour each, the newest ending at `end`.
+
+    order: which device wears what, by its place; else by the number at the end of its name.
+    """
     deliveries = []
     for device_id in ids:
-        device = int(device_id[-3:])
+        device = order.index(device_id) if device_id in order else int(device_id[-3:])
         for back in range(windows):
             at = end - back * QUARTER
-            turn = int(at.timestamp()) // 900 % 8
+            turn = int(at.timestamp()) // 900 % 4
             one = replace(_sketch(device, fault, turn), dt_ms=900_000, duration_s=900, golden=None)
             first = int(at.timestamp()) // 60 & 0xFFFFFF
             batch = make_batch(
