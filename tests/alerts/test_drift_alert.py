@@ -9,7 +9,7 @@ import pytest
 from fleet.accounts.audit import SYSTEM, Actor
 from fleet.accounts.models import AuditEvent
 from fleet.alerts import evaluation, machine, pausing, rules
-from fleet.alerts.models import Alert
+from fleet.alerts.models import Alert, Rule
 from fleet.console import alert_words
 from fleet.telemetry import judging
 from ota import rollouts
@@ -181,7 +181,7 @@ def test_it_ends_when_three_of_five_sketches_are_clean_again(scene: Scene) -> No
 
 
 def test_a_rule_without_the_action_pauses_nothing(scene: Scene) -> None:
-    rule = rules.Rule.objects.get(name="drift")
+    rule = Rule.objects.get(name="drift")
     rules.change(rule, actor=OLGA, now=scene.world.now, action="none")
     offset_in_a_tenth(scene)
     assert scene.rollout.state == "running"

@@ -21,7 +21,17 @@ from ota.models import MLModel, Rollout
 from tests.console import rows
 
 AsRole = Callable[[str], Client]
-LISTS = ("/", "/devices", "/groups", "/models", "/rollouts", "/telemetry", "/alerts", "/alerts/rules")
+LISTS = (
+    "/",
+    "/devices",
+    "/groups",
+    "/models",
+    "/rollouts",
+    "/telemetry",
+    "/telemetry/drift",
+    "/alerts",
+    "/alerts/rules",
+)
 FORMS = ("/upload", "/rollouts/new", "/new-group")
 # Most queries a page may cost, session and user included, whatever the number of rows.
 BUDGET = {
@@ -33,6 +43,7 @@ BUDGET = {
     "/models/activity/2.0.0": 15,
     "/rollouts": 9,
     "/telemetry": 11,
+    "/telemetry/drift": 4,
     "/alerts": 6,
     "/alerts/rules": 5,
 }
