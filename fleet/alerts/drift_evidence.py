@@ -39,8 +39,9 @@ def explained(found: Sequence[Finding], rule: Rule, *, now: datetime) -> list[Fi
     """The findings, those that fire with their reasons beside their figures.
 
     Evidence added: statistics {name: devices with enough windows above the threshold}, channel and moment of
-    the input that moved most often, confidence now and as usual (None when unknown), since when, the kind of
-    reference, and of a part of the fleet versions: how many model runs of its class fire at once.
+    the input that moved most often, confidence now and as usual (None when unknown), since when (and from
+    when on anything was looked at), the kind of reference, and of a part of the fleet versions: how many
+    model runs of its class fire at once.
     """
     firing = [one for one in found if one.is_firing]
     ids = sorted({device_id for one in firing for device_id in one.evidence["devices"]})
@@ -88,6 +89,7 @@ def _reasons(devices: Sequence[Sequence[Row]], threshold: float) -> dict[str, An
         "moment": moment,
         "confidence": _mean([row["confidence"] for row in flagged]),
         "confidence_usual": _mean([row["usual"] for row in everything]),
+        **({"from": min(row["ts"] for row in everything).isoformat()} if everything else {}),
         "since": min(row["ts"] for row in flagged).isoformat() if flagged else None,
         "reference": everything[0]["reference"] if everything else "",
     }

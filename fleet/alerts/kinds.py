@@ -107,7 +107,7 @@ KINDS: Final[Mapping[str, Kind]] = {
             "3 of the last 5 sketches whose input moments, class mix or anomaly scores are this many times "
             "their limit (each at a third of alpha 0.001), or more",
             "times", 1, 0.5, 20, Severity.WARNING, timedelta(days=1),
-            "Open the drift page: it names statistic, channel and devices. One device: its sensor. "
+            "The drift page names statistic, channel and devices. One device: its sensor. "
             "One version: its input or its training data. Several versions at once: the environment, which a "
             "rollback does not cure. Confidence may rise meanwhile; it is no proof that answers are right.",
             clean_rate=0.02,

@@ -50,11 +50,12 @@ def test_a_tenth_that_drifts_is_named_with_its_statistics(as_role: AsRole, prese
     html = as_role("viewer").get(HERE).content.decode()
     assert state(html) == "drift"
     assert named(html)[:3] == ids[:3]
-    assert len(named(html)) == 30
+    assert len(named(html)) == 3 + 10, "and those nearest to a limit"
+    assert "17 more not shown" in html
     for part in (
         "3 of 30 devices drift. Mean confidence rose meanwhile, from 88.0 % to 92.0 %",
         "150 sketches of 30 devices",
-        "Compared with each other",
+        "Devices are compared with each other",
         "channel 4, its mean",
         "<strong>7.7</strong>",
         "<strong>3.20</strong> of 0.40",

@@ -18,6 +18,7 @@ from fleet.telemetry.drift_devices import Judged, Part
 from ota.gates.wilson import wilson_lower_bound
 
 DEVICES = 100
+NEAREST = 10
 # state: tone, icon, word
 STATES = {
     "drift": ("bad", "cross", "Drift"),
@@ -36,12 +37,16 @@ def drift(request: HttpRequest) -> HttpResponse:
     mid, device_class = (request.GET.get(name, "")[:32] for name in ("mid", "class"))
     parts = drift_devices.parts(now)
     chosen = next((one for one in parts if (one.mid, one.device_class) == (mid, device_class)), None)
-    shown = drift_devices.devices(mid, device_class, now=now, limit=DEVICES) if chosen else []
+    found = drift_devices.devices(mid, device_class, now=now, limit=DEVICES) if chosen else []
+    near = [one for one in found if not one.is_drifting][:NEAREST]
+    shown = [one for one in found if one.is_drifting] + near
     context = {
         "parts": [_part(one) for one in parts],
         "is_asked": bool(mid or device_class),
         "chosen": _part(chosen) if chosen else None,
         "devices": [_device(one) for one in shown],
+        "has_near": bool(near),
+        "left_off": chosen.devices - len(shown) if chosen else 0,
         "advice": KINDS["drift"].advice,
         "of": psi.OF,
         "many": psi.MANY,
