@@ -109,11 +109,11 @@ def _held(slots: Collection[tuple[str, int]]) -> dict[tuple[str, int], list[Job]
     """The newest jobs of these (device, slot), newest first, their rows held."""
     if not slots:
         return {}
-    newest = (
-        f'SELECT id FROM "{Job._meta.db_table}" WHERE device_id = s.device AND slot = s.slot '  # noqa: S608
-        "ORDER BY attempt DESC LIMIT %s"
+    newest = f'SELECT id FROM "{Job._meta.db_table}" WHERE device_id = s.device AND slot = s.slot'  # noqa: S608
+    asked = (
+        "SELECT j.id FROM unnest(%s::text[], %s::smallint[]) AS s(device, slot),"
+        " LATERAL (" + newest + " ORDER BY attempt DESC LIMIT %s) AS j"
     )
-    asked = f"SELECT j.id FROM unnest(%s::text[], %s::smallint[]) AS s(device, slot), LATERAL ({newest}) AS j"
     with connection.cursor() as cursor:
         cursor.execute(asked, [*map(list, zip(*sorted(slots), strict=True)), _LOOK_BACK])
         ids = [job_id for (job_id,) in cursor.fetchall()]

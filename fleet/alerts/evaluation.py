@@ -14,7 +14,7 @@ from django.db import Error, transaction
 
 from fleet.alerts import machine, measure, pausing
 from fleet.alerts.choices import ALERT_ACTIVE
-from fleet.alerts.measure import Finding
+from fleet.alerts.findings import Finding
 from fleet.alerts.models import Alert, Rule
 from fleet.devices.errors import DeviceError
 from ota.locks import try_lock

@@ -5,8 +5,8 @@ parts of the fleet, (device class, model run); any other looks at single devices
 a part of the fleet when the share of its devices that fire is above CLEAN_RATE for certain: that alert folds
 its devices' own, so that one bad version is one message.
 
-Kinds of the design that need what nothing stores yet (drift, ingest lag, the share of refused
-messages) are not here: a rule that could never fire would look like a guard.
+Kinds of the design that need what nothing stores yet (ingest lag, the share of refused messages)
+are not here: a rule that could never fire would look like a guard.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Kind:
     """A statistic and how it reads.
 
     default, least, most: of the threshold, in `unit`. span: how far back it looks. is_fleet: judges parts of
-    the fleet instead of devices. folds: its devices' alerts fold into one of their part of the fleet.
+    the fleet instead of devices. folds: its devices' alerts fold into one of their part of the fleet, when
+    more than clean_rate of them fire for certain. is_blame: whether one device's alert may pause a rollout,
+    or only that of a part of the fleet.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Kind:
     advice: str
     is_fleet: bool = False
     folds: bool = True
+    clean_rate: float = CLEAN_RATE
+    is_blame: bool = True
 
 
 _HOUR: Final = timedelta(hours=1)
@@ -95,6 +99,19 @@ KINDS: Final[Mapping[str, Kind]] = {
             "ratio", 0.1, 0.001, 0.9, Severity.WARNING, timedelta(hours=2),
             "Look at the anomaly grid: one device points at its sensor, a whole version at the model or its "
             "threshold.",
+        ),
+        # One board that drifts has a broken sensor, whatever model it runs; that accuses no rollout. Clean
+        # devices alarm in less than 2 % of their weeks (tests/bench/drift.py).
+        Kind(
+            "drift", "Input or answers drifted",
+            "3 of the last 5 sketches whose input moments, class mix or anomaly scores are this many times "
+            "their limit (each at a third of alpha 0.001), or more",
+            "times", 1, 0.5, 20, Severity.WARNING, timedelta(days=1),
+            "The drift page names statistic, channel and devices. One device: its sensor. "
+            "One version: its input or its training data. Several versions at once: the environment, which a "
+            "rollback does not cure. Confidence may rise meanwhile; it is no proof that answers are right.",
+            clean_rate=0.02,
+            is_blame=False,
         ),
         Kind(
             "accuracy_drop", "Accuracy dropped",

@@ -19,8 +19,8 @@ from fleet.accounts.audit import Actor
 from fleet.alerts import outbox
 from fleet.alerts.choices import ALERT_ACTIVE, ALERT_EDGES, ALERT_VERBS, AlertState
 from fleet.alerts.errors import AlertError
+from fleet.alerts.findings import Finding
 from fleet.alerts.kinds import KINDS
-from fleet.alerts.measure import Finding
 from fleet.alerts.models import Alert, AlertEvent, Rule
 from ota.transitions import IllegalTransition
 

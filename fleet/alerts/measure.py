@@ -7,13 +7,13 @@ number of alerts.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 from django.db import connection
 
-from fleet.alerts import kinds, statements
+from fleet.alerts import drift_evidence, kinds, statements
+from fleet.alerts.findings import Finding
 from fleet.alerts.kinds import KINDS, Kind
 from fleet.alerts.models import Rule
 from fleet.telemetry import selection
@@ -24,25 +24,6 @@ from ota.gates.wilson import wilson_lower_bound
 MOST_FINDINGS: Final = 5_000
 """Most devices that one evaluation of a rule opens or keeps alerts for; the rest waits for the next one."""
 DEVICE: Final = "device:"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A rule about one device, or one part of the fleet.
-
-    is_firing, is_clear: both false when there is too little evidence. mid: the model run, "" for any.
-    folded: keys of the devices' findings that this one stands for.
-    """
-
-    key: str
-    is_firing: bool
-    is_clear: bool
-    evidence: Mapping[str, Any]
-    device_id: str = ""
-    device_class: str = ""
-    mid: str = ""
-    is_fleet: bool = False
-    folded: frozenset[str] = field(default_factory=frozenset)
 
 
 def findings(rule: Rule, *, now: datetime, open_keys: Collection[str] = ()) -> list[Finding]:
@@ -64,7 +45,8 @@ def findings(rule: Rule, *, now: datetime, open_keys: Collection[str] = ()) -> l
     if kind.is_fleet:
         return ask.parts(rule.threshold)
     devices = ask.devices()
-    return [*(ask.shares(devices) if kind.folds else ()), *devices]
+    found = [*(ask.shares(devices) if kind.folds else ()), *devices]
+    return drift_evidence.explained(found, rule, now=now) if kind.name == "drift" else found
 
 
 class _Ask:
@@ -110,9 +92,9 @@ class _Ask:
         for row in rows:
             n, firing, mid = row["n"], row["firing"], self._mid(row["version_id"])
             low = wilson_lower_bound(firing, n, confidence=kinds.FLEET_CONFIDENCE)
-            is_firing = firing >= kinds.LEAST_FLEET_DEVICES and low > kinds.CLEAN_RATE
+            is_firing = firing >= kinds.LEAST_FLEET_DEVICES and low > self.kind.clean_rate
             about = {
-                "value": firing / n if n else 0.0, "limit": kinds.CLEAN_RATE, "n": n, "low": low,
+                "value": firing / n if n else 0.0, "limit": self.kind.clean_rate, "n": n, "low": low,
                 "unit": "ratio", "firing": firing,
             }  # fmt: skip
             found.append(

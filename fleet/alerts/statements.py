@@ -94,6 +94,22 @@ _GAPS: Final = """
 """
 
 
+# Of the model run that the device runs now: what another one did says nothing of this one.
+_DRIFT: Final = """
+    SELECT w.device_id, w.device_class, w.version_id, coalesce(f.worst, 0)::float8 AS value, f.n,
+        %(threshold)s::float8 AS limit_, f.bad >= {k} AS is_firing, f.n >= {k} AND f.bad < {k} AS is_clear
+    FROM ({devices}) w CROSS JOIN LATERAL (
+        SELECT count(*) AS n, count(*) FILTER (WHERE t.worst > %(threshold)s) AS bad, max(t.worst) AS worst
+        FROM (
+            SELECT t.worst FROM tele_drift t
+            WHERE t.device_id = w.device_id AND t.version_id = w.version_id AND t.ts > %(since)s
+                AND t.ts <= %(now)s
+            ORDER BY t.ts DESC, t.seq DESC LIMIT {n}
+        ) t
+    ) f WHERE {scope}
+"""
+
+
 def _events(which: str) -> str:
     return _EVENTS.replace("{devices}", _DEVICES).replace("{which}", which)
 
@@ -103,8 +119,12 @@ def _letters(which: str, exceeds: str) -> str:
 
 
 def _windows(*, counts: str, bad: str, value: str) -> str:
-    text = _WINDOWS.replace("{devices}", _DEVICES).replace("{counts}", counts).replace("{bad}", bad)
-    text = text.replace("{value}", value).replace("{k}", str(kinds.WINDOWS_FIRING))
+    text = _WINDOWS.replace("{counts}", counts).replace("{bad}", bad).replace("{value}", value)
+    return _k_of_n(text)
+
+
+def _k_of_n(statement: str) -> str:
+    text = statement.replace("{devices}", _DEVICES).replace("{k}", str(kinds.WINDOWS_FIRING))
     return text.replace("{n}", str(kinds.WINDOWS))
 
 
@@ -124,6 +144,7 @@ DEVICES: Final = {
         bad="t.heap_min * 64 < %(threshold)s",
         value="coalesce(min(t.heap_min) * 64, 0)",
     ),
+    "drift": _k_of_n(_DRIFT),
     "telemetry_gap": _GAPS.replace("{devices}", _DEVICES),
     "silent": _SILENT.replace("{devices}", _DEVICES),
 }

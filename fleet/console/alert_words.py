@@ -9,6 +9,7 @@ from typing import Any, Final
 from fleet.alerts import kinds
 from fleet.alerts.kinds import KINDS
 from fleet.alerts.models import Alert
+from fleet.console import drift_words
 from fleet.console.templatetags.console import duration, ms, num, percent, size
 
 Evidence = Mapping[str, Any]
@@ -51,6 +52,13 @@ def _latency(e: Evidence) -> str:
     )
 
 
+def _drift(e: Evidence) -> str:
+    return (
+        f"In at least {kinds.WINDOWS_FIRING} of the last {e['n']} sketches a statistic was beyond its limit, "
+        f"up to {e['value']:.1f} times of it; it fires above {e['limit']:g} times"
+    )
+
+
 def _silent(e: Evidence) -> str:
     return f"No message for {duration(e['value'])}; it fires after {duration(e['limit'])}"
 
@@ -67,6 +75,7 @@ _SAY: Final[Mapping[str, Callable[[Evidence], str]]] = {
     "dead_letters": _count("refused message", "refused messages", "above"),
     "crash_loop": _count("boot after an abnormal reset", "boots after an abnormal reset", "from"),
     "anomaly_rate": _anomalies,
+    "drift": _drift,
     "accuracy_drop": _accuracy,
     "latency_budget": _latency,
     "low_heap": _heap,
@@ -79,12 +88,15 @@ def sentence(alert: Alert) -> str:
     """What the newest firing evaluation saw, with its number, its limit and on how much it rests."""
     e = alert.evidence
     if "firing" in e:  # a part of the fleet, by the share of its devices
-        return (
+        told = (
             f"It fires for {num(e['firing'])} of {num(e['n'])} devices, certainly (99 %) more than "
             f"{percent(e['low'])} of them; up to {percent(e['limit'])} counts as single devices."
         )
-    say = _SAY.get(alert.kind)
-    return f"{say(e)}." if say is not None and "value" in e else "This evaluation kept no figures."
+    elif (say := _SAY.get(alert.kind)) is not None and "value" in e:
+        told = f"{say(e)}."
+    else:
+        return "This evaluation kept no figures."
+    return " ".join((told, *drift_words.reasons(e))) if alert.kind == "drift" else told
 
 
 def label(kind: str) -> str:

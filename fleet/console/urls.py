@@ -5,6 +5,7 @@ from django.urls import path
 from fleet.console.views import (
     alerts,
     devices,
+    drift,
     evidence,
     groups,
     keys,
@@ -66,4 +67,5 @@ urlpatterns = [
     path("alerts/<uuid:alert_id>/acknowledge", alerts.acknowledge, name="alert-acknowledge"),
     path("alerts/<uuid:alert_id>/resolve", alerts.resolve, name="alert-resolve"),
     path("telemetry", telemetry.explorer, name="telemetry"),
+    path("telemetry/drift", drift.drift, name="drift"),
 ]

@@ -1,7 +1,8 @@
 """References of drift: what a model run looked like on a device class when it was new there.
 
 The first week of a model run on a class becomes its reference by itself, once that week is over; a person may
-take another range instead. Both leave an audit row. Until then drift says `no_reference`.
+take another range instead. Both leave an audit row. Until then drift of the fleet says `no_reference`. Both
+also make what single devices are compared with (`references.py`); until then that is each other.
 """
 
 from datetime import datetime, timedelta
@@ -11,7 +12,7 @@ from django.db import connection, transaction
 
 from fleet.accounts import audit
 from fleet.accounts.audit import SYSTEM, Actor
-from fleet.telemetry import drift, histograms
+from fleet.telemetry import drift, histograms, psi, references
 from fleet.telemetry.errors import TelemetryError
 
 WEEK: Final = timedelta(days=7)
@@ -53,11 +54,13 @@ def take(
             counts = sum(hours.values(), histograms.empty(metric))
             n = int(counts.sum())
             total = max(total, n)
-            if n < drift.LEAST and actor is not SYSTEM:
-                raise TelemetryError("no_baseline", f"{n} inferences in that time, at least {drift.LEAST}")
+            if n < psi.LEAST and actor is not SYSTEM:
+                raise TelemetryError("no_baseline", f"{n} inferences in that time, at least {psi.LEAST}")
             first_bin, data = histograms.packed(counts)
-            factor = drift.inflation(counts, list(hours.values()))
+            factor = psi.inflation(counts, list(hours.values()))
             _keep((version_id, device_class, metric, start, end, n, first_bin, data, factor, now))
+        kind = references.WEEK if actor is SYSTEM else references.CHOSEN
+        references.make(version_id, device_class, start, end, kind=kind, now=now)
         if not found:
             raise TelemetryError("no_baseline", "nothing is known of that time")
         after = {"from": start.isoformat(), "to": end.isoformat(), "n": total, "device_class": device_class}

@@ -8,6 +8,7 @@ Nothing writes to them through the ORM: ingest copies in bulk, rollups grow from
 
 from django.db import models
 
+from fleet.telemetry import drift_models as drift_models
 from fleet.telemetry.gap_models import Boot as Boot
 from fleet.telemetry.gap_models import Gap as Gap
 

@@ -45,6 +45,7 @@ TABLES: Final[Mapping[str, Partitioned]] = {
     "tele_window": Partitioned(RAW_DAYS),
     "tele_inference": Partitioned(RAW_DAYS),
     "tele_sketch": Partitioned(90),
+    "tele_drift": Partitioned(90),
     "tele_minute": Partitioned(RAW_DAYS),
     "tele_dead": Partitioned(14),
     "tele_hour": Partitioned(MONTHS_13, by_month=True),

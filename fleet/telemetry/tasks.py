@@ -3,7 +3,7 @@
 from celery import shared_task
 from django.utils import timezone
 
-from fleet.telemetry import baselines, compaction, gaps, labels, partitions, retention
+from fleet.telemetry import baselines, compaction, gaps, judging, labels, partitions, retention
 
 
 @shared_task(name="telemetry.make_partitions")  # type: ignore[untyped-decorator]
@@ -28,3 +28,9 @@ def compact() -> None:
 def join_labels() -> None:
     """Join pending labels with the samples that came since."""
     labels.join(now=timezone.now())
+
+
+@shared_task(name="telemetry.judge_drift")  # type: ignore[untyped-decorator]
+def judge_drift() -> None:
+    """Compare windows that came since with the references of their runs."""
+    judging.judge(timezone.now())

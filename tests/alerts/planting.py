@@ -6,7 +6,9 @@ from typing import Any
 from fleet.devices.models import Device, DeviceClass, DeviceEvent
 from fleet.telemetry import dead, partitions
 from fleet.telemetry.dead import Quota, Refused
+from fleet.telemetry.drift_models import WindowDrift
 from fleet.telemetry.ingest import Delivery, store
+from fleet.telemetry.models import Version
 from tests.telemetry.batches import make_batch
 
 
@@ -32,6 +34,21 @@ def plant_windows(ids: list[str], end: datetime, windows: int = 5, **fields: Any
     batch = make_batch(start, windows, boot=int(end.timestamp()) & 0xFFFFFF, dt_ms=60_000, **fields)
     store([Delivery(one, batch) for one in ids], slot=0, now=end)
     Device.objects.filter(pk__in=ids).update(last_seen_at=end)
+
+
+def plant_drift(ids: list[str], end: datetime, *, worst: float, flagged: int = 3, windows: int = 5) -> None:
+    """What judging leaves of the last sketches of devices that sent windows; `flagged` of them at `worst`."""
+    plant_windows(ids, end, 1)
+    partitions.ensure([end.date(), (end - timedelta(hours=2)).date()], tables=["tele_drift"])
+    run = Version.objects.get()
+    WindowDrift.objects.bulk_create(
+        WindowDrift(
+            device_id=one, ts=end - back * timedelta(minutes=15), seq=back, version_id=run.pk, n=900,
+            worst=worst if back < flagged else 0.3, input=worst if back < flagged else 0.3, channel=4,
+            moment=1, confidence=0.92, device_class="host-a", reference="peers",
+        )
+        for one in ids for back in range(windows)
+    )  # fmt: skip
 
 
 def plant_events(device_id: str, at: datetime, kind: str, n: int = 1, code: str = "") -> None:

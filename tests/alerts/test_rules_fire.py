@@ -11,7 +11,7 @@ from fleet.alerts.kinds import KINDS
 from fleet.alerts.models import Alert
 from fleet.devices.models import Device
 from fleet.telemetry.gap_models import Gap
-from tests.alerts.planting import plant_devices, plant_events, plant_letters, plant_windows
+from tests.alerts.planting import plant_devices, plant_drift, plant_events, plant_letters, plant_windows
 
 pytestmark = pytest.mark.django_db
 MINUTE = timedelta(minutes=1)
@@ -59,6 +59,7 @@ FIRING: dict[str, Callable[[datetime], None]] = {
     "dead_letters": lambda now: with_letters(now, "range", 11),
     "crash_loop": lambda now: with_events(now, "boot", 3, "panic"),
     "anomaly_rate": lambda now: with_windows(now, n=60, anom_n=30),
+    "drift": lambda now: plant_drift(plant_devices(1, now), now, worst=1.2),
     "accuracy_drop": plant_drop,
     "latency_budget": plant_slow,
     "low_heap": lambda now: with_windows(now, heap_min_64b=255),
@@ -71,6 +72,7 @@ JUST_NOT: dict[str, Callable[[datetime], None]] = {
     "dead_letters": lambda now: with_letters(now, "range", 10),
     "crash_loop": lambda now: with_events(now, "boot", 2, "panic"),
     "anomaly_rate": lambda now: with_windows(now, n=60, anom_n=6),
+    "drift": lambda now: plant_drift(plant_devices(1, now), now, worst=9.0, flagged=2),
     "low_heap": lambda now: with_windows(now, heap_min_64b=256),
     "telemetry_gap": lambda now: with_gap(now, 3_600, "asked"),
     "silent": lambda now: plant_windows(plant_devices(1, now), now - timedelta(minutes=14), 5),

@@ -195,5 +195,30 @@ def test_a_rollout_paused_by_an_alert_links_to_it_until_a_person_paused_it(
     assert 'data-test="paused-by"' not in client.get(path).content.decode()
 
 
+def test_a_rollout_that_an_alert_paused_says_why_and_waits_for_somebody_to_look(
+    as_role: AsRole, filled: rows.Filled, present: datetime
+) -> None:
+    """Who resumes has said that they know why it stopped."""
+    rollout = filled.rollouts["running"]
+    job = Job.objects.filter(rollout=rollout, exposed_at__isnull=False, kind="install").first()
+    assert job is not None
+    rules.create("loops", kind="crash_loop", action="pause", actor=SYSTEM, now=present)
+    plant_events(job.device_id, present - MINUTE, "boot", 3, "panic")
+    evaluation.run(present)
+    client, path = as_role("admin"), f"/rollouts/{rollout.pk}"
+    page = client.get(path).content.decode()
+    assert "3 boots after an abnormal reset within 1 h" in page
+    assert "when somebody has acknowledged the alert" in page
+    refused = client.post(f"{path}/resume", {"reason": "go on"})
+    assert refused.status_code == 409
+    assert "nobody has acknowledged that alert" in refused.content.decode()
+    rollout.refresh_from_db()
+    assert rollout.state == "paused"
+    machine.acknowledge(Alert.objects.get(), actor=SYSTEM, now=present)
+    assert client.post(f"{path}/resume", {"reason": "go on"}).status_code == 303
+    rollout.refresh_from_db()
+    assert rollout.state == "running"
+
+
 def test_an_alert_that_is_not_there_is_404(as_role: AsRole) -> None:
     assert as_role("viewer").get("/alerts/00000000-0000-7000-8000-000000000000").status_code == 404

@@ -9,7 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from fleet.accounts.models import AuditEvent
-from fleet.telemetry import baselines, compaction, drift, ingest
+from fleet.telemetry import baselines, compaction, drift, ingest, psi
 from fleet.telemetry.errors import QueryError, TelemetryError
 from fleet.telemetry.ingest import Delivery
 from fleet.telemetry.models import Baseline, Version
@@ -34,26 +34,24 @@ def drawn(rng: np.random.Generator, shares: Any, n: int) -> Any:
     ],
 )
 def test_quantiles_of_chi2_are_those_of_the_tables(df: int, probability: float, value: float) -> None:
-    assert drift.chi2_quantile(probability, df) == pytest.approx(value, rel=0.01 if df >= 5 else 0.04)
+    assert psi.chi2_quantile(probability, df) == pytest.approx(value, rel=0.01 if df >= 5 else 0.04)
 
 
 def test_the_index_is_zero_for_equal_shares_and_the_same_from_both_sides() -> None:
     one, other = np.array([40, 30, 20, 10]), np.array([10, 20, 30, 40])
-    assert drift.psi(one, one) == 0
-    assert drift.psi(one, one * 100) == pytest.approx(0, abs=1e-3)
-    assert drift.psi(one, other) == drift.psi(other, one) > 0.5
+    assert psi.psi(one, one) == 0
+    assert psi.psi(one, one * 100) == pytest.approx(0, abs=1e-3)
+    assert psi.psi(one, other) == psi.psi(other, one) > 0.5
     p, q = (one + 0.5) / 102, (other + 0.5) / 102
-    assert drift.psi(one, other) == pytest.approx(sum((p - q) * np.log(p / q)))
+    assert psi.psi(one, other) == pytest.approx(sum((p - q) * np.log(p / q)))
 
 
 @pytest.mark.parametrize(("n_reference", "n"), [(200, 200), (1000, 1000), (50_000, 400)])
 def test_chance_alone_rarely_passes_the_limit(n_reference: int, n: int) -> None:
     """Of 3,000 clean windows about one in a thousand is flagged at alpha 0.001, whatever their size."""
     rng = np.random.default_rng(1)
-    limit = drift.psi_limit(len(CLEAN), n_reference, n, alpha=0.001)
-    flagged = sum(
-        drift.psi(drawn(rng, CLEAN, n_reference), drawn(rng, CLEAN, n)) > limit for _ in range(3000)
-    )
+    limit = psi.psi_limit(len(CLEAN), n_reference, n, alpha=0.001)
+    flagged = sum(psi.psi(drawn(rng, CLEAN, n_reference), drawn(rng, CLEAN, n)) > limit for _ in range(3000))
     assert flagged <= 12
 
 
@@ -61,9 +59,9 @@ def test_windows_that_are_alike_raise_the_limit() -> None:
     rng = np.random.default_rng(2)
     alike = [drawn(rng, rng.dirichlet(CLEAN * 100), 1000) for _ in range(40)]
     chance = [drawn(rng, CLEAN, 1000) for _ in range(40)]
-    assert drift.inflation(sum(alike), alike) > 5
-    assert drift.inflation(sum(chance), chance) == pytest.approx(1, abs=0.5)
-    assert drift.inflation(sum(chance), []) == 1
+    assert psi.inflation(sum(alike), alike) > 5
+    assert psi.inflation(sum(chance), chance) == pytest.approx(1, abs=0.5)
+    assert psi.inflation(sum(chance), []) == 1
 
 
 def sketch(at: datetime, first: int, classes: list[int], confidence: list[int]) -> Delivery:

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.django_db
 
 
 def test_partitions_are_made_ahead_and_only_once(now: datetime) -> None:
-    assert partitions.make_ahead(now) == 9 * 5 + 4
+    assert partitions.make_ahead(now) == 9 * 6 + 4
     assert partitions.make_ahead(now) == 0
     days = sorted(partitions.existing("tele_minute"))
     assert (days[0], days[-1]) == (now.date() - timedelta(days=1), now.date() + timedelta(days=7))

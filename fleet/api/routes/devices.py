@@ -47,6 +47,7 @@ class ConfigValues(Strict):
     window_s: int | None = Field(None, ge=1, le=3_600)
     period_ms: int | None = Field(None, ge=10, le=3_600_000)
     anomaly_threshold: int | None = Field(None, ge=0, lt=2**31)
+    sketch_s: int | None = Field(None, ge=1, le=86_400)
 
 
 class ConfigBody(Strict):
@@ -76,7 +77,7 @@ class QuarantineBody(Strict):
     reason: str = Field("", max_length=quarantine.MAX_REASON)
 
 
-CONFIG_KEYS = {"heartbeat_s": 1, "window_s": 2, "period_ms": 3, "anomaly_threshold": 4}
+CONFIG_KEYS = {"heartbeat_s": 1, "window_s": 2, "period_ms": 3, "anomaly_threshold": 4, "sketch_s": 10}
 
 
 @router.post("/enrol", auth=None, response={201: dict[str, Any]})

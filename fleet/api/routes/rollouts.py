@@ -11,6 +11,7 @@ from ninja import Router, Status
 from pydantic import Field
 
 from fleet.accounts.models import AuditEvent
+from fleet.alerts import pausing
 from fleet.api.auth import Scope, actor, person, require, role
 from fleet.api.errors import ApiProblem
 from fleet.api.idempotency import idempotent
@@ -326,7 +327,7 @@ def explain(request: HttpRequest, rollout_id: uuid.UUID, device_id: str) -> Any:
 
 def _resume(request: HttpRequest, rollout: Rollout, body: VerbBody) -> Any:
     require(request, "rollouts:approve" if rollout.state == RolloutState.HALTED else "rollouts:write")
-    return rollouts.resume(
+    return pausing.resume(
         rollout, reason=body.reason, ack_evidence=body.ack_evidence, actor=actor(request), now=timezone.now()
     )
 

@@ -16,8 +16,7 @@ from django.views.decorators.http import require_safe
 
 from fleet.accounts.models import AuditEvent
 from fleet.alerts import pausing
-from fleet.alerts.models import Alert
-from fleet.console import charts, figures
+from fleet.console import alert_words, charts, figures
 from fleet.console.access import page, person, role
 from fleet.console.paging import page_of
 from fleet.console.templatetags.console import by_tone, label_of, tone_of
@@ -113,6 +112,8 @@ def context_of(request: HttpRequest, row: Rollout) -> dict[str, Any]:
     )
     shown = {key: value for key, value in state.items() if key != "as_of"}
     shown["events"] = [str(event.pk) for event in events]
+    alert = pausing.paused_by(row)
+    shown["alert"] = alert and alert.rev
     return {
         "rollout": row,
         "s": state,
@@ -122,25 +123,12 @@ def context_of(request: HttpRequest, row: Rollout) -> dict[str, Any]:
         "summary": state["summary"],
         "undone": _undone(state["rollback"]),
         "events": events,
-        "paused_by": _paused_by(row),
+        "paused_by": alert,
+        "paused_why": alert_words.sentence(alert) if alert is not None else "",
         "is_live": state["state"] in _MOVING,
         "verbs": _verbs(state["allowed"]),
         "digest": hashlib.sha256(json.dumps(shown, default=str, sort_keys=True).encode()).hexdigest()[:16],
     }
-
-
-def _paused_by(row: Rollout) -> Alert | None:
-    """The alert that paused this rollout, while it is paused because of it."""
-    if row.state != RolloutState.PAUSED:
-        return None
-    newest = (
-        AuditEvent.objects.filter(subject_kind="rollout", subject_id=str(row.pk), verb="rollout.paused")
-        .values_list("actor_kind", "actor")
-        .first()
-    )
-    if newest is None or newest[0] != pausing.ACTOR_KIND:
-        return None
-    return Alert.objects.filter(pk=newest[1]).first()
 
 
 def _wave(wave: dict[str, Any], url: str, state: dict[str, Any]) -> dict[str, Any]:

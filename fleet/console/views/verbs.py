@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods
 
+from fleet.alerts import pausing
 from fleet.console.access import actor, page, refused, role
 from fleet.console.forms import ReasonForm
 from fleet.console.views.live import BUTTONS, rollout_or_404, shown_gate
@@ -63,7 +64,7 @@ _ACTS: dict[str, Act] = {
     "reject": lambda r, x, why: rollouts.reject(x, reason=why, actor=actor(r), now=timezone.now()),
     "start": lambda r, x, why: _start(r, x),
     "pause": lambda r, x, why: rollouts.pause(x, reason=why, actor=actor(r), now=timezone.now()),
-    "resume": lambda r, x, why: rollouts.resume(
+    "resume": lambda r, x, why: pausing.resume(
         x, reason=why, ack_evidence=_given(r), actor=actor(r), now=timezone.now()
     ),
     "override": lambda r, x, why: rollouts.override(
