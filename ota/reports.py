@@ -33,6 +33,12 @@ log = structlog.get_logger(__name__)
 WITHDRAWN: Final = "withdrawn"
 """Code of a job whose withdrawal lost the race against the device's trial."""
 _LOOK_BACK = 4
+_NEWEST = f"""
+SELECT j.id FROM unnest(%s::text[], %s::smallint[]) AS s(device, slot), LATERAL (
+    SELECT id FROM "{Job._meta.db_table}" WHERE device_id = s.device AND slot = s.slot
+    ORDER BY attempt DESC LIMIT %s
+) AS j
+"""  # noqa: S608 - the table's own name
 # the job states a device passes on its way; `JOB_EDGES` lets a job go forward on it only, which ranks them
 _STEPS: dict[UpdateState, JobState] = {
     UpdateState.OFFERED: JobState.ACCEPTED,
@@ -109,13 +115,8 @@ def _held(slots: Collection[tuple[str, int]]) -> dict[tuple[str, int], list[Job]
     """The newest jobs of these (device, slot), newest first, their rows held."""
     if not slots:
         return {}
-    newest = f'SELECT id FROM "{Job._meta.db_table}" WHERE device_id = s.device AND slot = s.slot'  # noqa: S608
-    asked = (
-        "SELECT j.id FROM unnest(%s::text[], %s::smallint[]) AS s(device, slot),"
-        " LATERAL (" + newest + " ORDER BY attempt DESC LIMIT %s) AS j"
-    )
     with connection.cursor() as cursor:
-        cursor.execute(asked, [*map(list, zip(*sorted(slots), strict=True)), _LOOK_BACK])
+        cursor.execute(_NEWEST, [*map(list, zip(*sorted(slots), strict=True)), _LOOK_BACK])
         ids = [job_id for (job_id,) in cursor.fetchall()]
     rows = Job.objects.select_for_update(no_key=True).filter(pk__in=ids)
     found: dict[tuple[str, int], list[Job]] = {}

@@ -20,7 +20,7 @@ from django.db import OperationalError, connection, transaction
 
 from fleet.accounts import audit
 from fleet.accounts.audit import Actor
-from fleet.devices import inventory
+from fleet.devices import timeline
 from fleet.gateway.uplink import Reader, Uplink
 from fleet.mqtt.client import Arrived
 from fleet.mqtt.codec.event import Event
@@ -158,20 +158,19 @@ def _store(
             return
         uplinks = [letters[key] for key in mine]
         stored = ingest.store(_deliveries(uplinks), slot=SLOT, now=now)
-        events = 0
-        for one in sorted(uplinks, key=lambda one: one.device_id):
-            if isinstance(one.content, Event) and inventory.record_event(one.device_id, one.content, now=now):
-                reports.apply_event(one.device_id, one.content, now=now)
-                events += 1
+        sent = [(one.device_id, one.content) for one in uplinks if isinstance(one.content, Event)]
+        fresh = timeline.record_events(sent, now=now)
+        for device_id, event in fresh:
+            reports.apply_event(device_id, event, now=now)
         audit.record(
             actor=actor,
             verb="telemetry.replay",
             subject_kind="telemetry",
             subject_id=code,
             at=now,
-            after={"letters": len(mine), "windows": stored.windows, "events": events},
+            after={"letters": len(mine), "windows": stored.windows, "events": len(fresh)},
         )
-    done.add(len(mine), stored, events)
+    done.add(len(mine), stored, len(fresh))
 
 
 def _claim(keys: Sequence[tuple[datetime, int]]) -> list[tuple[datetime, int]]:

@@ -32,7 +32,7 @@ def _key(*names: str) -> models.CompositePrimaryKey:
 
 class Migration(migrations.Migration):
 
-    dependencies = [("telemetry", "0004_gaps")]
+    dependencies = [("telemetry", "0005_gap_times")]
 
     operations = [
         migrations.CreateModel(
