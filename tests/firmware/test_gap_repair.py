@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fleet.devices import classes, inventory
+from fleet.devices import classes
 from fleet.devices.models import Device
 from fleet.mqtt.codec.names import Action, CommandVerb, ConfigKey
 from fleet.mqtt.codec.telemetry import Batch
@@ -51,7 +51,7 @@ def ask(rig: Rig) -> list[Batch]:
     before = len(rig.batches())
     rig.command(CommandVerb.RESEND_TELEMETRY, pending[0].boot, pending[0].first, pending[-1].last)
     for event in rig.events():
-        inventory.record_event(DEVICE, event, now=clock(rig))
+        timeline.record_event(DEVICE, event, now=clock(rig))
     return rig.batches()[before:]
 
 
