@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fleet.devices import classes
+from fleet.devices import classes, timeline
 from fleet.devices.models import Device
 from fleet.mqtt.codec.names import Action, CommandVerb, ConfigKey
 from fleet.mqtt.codec.telemetry import Batch
