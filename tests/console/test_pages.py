@@ -32,7 +32,7 @@ BUDGET = {
     "/models/activity": 11,
     "/models/activity/2.0.0": 15,
     "/rollouts": 9,
-    "/telemetry": 11,
+    "/telemetry": 12,
     "/alerts": 6,
     "/alerts/rules": 5,
 }
@@ -54,6 +54,7 @@ def every_page(filled: rows.Filled) -> list[str]:
         "/telemetry?metric=accuracy-golden&range=6h",
         "/telemetry?metric=accuracy-delayed&range=7d",
         "/telemetry?metric=anomalies&range=7d&model=activity",
+        "/telemetry?metric=class-mix&range=24h",
         *(f"/rollouts/{pk}" for pk in rollouts),
         *(f"/rollouts/{pk}/jobs" for pk in rollouts),
         *(f"/rollouts/{pk}/live" for pk in rollouts),
