@@ -134,6 +134,20 @@ def test_a_question_that_cannot_be_answered_is_refused(
         }).status_code == 200  # fmt: skip
 
 
+def test_what_is_no_longer_kept_raw_says_how_it_can_be_asked(call: Caller, world: World) -> None:
+    start = clock() - timedelta(days=60)
+    body = question(world, **{"from": stamp(start), "to": stamp(clock(), 60)}, step=86_400)
+    answer = call("POST", "/telemetry:query", body)
+    told = answer.json()
+    assert (answer.status_code, told["code"], told["least_step_s"]) == (410, "raw_expired", 86_400)
+    assert told["rollup"] == "/api/v1/telemetry:query"
+    whole = body | {"from": stamp(start.replace(hour=0, minute=0, second=0))}
+    found = call("POST", told["rollup"].removeprefix("/api/v1"), whole)
+    assert (found.status_code, found.json()["source"], found.json()["series"]) == (200, "day", [])
+    kept = call("POST", "/telemetry:query", body | {"from": told["available_from"]})
+    assert (kept.status_code, kept.json()["series"]) == (200, [])
+
+
 def test_a_query_that_takes_too_long_is_ended(
     call: Caller, told: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ words change:
 - alerts: `alerts`, `filters`, `rules-link`, `open-alerts` in the navigation. An alert: `evidence`, `advice`,
   `alert-devices`, `alert-rollouts`, `folded`, `alert-verbs` with `acknowledge` `resolve`, `history`. Rules:
   `rules` with `tr[data-rule]`. A rollout that one paused: `paused-by`.
-- telemetry: `telemetry-form`, `chart`, `telemetry-table`, `api-call`, `query-error`.
+- telemetry: `telemetry-form`, `chart`, `gaps`, `telemetry-table`, `api-call`, `query-error`.
 - refusals: `refusal`, `allowed`, `error`. Empty lists: `empty`.
 """
 

@@ -65,6 +65,14 @@ METRICS: dict[str, tuple[str, str, str, str, str, str]] = {
         "ratio",
         "Share of inferences over the anomaly threshold.",
     ),
+    "class-mix": (
+        "Class mix",
+        "class_mix",
+        "",
+        "mean",
+        "ratio",
+        "How inferences are shared out among their top classes; the largest six. By the hour.",
+    ),
 }
 QUERY_EXAMPLES = ("class==s3-8m;fw=ge=1.4.0", "model==activity;version=ge=2.0.0", "tag==line-2,group==pilot")
 # range: how far back, bucket in seconds
@@ -89,7 +97,6 @@ def explorer(request: HttpRequest) -> HttpResponse:
     q = request.GET.get("q", "").strip()[: MAX_CHARS + 1]
     end, is_bad_end = _end(request)
     length, step_s = RANGES[span]
-    step_s = max(step_s, 3600) if METRICS[metric][3] == "p95" else step_s
     asked = _question(metric, model, q, end, length, step_s)
     context: dict[str, Any] = {
         "metrics": [(name, entry[0]) for name, entry in METRICS.items()],
@@ -139,6 +146,7 @@ def _question(
     metric: str, model: str, q: str, end: datetime, length: timedelta, step_s: int
 ) -> queries.TelemetryQuery:
     _, name, kind, agg, _, _ = METRICS[metric]
+    step_s = max(step_s, 3600) if agg == "p95" or name == "class_mix" else step_s
     start = end - length
     if step_s % 3600 == 0:  # whole hours are read from their rollup
         start = start.replace(minute=0, second=0, microsecond=0)
@@ -159,9 +167,7 @@ def _question(
 def _answer(asked: queries.TelemetryQuery, metric: str) -> dict[str, Any]:
     found = queries.query(asked, now=timezone.now())
     series = {
-        f"{one.labels['model']} {one.labels['version']}": [
-            charts.Sample(point.t, point.value, point.lower, point.upper) for point in one.points
-        ]
+        _label(one): [charts.Sample(point.t, point.value, point.lower, point.upper) for point in one.points]
         for one in found.series
     }
     label, *_ = METRICS[metric]
@@ -178,13 +184,25 @@ def _answer(asked: queries.TelemetryQuery, metric: str) -> dict[str, Any]:
         ceiling=ceiling,
     )
     rows = [
-        {"at": point.t, "label": f"{one.labels['model']} {one.labels['version']}", "point": point}
+        {"at": point.t, "label": _label(one), "point": point}
         for one in found.series
         for point in one.points
         if point.value is not None
     ]
     rows.sort(key=lambda row: (row["at"], row["label"]), reverse=True)
-    return {"chart": chart, "rows": rows[:500], "left_off": found.series_left_off, "step_s": asked.step_s}
+    return {
+        "chart": chart,
+        "rows": rows[:500],
+        "left_off": found.series_left_off,
+        "step_s": asked.step_s,
+        "gaps": found.gaps,
+    }
+
+
+def _label(one: queries.Series) -> str:
+    """What a series is called: its run, and its class where there is one."""
+    name = f"{one.labels['model']} {one.labels['version']}"
+    return f"{name} class {one.labels['class']}" if "class" in one.labels else name
 
 
 def _sentence(label: str, series: dict[str, list[charts.Sample]], unit: str) -> str:
@@ -209,5 +227,6 @@ def _call(asked: queries.TelemetryQuery) -> str:
         "from": f"{asked.start.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "to": f"{asked.end.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "step": asked.step_s,
+        "limit": asked.limit,
     }
     return f"POST /api/v1/telemetry:query\n{json.dumps(body, indent=1)}"
