@@ -83,7 +83,7 @@ class AlertEvent(models.Model):
 
     alert = models.ForeignKey(Alert, on_delete=models.CASCADE, related_name="events")
     at = models.DateTimeField()
-    verb = models.CharField(max_length=32)  # opened, acknowledged, resolved, reopened, paused
+    verb = models.CharField(max_length=32)  # opened, acknowledged, resolved, reopened, paused, silenced, told
     actor = models.CharField(max_length=128)
     note = models.CharField(max_length=256, blank=True, default="")
     data = models.JSONField(default=dict)
@@ -96,7 +96,9 @@ class AlertEvent(models.Model):
 
 
 class Silence(models.Model):
-    """No messages about these devices until then. Alerts still open, and their actions are still done."""
+    """No messages about these devices until then. Alerts still open, and their actions are still done; one
+    that is still open in the end is told then.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     q = models.TextField(blank=True, default="")  # over the fields of devices; "" means all

@@ -1,8 +1,9 @@
 """Who is told of a transition: one outbox row for each receiver, in the transition's own transaction.
 
-Receivers are webhooks and the e-mail addresses of the setting ALERT_EMAILS. Folded alerts and silenced ones
-are told to nobody. A lost Celery message loses nothing: the beat sends whatever is due
-(`fleet.alerts.sending`, `fleet.alerts.mailing`).
+Receivers are webhooks and the e-mail addresses of the setting ALERT_EMAILS. Folded alerts are told to nobody.
+Of one that opens under a silence its history says so, and it is told when nothing hides it any more and it is
+still open: a silence that ends must not have swallowed what is wrong. A lost Celery message loses nothing:
+the beat sends whatever is due (`fleet.alerts.sending`, `fleet.alerts.mailing`).
 """
 
 from __future__ import annotations
@@ -11,12 +12,18 @@ from datetime import datetime
 from typing import Any, Final
 
 from django.conf import settings
+from django.db import transaction
+from django.db.models import F, OuterRef, Subquery
 
+from fleet.accounts.audit import SYSTEM
 from fleet.alerts import silences
-from fleet.alerts.choices import DeliveryKind
-from fleet.alerts.models import Alert, Delivery, Webhook
+from fleet.alerts.choices import AlertState, DeliveryKind
+from fleet.alerts.models import Alert, AlertEvent, Delivery, Webhook
 
 EVENTS: Final = ("alert.opened", "alert.resolved")
+SILENCED: Final = "silenced"
+TOLD_LATE: Final = "told"
+LATE: Final = 200
 _TOLD: Final = {"opened": "alert.opened", "reopened": "alert.opened", "resolved": "alert.resolved"}
 
 
@@ -27,7 +34,16 @@ def tell(alert: Alert, verb: str, *, now: datetime) -> int:
         return 0
     hooks = [hook for hook in Webhook.objects.filter(is_enabled=True) if event in hook.events]
     people = settings.ALERT_EMAILS
-    if not (hooks or people) or silences.covers(alert, now=now):
+    if not (hooks or people):
+        return 0
+    silence = silences.hiding([alert], now=now).get(alert.pk)
+    if silence is not None:
+        if event == "alert.opened":
+            note = f"until {silence.until:%Y-%m-%d %H:%M} UTC: {silence.reason}"[:256]
+            data = {"silence": str(silence.pk)}
+            AlertEvent.objects.create(
+                alert=alert, at=now, verb=SILENCED, actor=silence.created_by, note=note, data=data
+            )
         return 0
     body = message(alert, event, now=now)
     about = {"alert": alert, "event": event, "body": body, "next_at": now, "created_at": now}
@@ -35,6 +51,32 @@ def tell(alert: Alert, verb: str, *, now: datetime) -> int:
     rows += [Delivery(kind=DeliveryKind.EMAIL, recipient=one, **about) for one in people]
     Delivery.objects.bulk_create(rows)
     return len(rows)
+
+
+def tell_late(now: datetime) -> int:
+    """Tell of alerts that opened under a silence, are still open and hidden by none any more; returns of how
+    many. Safe from many workers: one conditional UPDATE of the alert decides. At most LATE in a turn.
+    """
+    events = AlertEvent.objects.filter(alert=OuterRef("pk"), verb__in=(*_TOLD, SILENCED, TOLD_LATE))
+    newest = events.order_by("-id").values("verb")[:1]
+    held = Alert.objects.filter(state=AlertState.OPEN, folded_into=None).annotate(newest=Subquery(newest))
+    rows = list(held.filter(newest=SILENCED).order_by("id")[:LATE])
+    hiding = silences.hiding(rows, now=now)
+    n = 0
+    for alert in rows:
+        if alert.pk in hiding:
+            continue
+        with transaction.atomic():
+            found = Alert.objects.filter(pk=alert.pk, state=AlertState.OPEN, rev=alert.rev)
+            if found.update(rev=F("rev") + 1) != 1:
+                continue  # another worker tells it, or it has changed
+            alert.rev += 1
+            AlertEvent.objects.create(
+                alert=alert, at=now, verb=TOLD_LATE, actor=SYSTEM.name, note="nothing hides it any more"
+            )
+            tell(alert, "opened", now=now)
+            n += 1
+    return n
 
 
 def message(alert: Alert, event: str, *, now: datetime) -> dict[str, Any]:

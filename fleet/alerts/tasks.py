@@ -5,7 +5,7 @@ import random
 from celery import shared_task
 from django.utils import timezone
 
-from fleet.alerts import evaluation, mailing, rules, sending
+from fleet.alerts import evaluation, mailing, outbox, rules, sending
 
 
 @shared_task(name="alerts.evaluate")  # type: ignore[untyped-decorator]
@@ -19,7 +19,9 @@ def evaluate() -> None:
 @shared_task(name="alerts.send")  # type: ignore[untyped-decorator]
 def send() -> None:
     """Send the deliveries that are due."""
-    sending.send_due(timezone.now(), rng=random.Random())  # noqa: S311 - jitter is no secret
+    now = timezone.now()
+    outbox.tell_late(now)
+    sending.send_due(now, rng=random.Random())  # noqa: S311 - jitter is no secret
 
 
 @shared_task(name="alerts.mail")  # type: ignore[untyped-decorator]

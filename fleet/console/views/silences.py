@@ -59,7 +59,7 @@ def begin(request: HttpRequest) -> HttpResponse:
         )
     except (AlertError, DeviceError) as problem:
         return _page(request, asked, error=problem)
-    messages.success(request, "Begun. Alerts open all the same; nobody is told of those it is about.")
+    messages.success(request, "Begun. Alerts open all the same; what is open in the end is told then.")
     return _back()
 
 
@@ -71,7 +71,7 @@ def end(request: HttpRequest, silence_id: uuid.UUID) -> HttpResponse:
     if row is None:
         raise Http404(f"no silence {silence_id}")
     silences.end(row, actor=actor(request), now=timezone.now())
-    messages.success(request, "Ended. Alerts that open from now on are told again.")
+    messages.success(request, "Ended. What it hid and is still open is told now.")
     return _back()
 
 
