@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from django.conf import settings
+from django.db import connection
 
 from fleet.devices.models import Device, DeviceCredential
 from fleet.sealing import unseal
@@ -15,6 +16,8 @@ KEEP_S: Final = 30.0
 MAX_CACHED: Final = 50_000
 BATCH: Final = 1000
 MAX_LIVE: Final = 2
+CHANGED: Final = "devices_changed"
+"""Channel on which PostgreSQL names a device whose keys are not what they were, when that is committed."""
 
 
 def mac_purpose(device_id: str) -> str:
@@ -38,7 +41,7 @@ class KnownDevice:
 
 class Keyring:
     """MAC keys by device, each read at most once in KEEP_S seconds; a revoked key is therefore believed no
-    longer.
+    longer, and in a process that listens (`fleet.gateway.listening`) not even that.
 
     A device or a key that is not cached is always looked up, so a new one works at once. Safe for threads.
     """
@@ -93,6 +96,11 @@ class Keyring:
         known = self.device(device_id, kid=kid)
         return None if known is None else known.keys.get(kid)
 
+    def forget(self, device_id: str) -> None:
+        """Read this device again when it is next asked for."""
+        with self._lock:
+            self._known.pop(device_id, None)
+
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
@@ -100,6 +108,12 @@ class Keyring:
 
 
 KEYRING: Final = Keyring()
+
+
+def announce(device_id: str) -> None:
+    """Tell every process that listens, when the caller's transaction is committed, to forget this device."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_notify(%s, %s)", [CHANGED, device_id])
 
 
 def mac_key(device_id: str, kid: bytes) -> bytes | None:

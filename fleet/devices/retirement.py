@@ -16,7 +16,7 @@ from django.db import transaction
 
 from fleet.accounts import audit
 from fleet.accounts.audit import Actor
-from fleet.devices import broker
+from fleet.devices import broker, keys
 from fleet.devices.errors import RetirementError
 from fleet.devices.models import Device, DeviceCredential, DeviceEvent, Presence
 from fleet.mqtt.broker_files import BrokerFilesError
@@ -44,6 +44,7 @@ def retire(device_id: str, *, reason: str, actor: Actor, now: datetime) -> Devic
             live = DeviceCredential.objects.filter(device_id=device_id, revoked_at=None)
             kids = list(live.order_by("pk").values_list("mac_kid", flat=True))
             live.update(revoked_at=now)
+            keys.announce(device_id)
             DeviceEvent.objects.create(device_id=device_id, at=now, kind=EVENT, text=f"retired: {reason}")
             audit.record(
                 actor=actor,

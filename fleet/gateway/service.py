@@ -14,6 +14,7 @@ from fleet.gateway import pace
 from fleet.gateway.errors import GatewayError
 from fleet.gateway.handlers import Control, Handler, Measurements
 from fleet.gateway.lean_source import LeanSource
+from fleet.gateway.listening import Listener
 from fleet.gateway.pace import Pace
 from fleet.gateway.paho_source import PahoSource
 from fleet.gateway.pump import Pump
@@ -84,6 +85,7 @@ def run(
         stations.append(_Station("telemetry", handler, telemetry_user(slot), False, group))
     users: list[BackendUser] = []
     lease = SlotLease([station.user for station in stations])
+    listener = Listener(stop)
     try:
         for station in stations:
             users.append(lease_user(f"svc.gateway-{station.user}", stop))
@@ -94,12 +96,15 @@ def run(
             )
             for station, user in zip(stations, users, strict=True)
         ]
+        listener.start()
         pumps = [Pump(source, one.handler, stop) for source, one in zip(sources, stations, strict=True)]
         return _run_pumps(sources, pumps, stop, on_ready, lease)
     finally:
         lease.release()
         for user in users:
             user.release()
+        if stop.is_set():
+            listener.join()
 
 
 @dataclass(frozen=True)

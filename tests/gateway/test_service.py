@@ -275,7 +275,7 @@ def test_a_slot_has_one_gateway(broker: Broker, boards: list[Board], monkeypatch
 def test_an_absent_broker_is_said_and_waited_for(broker: Broker, boards: list[Board], tmp_path: Path) -> None:
     with process({**broker.env(), "FLEET_MQTT_PORT": "1"}, tmp_path) as gateway:
         gateway.says("no broker answers at 127.0.0.1:1")
-        gateway.says("broker_unreachable")
+        wait_until(lambda: gateway.log.read_text().count("broker_unreachable") >= 2, what="both sessions")
         assert gateway.child.poll() is None
         assert gateway.terminate() == 0
         assert gateway.log.read_text().count("broker_unreachable") == 2  # once per session, not per try
