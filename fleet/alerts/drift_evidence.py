@@ -61,7 +61,12 @@ def explained(found: Sequence[Finding], rule: Rule, *, now: datetime) -> list[Fi
 
 
 def _windows(ids: Sequence[str], now: datetime) -> dict[str, list[Row]]:
-    asked = {"ids": list(ids), "now": now, "since": now - KINDS["drift"].span, "windows": kinds.WINDOWS}
+    asked: dict[str, Any] = {
+        "ids": list(ids),
+        "now": now,
+        "since": now - KINDS["drift"].span,
+        "windows": kinds.WINDOWS,
+    }
     found: dict[str, list[Row]] = {}
     with connection.cursor() as cursor:
         cursor.execute(_WINDOWS, asked)

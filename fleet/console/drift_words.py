@@ -42,7 +42,8 @@ def reasons(e: Mapping[str, Any]) -> Iterator[str]:
         )
     elif versions:
         yield "No other version drifts on this class."
-    if (kind := e.get("reference")) in REFERENCES:
+    kind = str(e.get("reference"))
+    if kind in REFERENCES:
         yield f"Compared with {REFERENCES[kind]}."
 
 
@@ -52,7 +53,7 @@ def _on(n: int, e: Mapping[str, Any]) -> str:
 
 def moment(channel: int | None, which: int | None) -> str:
     """A channel of the input and what of it moved, or nothing when it is not known."""
-    if channel is None or which not in MOMENTS:
+    if channel is None or which is None or which not in MOMENTS:
         return ""
     return f"channel {channel}, {MOMENTS[which]}"
 
