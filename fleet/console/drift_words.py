@@ -42,8 +42,9 @@ def reasons(e: Mapping[str, Any]) -> Iterator[str]:
         )
     elif versions:
         yield "No other version drifts on this class."
-    if reference := REFERENCES.get(str(e.get("reference"))):
-        yield f"Compared with {reference}."
+    kind = str(e.get("reference"))
+    if kind in REFERENCES:
+        yield f"Compared with {REFERENCES[kind]}."
 
 
 def _on(n: int, e: Mapping[str, Any]) -> str:

@@ -30,6 +30,10 @@ from fleet.telemetry.shifts import Mix, Reference, Seen, UsualMoments
 WEEK, CHOSEN, PEERS = "week", "chosen", "peers"
 MOST_DEVICES: Final = 200
 MOST_OF_EACH: Final = 10
+LEAST_PEERS: Final = 20
+"""Devices that are compared with each other at least. Fewer may by chance be alike, and not like the rest: a
+draw of 16 called 23 of 100 clean devices drifting.
+"""
 PEERS_BACK: Final = timedelta(days=1)
 PEERS_AGE: Final = timedelta(hours=1)
 """How old a reference of peers grows before it is made anew."""
@@ -90,7 +94,7 @@ def make(
         "devices": MOST_DEVICES, "of_each": MOST_OF_EACH, "is_peers": kind == PEERS, "is_judged": is_judged,
     }  # fmt: skip
     found = shifts.reference_of(_windows(asked))
-    if found is None:
+    if found is None or (kind == PEERS and found.devices < LEAST_PEERS):
         return None
     values = {
         "kind": kind, "started_at": start, "ended_at": end, "windows": found.windows,

@@ -30,7 +30,7 @@ FIRST = 5_000
 REFERENCES = {
     "week": ("week, 200 devices", 200, 10),
     "peers": ("peers, 40 devices", 40, 4),
-    "few": ("peers, 8 devices", 8, 5),
+    "few": ("peers, 20 devices", 20, 4),
 }
 FALSE_MOST, SEEN_LEAST = 0.02, 0.95
 NAMES = ("input", "class", "distance")

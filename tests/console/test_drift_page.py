@@ -77,7 +77,7 @@ def test_without_a_reference_the_page_says_what_it_needs(as_role: AsRole, presen
     plant(present, faulty=0, has_reference=False)
     html = as_role("viewer").get(HERE).content.decode()
     assert state(html) == "no_reference"
-    assert "40 sketches of at least 200 inferences, from 8 devices" in html
+    assert "40 sketches of at least 200 inferences, from 20 devices" in html
 
 
 def test_old_sketches_are_too_little(as_role: AsRole, present: datetime) -> None:

@@ -53,12 +53,12 @@ def test_judging_again_changes_nothing(ids: list[str], now: datetime) -> None:
 
 
 def test_without_a_reference_a_window_waits_and_one_too_late_is_left(ids: list[str], now: datetime) -> None:
-    send(ids[:7], now, windows=2)
-    assert judging.judge(now) == 0
+    send(ids[:19], now, windows=3)
+    assert judging.judge(now) == 0, "too few devices to be compared with each other"
     assert DriftReference.objects.count() == 0
     later = now + timedelta(hours=1)
-    send(ids[7:], later, windows=4)
-    assert judging.judge(later) == 7 * 2 + 13 * 4
+    send(ids[19:], later, windows=4)
+    assert judging.judge(later) == 19 * 3 + 4
     send(ids, later + 4 * QUARTER, windows=3)
     assert judging.judge(later + timedelta(hours=4)) == 0
 
@@ -109,9 +109,9 @@ def test_a_reference_is_the_same_after_it_was_kept(ids: list[str], now: datetime
 
 def test_each_class_has_its_own_reference(now: datetime) -> None:
     """Boards with another sensor are no peers."""
-    own, others = plant_devices(10, now), plant_devices(10, now, name="host-b")
-    send(own, now, windows=4)
-    send(others, now, windows=4, fault=OFFSET)
+    own, others = plant_devices(20, now), plant_devices(20, now, name="host-b")
+    send(own, now, windows=2)
+    send(others, now, windows=2, fault=OFFSET)
     judging.judge(now)
     assert DriftReference.objects.count() == 2
     assert flagged(own + others, now - timedelta(days=1)) == set()

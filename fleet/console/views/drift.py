@@ -13,7 +13,7 @@ from fleet.alerts import kinds
 from fleet.alerts.kinds import KINDS
 from fleet.console import drift_words
 from fleet.console.access import page
-from fleet.telemetry import drift_devices, psi, shifts
+from fleet.telemetry import drift_devices, psi, references, shifts
 from fleet.telemetry.drift_devices import Judged, Part
 from ota.gates.wilson import wilson_lower_bound
 
@@ -53,7 +53,7 @@ def drift(request: HttpRequest) -> HttpResponse:
         "least": psi.LEAST,
         "alpha": psi.ALPHA,
         "clean_rate": KINDS["drift"].clean_rate,
-        "least_devices": shifts.LEAST_DEVICES,
+        "least_devices": references.LEAST_PEERS,
         "least_windows": shifts.LEAST_WINDOWS,
     }
     return render(request, "console/drift.html", context)
