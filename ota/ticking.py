@@ -60,7 +60,7 @@ def due(*, now: datetime) -> list[UUID]:
     """Rollouts that need ticks, oldest first: those under way, those that somebody has started, and those
     whose start time has come.
     """
-    rows = Rollout.objects.filter(Q(state__in=ACTIVE | _STARTING) | _IS_STARTED).order_by("created_at")
+    rows = Rollout.objects.filter(Q(state__in=ACTIVE | _STARTING) | _IS_STARTED).order_by("created_at", "pk")
     found = rows.annotate(is_started=_IS_STARTED).values_list(
         "pk", "state", KT("plan__start_at"), "is_started"
     )
