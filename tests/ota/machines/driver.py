@@ -57,7 +57,7 @@ class Driver(RuleBasedStateMachine):
         if verb:
             self._ask(rollout, verb, 0)
 
-    def _new_rollout(self, manifest: int, plan: int, *, starts: bool) -> None:
+    def _new_rollout(self, manifest: int, plan: int, *, starts: bool) -> Rollout:
         row = rollouts.create(
             "walk", self.scene.manifests[manifest], plan=plans.PLANS[plan % len(plans.PLANS)], actor=PERSON,
             now=self.now,
@@ -70,6 +70,7 @@ class Driver(RuleBasedStateMachine):
                 self._ask(row, "approve", 0)
             if row.state == "ready":
                 self._ask(row, "start", 0)
+        return row
 
     def _ask(self, rollout: Rollout, verb: str, choice: int) -> None:
         rollout.refresh_from_db()
@@ -110,7 +111,8 @@ class Driver(RuleBasedStateMachine):
             held.update(lease_until=None)  # as its end would do, without the ten seconds
             work()
         self._settle()
-        assert Facts.read().outcome() == undisturbed
+        found = Facts.read().outcome()
+        assert found == undisturbed, f"not what an undisturbed worker leaves: {found} {undisturbed}"
 
     def _settle(self) -> bool:
         """Ticks at this moment until they change nothing; False when eight do not get there."""

@@ -1,17 +1,32 @@
 """Faults seeded by hand in named functions of the product; the machine must find each of them.
 
 A mutant replaces one attribute where the product looks it up. `found_by` names what may notice: an invariant
-of `invariants.py`, or a part of what a rule asserts.
+of `invariants.py`, or words of what a rule asserts.
 """
 
 from __future__ import annotations
 
+import contextlib
+import types
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ota import delivery, frozen, rollouts, ticking, waves
-from ota.choices import WAVE_TERMINAL, Arm, RolloutState
+from fleet.accounts.audit import person_of
+from ota import (
+    approval,
+    delivery,
+    evidence,
+    frozen,
+    offers,
+    reports,
+    rollback_target,
+    rollouts,
+    ticking,
+    transitions,
+    waves,
+)
+from ota.choices import WAVE_TERMINAL, Arm, RolloutState, Verdict
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,41 @@ def _first_pending(_current: Any) -> Any:
     return current
 
 
+def _unfenced(take: Any) -> Any:
+    def taken(rollout_id: Any, now: Any) -> Any:
+        ticking.Rollout.objects.filter(pk=rollout_id).update(lease_until=None)
+        return take(rollout_id, now)
+
+    return taken
+
+
+def _passes(evaluate: Any) -> Any:
+    def evaluated(inputs: Any) -> Any:
+        found = evaluate(inputs)
+        is_open = found.verdict == Verdict.INCONCLUSIVE and inputs["is_gated"]
+        return replace(found, verdict=Verdict.PASS) if is_open else found
+
+    return evaluated
+
+
+def _retries_for_ever(retry_due: Any) -> Any:
+    def due(rollout: Any, *, now: Any) -> int:
+        jobs = offers.install_jobs(rollout).filter(retry_at__lte=now)
+        was = dict(jobs.values_list("pk", "retry_at"))
+        made = retry_due(rollout, now=now)
+        for pk, at in was.items():
+            offers.Job.objects.filter(pk=pk).update(retry_at=at)
+        return int(made)
+
+    return due
+
+
+def _no_transactions(_transaction: Any) -> Any:
+    return types.SimpleNamespace(atomic=contextlib.nullcontext)
+
+
+_EVERY_STATE = {state: frozenset(transitions.JOB_EDGES) for state in transitions.JOB_EDGES}
+
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("the cap is skipped", ticking, "make_offers",
            lambda f: lambda r, p, cap, *, now: f(r, p, 1_000, now=now), ("i16",)),
@@ -57,4 +107,21 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("a wave opens before the last one passed", waves, "current", _first_pending, ("i8",)),
     Mutant("a counter follows the clock alone", delivery, "next_counter",
            lambda f: lambda version, now, stored=0, reported=0: f(version, now), ("i2", "i13", "i15")),
+    Mutant("nobody is asked for an approval", approval, "needed", lambda f: lambda plan, eligible: [],
+           ("i10",)),
+    Mutant("only who made a plan is its author", approval, "authors",
+           lambda f: lambda rollout: {person_of(rollout.created_by)}, ("i10",)),
+    Mutant("a job's move leaves no audit row", transitions, "_record",
+           lambda f: lambda actor, kind, *a: None if kind == "job" else f(actor, kind, *a), ("i4",)),
+    Mutant("a report moves a job to any state", reports, "JOB_EDGES", lambda _: _EVERY_STATE,
+           ("illegal_transition:", "i4", "i5")),
+    Mutant("a revert names the candidate", rollback_target, "goals",
+           lambda f: lambda rollout, ids: dict.fromkeys(ids, rollout.manifest_id), ("i12", "i3")),
+    Mutant("an open verdict passes", waves, "evaluate", _passes, ("i17",)),
+    Mutant("a retry stays due", ticking, "retry_due", _retries_for_ever, ("i5", "stuck: ")),
+    Mutant("two workers hold one rollout", ticking, "_take", _unfenced, ("two workers hold",)),
+    Mutant("a tick's step is no transaction", ticking, "transaction", _no_transactions,
+           ("i4", "i6", "i15", "undisturbed")),
+    Mutant("evidence is stored with other inputs", evidence, "digest",
+           lambda f: lambda inputs: f({**inputs, "wave": 0}), ("i17",)),
 )  # fmt: skip
