@@ -16,6 +16,7 @@ from fleet.mqtt.client import Arrived, MqttError
 from ota import publishing, rollouts
 from ota.errors import OtaError
 from ota.models import Rollout
+from ota.permits import ImmutableError
 from ota.transitions import IllegalTransition
 from ota.verbs import verbs
 from tests.ota.machines import plans
@@ -80,9 +81,11 @@ class Driver(RuleBasedStateMachine):
             CALLS[verb](rollout, self.now, choice)
         except OtaError as problem:
             refused = problem
-        if isinstance(refused, IllegalTransition):
+        if isinstance(refused, IllegalTransition | ImmutableError):
             assert verb not in allowed
             assert refused.allowed == sorted(allowed)
+            rollout.refresh_from_db()
+            assert rollout.state == before
         elif refused is not None:  # coded, and nothing done
             assert verb in allowed
             rollout.refresh_from_db()
