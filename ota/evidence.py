@@ -14,7 +14,7 @@ from typing import Any
 
 from ota.baselines import HISTORY_LEAST, baselines, strata_means
 from ota.choices import JobState
-from ota.exposure import hard_counts, is_settled, is_soaked, reach, soak_ends
+from ota.exposure import hard_counts, is_settled, is_soaked, reach, soak_ends, tally
 from ota.gates.evaluate import FORMAT, Evaluation, Row, evaluate, quality_row, telemetry_row
 from ota.gates.failures import failure_class
 from ota.models import Evidence, Rollout, Wave
@@ -56,6 +56,7 @@ def gather(wave: Wave, rollout: Rollout, plan: Plan, *, now: datetime) -> Inputs
     before = newest(wave)
     past = _past(before.inputs if before else {}, wave)
     metrics, telemetry = gather_metrics(wave, rollout, plan, past, now=now)
+    counted = tally(wave)
     first = rollout.waves.order_by("n").values_list("n", flat=True).first()
     inputs = {
         "format": FORMAT,
@@ -63,9 +64,9 @@ def gather(wave: Wave, rollout: Rollout, plan: Plan, *, now: datetime) -> Inputs
         "restarts": wave.restarts,
         "is_first": wave.n == first,
         "is_gated": wave.is_gated,
-        "reach": reach(wave, rollout, plan),
+        "reach": reach(wave, rollout, plan, counted),
         "is_soaked": is_soaked(wave, plan, now=now),
-        "hard": hard_counts(wave, plan) | {"also_failed": _also_failed(wave, metrics)},
+        "hard": hard_counts(wave, plan, counted) | {"also_failed": _also_failed(wave, metrics)},
         "prove": None,
         "spent": past["spent"],
         "metrics": metrics,

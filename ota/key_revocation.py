@@ -8,6 +8,7 @@ says that devices go on trusting it until the document comes. An online key is n
 could tell a device anything, the news of the revocation included.
 
 Documents that devices were told under the trust document before are signed anew (`ota.trust_renewal`).
+Webhooks hear of it as `key.revoked` (`ota.announcing`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from django.db import transaction
 from fleet.accounts import audit
 from fleet.accounts.audit import Actor
 from ota import keys
+from ota.announcing import KEY_REVOKED, Announcement, announce
 from ota.choices import ROLLOUT_LIVE
 from ota.errors import OtaError
 from ota.models import Rollout, SigningKey, Trust
@@ -117,6 +119,7 @@ def revoke(kid: str, *, reason: str, actor: Actor, now: datetime, dry_run: bool 
             keys.store(successor, key.role, now=now)
         if roots:
             _publish(_without(trust, key, successor, now), trust, roots, now=now)
+        announce(_announcement(found, reason, actor=actor, now=now))
         audit.record(
             actor=actor,
             verb="key.revoke",
@@ -132,6 +135,12 @@ def revoke(kid: str, *, reason: str, actor: Actor, now: datetime, dry_run: bool 
             reason=reason,
         )
     return found
+
+
+def _announcement(done: Revoked, reason: str, *, actor: Actor, now: datetime) -> Announcement:
+    """A key is revoked once, so what is announced of it is its first revision and its last."""
+    data = done.to_json() | {"reason": reason, "by": actor.name}
+    return Announcement(KEY_REVOKED, "key", done.kid, rev=1, at=now, data=data)
 
 
 def _revocable(kid: str) -> SigningKey:

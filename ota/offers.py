@@ -69,10 +69,14 @@ def missing_count(wave: Wave, *, have: int | None = None) -> int:
 
     have: how many devices of the wave have one, None to count them.
     """
-    if have is None:
-        # counting distinct values in an aggregate sorts them, counting a distinct query hashes them
-        have = Job.objects.filter(wave=wave, kind="install").order_by().values("device_id").distinct().count()
+    have = _have(wave) if have is None else have
     return missing_jobs(wave).count() if have < wave.size else 0
+
+
+def _have(wave: Wave) -> int:
+    """How many devices of a wave have a job."""
+    # counting distinct values in an aggregate sorts them, counting a distinct query hashes them
+    return Job.objects.filter(wave=wave, kind="install").order_by().values("device_id").distinct().count()
 
 
 def missing_jobs(wave: Wave) -> QuerySet[Membership]:
@@ -89,19 +93,24 @@ def ensure_jobs(wave: Wave, rollout: Rollout, *, now: datetime) -> bool:
     A device is left out while an older job of its slot is live. Raises ValueError when one used up its 65,535
     attempts.
     """
-    missing = missing_count(wave)
-    if not missing:
-        return False
+    # with a job for each attempt there are at least as many as devices: while they are fewer, that is enough
+    have = Job.objects.filter(wave=wave, kind="install").count()
+    if have >= wave.size:
+        have = _have(wave)
+        if have >= wave.size:
+            return False
     attempts = make_jobs(wave, rollout, now=now, limit=JOBS_PER_STEP)
-    if not attempts and missing > JOBS_PER_STEP:
+    if not attempts and wave.size - have > JOBS_PER_STEP:
         attempts = make_jobs(
             wave, rollout, now=now, limit=BATCH
         )  # those left out must not keep back the rest
     _check_attempts(attempts)
-    steps = (wave.size - missing) // JOBS_PER_STEP
+    steps = have // JOBS_PER_STEP
     if len(attempts) == JOBS_PER_STEP and not steps & (steps - 1):  # each time their number has doubled
         renew_statistics(Job)
-    return JOBS_PER_STEP <= len(attempts) < missing
+    if len(attempts) < JOBS_PER_STEP:
+        return False
+    return have + len(attempts) < wave.size or missing_jobs(wave).exists()
 
 
 def next_attempts(device_ids: Sequence[str], slot: int) -> dict[str, int]:

@@ -2,12 +2,13 @@
 
 One worker at a time holds a rollout's lease; its fence number is in every transaction it makes, so a worker
 that was paused for longer than its lease changes nothing any more. Each step is its own transaction, holds
-the rollout's row while it runs, and does at most one batch.
+the rollout's row while it runs, and does at most one batch. A step that is not for the state the rollout is
+in begins no transaction; what a person changes meanwhile is the next tick's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -49,6 +50,12 @@ _STARTING = frozenset({R.SCHEDULED, R.READY})  # they need ticks only with a sta
 _IS_STARTED = Exists(Operation.objects.filter(rollout=OuterRef("pk"), state__in=OPERATION_LIVE))
 _KEEPING = frozenset({R.RUNNING, R.PAUSED, R.HALTED, R.ABORTING})
 
+_UNREAD: Final = (
+    *("manifest__leaves", "manifest__blob"),
+    *(f"manifest__version__{name}" for name in ("inspection", "probe", "golden")),
+)
+"""Columns as large as a model's own report, which no step looks at: every step reads its rollout anew."""
+
 Step = Callable[[Rollout, Plan, datetime], object]
 
 
@@ -60,7 +67,7 @@ def due(*, now: datetime) -> list[UUID]:
     """Rollouts that need ticks, oldest first: those under way, those that somebody has started, and those
     whose start time has come.
     """
-    rows = Rollout.objects.filter(Q(state__in=ACTIVE | _STARTING) | _IS_STARTED).order_by("created_at")
+    rows = Rollout.objects.filter(Q(state__in=ACTIVE | _STARTING) | _IS_STARTED).order_by("created_at", "pk")
     found = rows.annotate(is_started=_IS_STARTED).values_list(
         "pk", "state", KT("plan__start_at"), "is_started"
     )
@@ -81,12 +88,10 @@ def tick(rollout_id: UUID | str, now: datetime) -> bool:
     if fence is None:
         return False
     try:
-        for states, step in _BEFORE:
-            _run(rollout_id, fence, states, step, now)
+        _run_all(_BEFORE, rollout_id, fence, now)
         _start(rollout_id, now)
         starting.carry_on(rollout_id, now=now)
-        for states, step in _STEPS:
-            _run(rollout_id, fence, states, step, now)
+        _run_all(_STEPS, rollout_id, fence, now)
     except LeaseLost:
         log.warning("lease_lost", rollout=str(rollout_id), fence=fence)
         return False
@@ -106,6 +111,21 @@ def _take(rollout_id: UUID | str, now: datetime) -> int | None:
         return Rollout.objects.values_list("fence", flat=True).get(pk=rollout_id)
 
 
+def _run_all(
+    steps: Sequence[tuple[frozenset[RolloutState], Step]], rollout_id: UUID | str, fence: int, now: datetime
+) -> None:
+    """The steps for the rollout's state, which one of them may change for those behind it."""
+    state = _state(rollout_id)
+    for states, step in steps:
+        if state in states:
+            _run(rollout_id, fence, states, step, now)
+            state = _state(rollout_id)
+
+
+def _state(rollout_id: UUID | str) -> str | None:
+    return Rollout.objects.filter(pk=rollout_id).values_list("state", flat=True).first()
+
+
 def _run(
     rollout_id: UUID | str, fence: int, states: frozenset[RolloutState], step: Step, now: datetime
 ) -> None:
@@ -113,7 +133,7 @@ def _run(
         # The UPDATE locks the row until commit: verbs wait, and what we read next stays true.
         if not Rollout.objects.filter(pk=rollout_id, fence=fence).update(lease_until=now + LEASE):
             raise LeaseLost
-        rollout = Rollout.objects.select_related("manifest__version").get(pk=rollout_id)
+        rollout = Rollout.objects.select_related("manifest__version").defer(*_UNREAD).get(pk=rollout_id)
         if rollout.state in states:
             step(rollout, Plan.parse(rollout.plan), now)
 
@@ -133,7 +153,7 @@ def _start(rollout_id: UUID | str, now: datetime) -> None:
     """Ask for the start of what was scheduled. A fleet that is another one by now makes it a draft again: a
     person looks. Not in a transaction of the tick: reading a whole fleet takes longer than a row is locked.
     """
-    rollout = Rollout.objects.select_related("manifest__version").get(pk=rollout_id)
+    rollout = Rollout.objects.select_related("manifest__version").defer(*_UNREAD).get(pk=rollout_id)
     if rollout.state != R.READY:
         return
     plan = Plan.parse(rollout.plan)

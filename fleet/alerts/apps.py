@@ -9,3 +9,10 @@ class AlertsConfig(AppConfig):
     name = "fleet.alerts"
     label = "alerts"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Let webhooks hear of what happens in `ota`."""
+        from fleet.alerts import outbox
+        from ota import announcing
+
+        announcing.register(outbox.tell_of)

@@ -2,12 +2,14 @@
 
 Receivers are webhooks and the e-mail addresses of the setting ALERT_EMAILS. Folded alerts are told to nobody.
 Of one that opens under a silence its history says so, and it is told when nothing hides it any more and it is
-still open: a silence that ends must not have swallowed what is wrong. A lost Celery message loses nothing:
-the beat sends whatever is due (`fleet.alerts.sending`, `fleet.alerts.mailing`).
+still open: a silence that ends must not have swallowed what is wrong. A silence is for alerts and holds back
+no announcement (`ota.announcing`); those go to webhooks only. A lost Celery message loses nothing: the beat
+sends whatever is due (`fleet.alerts.sending`, `fleet.alerts.mailing`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -19,8 +21,10 @@ from fleet.accounts.audit import SYSTEM
 from fleet.alerts import silences
 from fleet.alerts.choices import AlertState, DeliveryKind
 from fleet.alerts.models import Alert, AlertEvent, Delivery, Webhook
+from ota import announcing
+from ota.announcing import Announcement
 
-EVENTS: Final = ("alert.opened", "alert.resolved")
+EVENTS: Final = ("alert.opened", "alert.resolved", *announcing.EVENTS)
 SILENCED: Final = "silenced"
 TOLD_LATE: Final = "told"
 LATE: Final = 200
@@ -32,8 +36,7 @@ def tell(alert: Alert, verb: str, *, now: datetime) -> int:
     event = _TOLD.get(verb)
     if event is None or alert.folded_into_id is not None:
         return 0
-    hooks = [hook for hook in Webhook.objects.filter(is_enabled=True) if event in hook.events]
-    people = settings.ALERT_EMAILS
+    hooks, people = _receivers(event), settings.ALERT_EMAILS
     if not (hooks or people):
         return 0
     silence = silences.hiding([alert], now=now).get(alert.pk)
@@ -45,12 +48,40 @@ def tell(alert: Alert, verb: str, *, now: datetime) -> int:
                 alert=alert, at=now, verb=SILENCED, actor=silence.created_by, note=note, data=data
             )
         return 0
-    body = message(alert, event, now=now)
+    return _put(hooks, people, event, message(alert, event, now=now), alert=alert, now=now)
+
+
+def tell_of(said: Announcement) -> int:
+    """Write the deliveries of an announcement; returns how many. Called in the transaction of what is
+    announced (`fleet.alerts.apps`).
+    """
+    body = {
+        "type": said.event,
+        "at": said.at.isoformat(),
+        "object": {"kind": said.kind, "id": said.id},
+        "rev": said.rev,
+        "data": dict(said.data),
+    }
+    return _put(_receivers(said.event), (), said.event, body, alert=None, now=said.at)
+
+
+def _receivers(event: str) -> list[Webhook]:
+    return [hook for hook in Webhook.objects.filter(is_enabled=True) if event in hook.events]
+
+
+def _put(
+    hooks: Sequence[Webhook],
+    people: Sequence[str],
+    event: str,
+    body: dict[str, Any],
+    *,
+    alert: Alert | None,
+    now: datetime,
+) -> int:
     about = {"alert": alert, "event": event, "body": body, "next_at": now, "created_at": now}
     rows = [Delivery(kind=DeliveryKind.WEBHOOK, webhook=hook, **about) for hook in hooks]
     rows += [Delivery(kind=DeliveryKind.EMAIL, recipient=one, **about) for one in people]
-    Delivery.objects.bulk_create(rows)
-    return len(rows)
+    return len(Delivery.objects.bulk_create(rows))
 
 
 def tell_late(now: datetime) -> int:

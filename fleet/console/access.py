@@ -24,7 +24,7 @@ View = Callable[..., HttpResponse]
 
 CONFLICTS = frozenset(
     {"illegal_transition", "immutable", "in_use", "duplicate", "overlap", "evidence_not_current"}
-    | {"approval_stale", "target_changed"}
+    | {"approval_stale", "target_changed", "stale"}
 )
 
 

@@ -49,6 +49,7 @@ def _text(**attrs: str) -> forms.TextInput:
 class RolloutForm(forms.Form):
     """Everything a plan needs; what it means for the fleet is the preview's to say."""
 
+    rev = forms.IntegerField(required=False, widget=forms.HiddenInput)
     name = forms.CharField(label="Name", max_length=80, widget=_text())
     manifest = ManifestField(
         label="Version",
@@ -274,6 +275,17 @@ class RolloutForm(forms.Form):
             )
             return None
 
+    @property
+    def read_rev(self) -> int | None:
+        """The revision of the rollout that this form was filled from; None when it names none."""
+        said = str(self["rev"].value() or "")
+        return int(said) if said.isdecimal() and len(said) < 10 else None
+
+    def differs_in(self) -> list[str]:
+        """Labels of the fields that say something else than what they were given at first."""
+        names = [name for name in self.changed_data if name not in ("rev", "manifest")]
+        return [str(self.fields[name].label) for name in names]
+
     def _plan_json(self) -> dict[str, Any]:
         said = self.cleaned_data
         chosen = said["metrics"]
@@ -333,6 +345,7 @@ def initial_of(row: Rollout) -> dict[str, Any]:
     plan = Plan.parse(row.plan)
     first = plan.metrics[0] if plan.metrics else None
     return {
+        "rev": row.rev,
         "name": row.name,
         "manifest": row.manifest_id,
         "classes": row.target.get("classes", []),

@@ -21,6 +21,18 @@ def test_an_administrator_makes_a_webhook_and_sees_its_secret_once(call: Any, se
     assert call("DELETE", f"/webhooks/{shown['id']}", if_match='"1"').status_code == 204
 
 
+def test_every_event_can_be_asked_for_and_no_other(call: Any, settings: Any) -> None:
+    settings.WEBHOOK_ALLOW_PRIVATE = True
+    body = {"name": "keys", "url": "http://127.0.0.1:9/hook"}
+    refused = call("POST", "/webhooks", body | {"events": ["key.made"]})
+    assert (refused.status_code, refused.json()["code"]) == (422, "validation")
+    assert "alert.opened, alert.resolved, key.revoked" in refused.content.decode()
+    one = call("POST", "/webhooks", body | {"events": ["key.revoked"]})
+    assert (one.status_code, one.json()["events"]) == (201, ["key.revoked"])
+    every = call("POST", "/webhooks", body | {"name": "all"}).json()["events"]
+    assert every == ["alert.opened", "alert.resolved", "key.revoked"]
+
+
 def test_a_private_address_is_refused_with_its_code(call: Any) -> None:
     refused = call("POST", "/webhooks", {"name": "x", "url": "http://169.254.169.254/latest"})
     assert (refused.status_code, refused.json()["code"]) == (422, "address_refused")

@@ -272,8 +272,8 @@ def test_a_draft_that_failed_preflight_is_changed_and_checked_again(
     assert 'value="20, 50%, 100%"' in html
     preview = client.post(path, said(quiet, do="preview"), headers={"HX-Request": "true"}).content.decode()
     assert 'data-test="eligible">80<' in preview
-    assert client.post(path, said(quiet, waves="none")).status_code == 422
-    assert client.post(path, said(quiet, name="a better test")).status_code == 303
+    assert client.post(path, said(quiet, waves="none", rev=made.rev)).status_code == 422
+    assert client.post(path, said(quiet, name="a better test", rev=made.rev)).status_code == 303
     made.refresh_from_db()
     assert (made.state, made.name, made.target["devices"]) == ("ready", "a better test", [])
     client.post(f"/rollouts/{made.pk}/start")

@@ -46,6 +46,10 @@ class Session:
                 topic, rest = body[2 : 2 + size], body[2 + size :]
                 yield int.from_bytes(rest[:2], "big"), topic.decode(), rest[3:]
 
+    def ahead(self) -> int:
+        """How many packets have come besides those handed out: what one write of the client held."""
+        return len(self._packets)
+
     def send(self, data: bytes) -> None:
         """Send at once."""
         self._connection.sendall(data)

@@ -124,6 +124,27 @@ def test_a_worker_that_lost_its_lease_changes_nothing(world: World) -> None:
     assert list(AuditEvent.objects.values_list("pk", flat=True)) == before
 
 
+def test_a_step_that_is_not_for_the_state_begins_no_transaction(world: World) -> None:
+    """Those a step needs are its lock on the rollout; one more begins and one gives back the lease."""
+    world.add(3)
+    rollout = world.started(world.manifest(), FIRST_PLAN)
+    for state in ("running", "paused"):
+        if state == "paused":
+            rollouts.pause(rollout, actor=ACTOR, now=world.now)
+        done: list[str] = []
+
+        def seen(execute: Any, sql: str, *more: Any, told: list[str] = done) -> Any:
+            told.append(sql)
+            return execute(sql, *more)
+
+        with connection.execute_wrapper(seen):
+            assert rollouts.tick(rollout.pk, world.now)
+        locks = [sql for sql in done if sql.startswith('UPDATE "ota_rollout" SET "lease')]
+        steps = [step for states, step in ticking._STEPS if state in states]
+        assert len(locks) == len(steps) + 1, state
+        assert not any('"inspection"' in sql for sql in done if "UPDATE" not in sql), "its report was read"
+
+
 def test_a_step_that_dies_leaves_nothing_half_done(world: World) -> None:
     world.add(3)
     rollout = world.started(world.manifest(), FIRST_PLAN)

@@ -170,6 +170,18 @@ def test_a_rollout_that_is_cancelled_while_it_starts_leaves_no_row(
     assert rollouts.due(now=world.now) == []
 
 
+def test_of_two_starts_the_older_rollout_comes_first_whoever_was_touched_last(world: World) -> None:
+    world.add(7)
+    manifest = world.manifest()
+    waiting = [world.ready(manifest, FIRST_PLAN) for _ in range(4)]
+    for rollout in waiting:
+        asked(rollout, world)
+    assert len({rollout.created_at for rollout in waiting}) == 1
+    for rollout in waiting * 2:
+        Rollout.objects.filter(pk=rollout.pk).update(reason="x" * 900)  # its row moves in the table
+        assert rollouts.due(now=world.now) == [row.pk for row in waiting]
+
+
 def killed_after_the_first_batch(rollout: Rollout, world: World, monkeypatch: Any) -> None:
     copy, calls = frozen.copy_rows, []
 

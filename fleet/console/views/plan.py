@@ -14,6 +14,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods
 from redis.exceptions import RedisError
 
+from fleet.accounts.models import AuditEvent
 from fleet.console.access import actor, page, refused, role
 from fleet.console.plan_form import RolloutForm, field_of, initial_of
 from fleet.console.plan_merge import beyond
@@ -25,6 +26,7 @@ from ota import rollouts
 from ota.choices import RolloutState, VersionState
 from ota.errors import OtaError
 from ota.models import Manifest, Rollout
+from ota.permits import StaleError
 from ota.plan import Plan, PlanError
 from ota.targeting import Target, TargetError
 from ota.transitions import IllegalTransition
@@ -56,7 +58,8 @@ def new(request: HttpRequest) -> HttpResponse:
 @page("rollouts:write")
 def edit(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
     """The same form for a rollout that has not started; saving checks it again. The version stays, and so
-    does what the form does not show of its plan.
+    does what the form does not show of its plan. A form that was opened before somebody else's change is
+    refused, with what was typed.
     """
     row = rollout_or_404(rollout_id)
     if "edit" not in (allowed := rollouts.allowed(row, role(request))):
@@ -66,21 +69,46 @@ def edit(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
     do = request.POST.get("do", "")
     if do.startswith("preset-") and do.removeprefix("preset-") in PRESETS:
         return _page(request, RolloutForm(initial=_refilled(request, do.removeprefix("preset-"))), row=row)
+    is_preview = do == "preview"
     given = {**request.POST.dict(), **_lists(request), "manifest": row.manifest_id}
     form = RolloutForm(given, initial=initial_of(row))
+    if not is_preview and form.read_rev != row.rev:
+        return _stale(request, form, row)
     plan = form.plan(Plan.parse(row.plan)) if form.is_valid() else None
     if plan is None:
         return _page(request, form, row=row, status=200 if _is_part(request) else 422)
-    if do == "preview":
+    if is_preview:
         return _previewed(request, form, plan, row=row)
     said, now = form.cleaned_data, timezone.now()
+    row.expected_rev = row.rev
     try:
         rollouts.edit(row, name=said["name"], plan=plan, target=form.target(), actor=actor(request), now=now)
+        row.expected_rev = None
         rollouts.run_preflight(row, actor=actor(request), now=now)
+    except StaleError:  # somebody was faster since the row was read above
+        row = rollout_or_404(rollout_id)
+        return _stale(request, RolloutForm(given, initial=initial_of(row)), row)
     except PlanError as error:
         form.add_error(field_of(error.field), f"{error.code}: {error.text}")
         return _page(request, form, row=row, status=422)
     return _to(str(row.pk))
+
+
+def _stale(request: HttpRequest, form: RolloutForm, row: Rollout) -> HttpResponse:
+    """The form as it was typed, with who was faster and in which fields it differs from what is stored."""
+    form.full_clean()
+    last = AuditEvent.objects.filter(subject_kind="rollout", subject_id=str(row.pk)).order_by("-pk").first()
+    who = f" by {last.actor}, {last.at:%H:%M} UTC ({last.verb})" if last is not None else ""
+    fields = form.differs_in()
+    typed = (
+        f"it differs from the stored plan in: {', '.join(fields)}" if fields else "it is what is stored too"
+    )
+    form.add_error(
+        None,
+        f"stale: the rollout was changed since this form was opened{who}. Nothing was saved. What you typed "
+        f"is below; {typed}.",
+    )
+    return _page(request, form, row=row, status=409, is_stale=True)
 
 
 def _lists(request: HttpRequest) -> dict[str, list[str]]:
@@ -189,7 +217,7 @@ def _initial(request: HttpRequest) -> dict[str, Any]:
 
 def _refilled(request: HttpRequest, name: str) -> dict[str, Any]:
     """A preset's plan; what, who and name stay as they were typed."""
-    kept = {key: request.POST.get(key, "") for key in ("name", "manifest", "devices", "q")}
+    kept = {key: request.POST.get(key, "") for key in ("rev", "name", "manifest", "devices", "q")}
     return {**preset(name), **kept, **{key: request.POST.getlist(key) for key in ("classes", "groups")}}
 
 
@@ -200,8 +228,10 @@ def _page(
     preview: dict[str, Any] | None = None,
     row: Rollout | None = None,
     status: int = 200,
+    is_stale: bool = False,
 ) -> HttpResponse:
     context = {
+        "is_stale": is_stale,
         "form": form,
         "presets": PRESET_LABELS,
         "preview": preview,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, ClassVar
 
-from hypothesis import note
+from hypothesis import currently_in_test_context, note
 from hypothesis.stateful import RuleBasedStateMachine
 
 from fleet.devices.models import Device
@@ -16,7 +16,7 @@ from fleet.mqtt.client import Arrived, MqttError
 from ota import publishing, rollouts
 from ota.errors import OtaError
 from ota.models import Rollout
-from ota.ticking import ACTIVE
+from ota.permits import ImmutableError
 from ota.transitions import IllegalTransition
 from ota.verbs import verbs
 from tests.ota.machines import plans
@@ -58,7 +58,7 @@ class Driver(RuleBasedStateMachine):
         if verb:
             self._ask(rollout, verb, 0)
 
-    def _new_rollout(self, manifest: int, plan: int, *, starts: bool) -> None:
+    def _new_rollout(self, manifest: int, plan: int, *, starts: bool) -> Rollout:
         row = rollouts.create(
             "walk", self.scene.manifests[manifest], plan=plans.PLANS[plan % len(plans.PLANS)], actor=PERSON,
             now=self.now,
@@ -71,6 +71,7 @@ class Driver(RuleBasedStateMachine):
                 self._ask(row, "approve", 0)
             if row.state == "ready":
                 self._ask(row, "start", 0)
+        return row
 
     def _ask(self, rollout: Rollout, verb: str, choice: int) -> None:
         rollout.refresh_from_db()
@@ -80,9 +81,11 @@ class Driver(RuleBasedStateMachine):
             CALLS[verb](rollout, self.now, choice)
         except OtaError as problem:
             refused = problem
-        if isinstance(refused, IllegalTransition):
+        if isinstance(refused, IllegalTransition | ImmutableError):
             assert verb not in allowed
             assert refused.allowed == sorted(allowed)
+            rollout.refresh_from_db()
+            assert rollout.state == before
         elif refused is not None:  # coded, and nothing done
             assert verb in allowed
             rollout.refresh_from_db()
@@ -91,7 +94,8 @@ class Driver(RuleBasedStateMachine):
         else:
             assert verb in allowed, f"{verb} was possible in {before}"
             check_after(verb, rollout, choice)
-        note(f"{verb}: {before} to {Rollout.objects.values_list('state', flat=True).get(pk=rollout.pk)}")
+        if currently_in_test_context():  # a sequence of rules played by hand tells nobody
+            note(f"{verb}: {before} to {Rollout.objects.values_list('state', flat=True).get(pk=rollout.pk)}")
 
     def _dies(self, at: int, work: Callable[[], Any], *, is_tick: bool = False) -> None:
         def whole() -> None:
@@ -103,14 +107,15 @@ class Driver(RuleBasedStateMachine):
             work()
         if seen[0] > at:
             self.whatever_happened()
-            held = Rollout.objects.filter(lease_until__gt=self.now, state__in=ACTIVE)
+            held = Rollout.objects.filter(lease_until__gt=self.now)
             for pk in held.values_list("pk", flat=True):
                 assert is_tick
                 assert not rollouts.tick(pk, self.now), "two workers hold one rollout"
             held.update(lease_until=None)  # as its end would do, without the ten seconds
             work()
         self._settle()
-        assert Facts.read().outcome() == undisturbed
+        found = Facts.read().outcome()
+        assert found == undisturbed, f"not what an undisturbed worker leaves: {found} {undisturbed}"
 
     def _settle(self) -> bool:
         """Ticks at this moment until they change nothing; False when eight do not get there."""

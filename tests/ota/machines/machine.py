@@ -31,7 +31,7 @@ from tests.ota.machines.explaining import Explained
 from tests.ota.machines.invariants import INVARIANTS
 from tests.ota.machines.scene import DEVICES
 from tests.ota.machines.store import Retained
-from tests.ota.machines.verbs import CALLS
+from tests.ota.machines.verbs import APPROVED_BY_SECOND, AUTHOR, CALLS, EDITOR, STALE
 from tests.ota.machines.watching import Facts, Watcher
 from tests.telemetry.batches import make_batch
 
@@ -110,6 +110,15 @@ class Machine(Driver):
     @rule(manifest=st.integers(1, 3), plan=choices, starts=st.booleans())
     def another_rollout(self, manifest: int, plan: int, starts: bool) -> None:
         self._new_rollout(manifest, plan, starts=starts)
+
+    @precondition(lambda self: Rollout.objects.exclude(state__in=ROLLOUT_TERMINAL).count() < 2)
+    @rule(manifest=st.integers(1, 3), approver=st.sampled_from([0, AUTHOR, STALE, EDITOR]))
+    def a_plan_of_two_authors_is_approved(self, manifest: int, approver: int) -> None:
+        """I10: neither of them is the second person, through whichever token."""
+        row = self._new_rollout(manifest, 0, starts=False)
+        asked = (("edit", APPROVED_BY_SECOND), ("preflight", 0), ("approve", approver), ("start", 0))
+        for verb, choice in asked:
+            self._ask(row, verb, choice)
 
     @rule(at=st.integers(1, 120))
     def worker_dies_in_a_tick(self, at: int) -> None:

@@ -41,5 +41,5 @@ GATED = {
     "on_inconclusive": "manual",
 }
 PROVEN = {**THREE_WAVES, "on_fail": "rollback", "r_max_model": 0.2, "max_attempts": 2}
-APPROVED = {**ONE_WAVE, "requires_approval": True}
+APPROVED = {**ONE_WAVE, "requires_approval": True, "supersede": True}
 PLANS = (THREE_WAVES, ONE_WAVE, GATED, PROVEN, APPROVED)

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from fleet.accounts.audit import Actor
+from fleet.accounts.models import AuditEvent
 from ota import approval, evidence, rollouts
 from ota.choices import JOB_WITHDRAWABLE, WAVE_TERMINAL
 from ota.models import Job, Rollout
@@ -15,10 +16,15 @@ from tests.ota.machines import plans
 
 PERSON = Actor("user", "olga")
 SECOND = Actor("user", "dana")
-"""Wrote none of the plans: approves, and goes on against evidence."""
+"""Approves, and goes on against evidence, unless she wrote some of the plan."""
+THIRD = Actor("user", "tove")
+"""Never writes a plan: stands in for `SECOND` then."""
 TOKEN = Actor("token", "olga/tfk_0123")
 """The author through a token."""
-AUTHOR, STALE = 3, 4
+AUTHOR, STALE, EDITOR = 3, 4, 5
+APPROVED_BY_SECOND = 4
+"""The edit by `SECOND` after which the plan asks for an approval."""
+EDITED_BY_SECOND = (1, APPROVED_BY_SECOND)
 Call = Callable[[Rollout, datetime, int], Any]
 """(rollout, now, choice): choice is a small number that picks between ways of asking."""
 
@@ -33,6 +39,12 @@ def _evidence(rollout: Rollout) -> Any:
     return row.pk if row else None
 
 
+def _second(rollout: Rollout) -> Actor:
+    """Somebody who wrote nothing of the plan, as the audit trail has it."""
+    about = AuditEvent.objects.filter(subject_kind="rollout", subject_id=str(rollout.pk), actor=SECOND.name)
+    return THIRD if about.filter(verb__in=("rollout.draft", "rollout.edit"), reason="").exists() else SECOND
+
+
 def _with(verb: Callable[..., Any], **more: Any) -> Call:
     return lambda rollout, now, _choice: verb(rollout, actor=PERSON, now=now, **more)
 
@@ -40,32 +52,36 @@ def _with(verb: Callable[..., Any], **more: Any) -> Call:
 def _approve(rollout: Rollout, now: datetime, choice: int) -> Any:
     """Approve what was submitted last, as it was read; the digests of nothing when there is none.
 
-    choice: 3 = the author says it through a token, 4 = what was read is another plan.
+    choice: 3 = the author says it through a token, 4 = what was read is another plan, 5 = `SECOND` says it
+    whatever she wrote.
     """
     read = approval.facts(rollout)["submission"] or {}
     names = ("manifest_sha256", "plan_digest", "target_digest")
     digests = {name: read.get(name, "") for name in names}
     if choice == STALE:
         digests["plan_digest"] = "ab" * 32
-    return rollouts.approve(rollout, actor=TOKEN if choice == AUTHOR else SECOND, now=now, **digests)
+    actor = {AUTHOR: TOKEN, EDITOR: SECOND}.get(choice) or _second(rollout)
+    return rollouts.approve(rollout, actor=actor, now=now, **digests)
 
 
 CALLS: dict[str, Call] = {
     "submit": _with(rollouts.submit),
     "preflight": _with(rollouts.run_preflight),
     "approve": _approve,
-    "reject": lambda r, now, _: rollouts.reject(r, actor=SECOND, now=now, reason="because"),
+    "reject": lambda r, now, _: rollouts.reject(r, actor=_second(r), now=now, reason="because"),
     "start": _with(rollouts.start),
-    "edit": lambda r, now, n: rollouts.edit(r, actor=PERSON, now=now, plan=plans.PLANS[n % len(plans.PLANS)]),
+    "edit": lambda r, now, n: rollouts.edit(
+        r, actor=SECOND if n in EDITED_BY_SECOND else PERSON, now=now, plan=plans.PLANS[n % len(plans.PLANS)]
+    ),
     "cancel": _with(rollouts.cancel, reason="because"),
     "pause": lambda r, now, n: rollouts.pause(
         r, actor=PERSON, now=now, reason="because", finish_in_flight=n % 3 == 2
     ),
     "resume": lambda r, now, _: rollouts.resume(
-        r, actor=SECOND, now=now, reason="because", ack_evidence=_evidence(r)
+        r, actor=_second(r), now=now, reason="because", ack_evidence=_evidence(r)
     ),
     "override": lambda r, now, _: rollouts.override(
-        r, actor=SECOND, now=now, reason="because", ack_evidence=_evidence(r)
+        r, actor=_second(r), now=now, reason="because", ack_evidence=_evidence(r)
     ),
     "abort": _with(rollouts.abort, reason="because"),
     "rollback": _with(rollouts.rollback, reason="because"),

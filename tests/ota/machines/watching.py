@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from fleet.accounts.audit import person_of
 from fleet.accounts.models import AuditEvent
 from ota.choices import JOB_IN_FLIGHT, WaveState
 from ota.desired import Desired
@@ -18,6 +19,7 @@ from ota.models import DesiredState, Evidence, Job, Membership, Rollout, Wave
 from ota.plan import Plan
 
 PASSED = (WaveState.PASSED, WaveState.OVERRIDDEN)
+_WRITING = ("rollout.create", "rollout.create_revert", "rollout.edit")
 
 
 class JobRow(NamedTuple):
@@ -151,7 +153,9 @@ class Seen:
 
 @dataclass
 class Watcher:
-    """Keeps what was seen last. published: device -> counter -> bytes, in the order they were published."""
+    """Keeps what was seen last. published: device -> counter -> bytes, in the order they were published.
+    wrote: rollout -> persons who made or changed its plan, as the trail has it.
+    """
 
     facts: Facts = field(default_factory=lambda: Facts({}, {}, {}, {}, {}))
     rollout_state: dict[UUID, str] = field(default_factory=dict)
@@ -159,6 +163,8 @@ class Watcher:
     job_state: dict[UUID, str] = field(default_factory=dict)
     published: dict[str, dict[int, bytes]] = field(default_factory=dict)
     plans: dict[UUID, Plan] = field(default_factory=dict)
+    wrote: dict[UUID, set[str]] = field(default_factory=dict)
+    retried: set[UUID] = field(default_factory=set)
     last_audit: int = 0
     last_evidence: set[UUID] = field(default_factory=set)
 
@@ -170,6 +176,8 @@ class Watcher:
             self.last_audit = trail[-1].pk
         evidence = list(Evidence.objects.exclude(pk__in=self.last_evidence))
         self.last_evidence |= {row.pk for row in evidence}
+        for row in trail:
+            self._note_author(row)
         moves = [move for row in trail if (move := self._replay(row, now)) is not None]
         seen = Seen(self.facts, now, moves, trail, evidence, documents, self)
         self.facts = now
@@ -180,6 +188,12 @@ class Watcher:
         if rollout.pk not in self.plans or self.plans[rollout.pk].to_json() != rollout.plan:
             self.plans[rollout.pk] = Plan.parse(rollout.plan)
         return self.plans[rollout.pk]
+
+    def _note_author(self, row: AuditEvent) -> None:
+        """A start that finds another fleet makes a draft too, and says so; an edit gives no reason."""
+        is_edit = row.verb == "rollout.draft" and not row.reason
+        if row.verb in _WRITING or is_edit:
+            self.wrote.setdefault(UUID(row.subject_id), set()).add(person_of(row.actor))
 
     def _replay(self, row: AuditEvent, now: Facts) -> Move | None:
         before, after = (row.before or {}).get("state"), (row.after or {}).get("state")
