@@ -92,7 +92,8 @@ _GOES_ON = ("tick", "everyone_goes_on", "wait")
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("the cap is skipped", ticking, "make_offers",
            lambda f: lambda r, p, cap, *, now: f(r, p, 1_000, now=now), ("i16",)),
-    Mutant("offers go on while paused", ticking, "_STEPS", _offers_while_paused, ("i9",)),
+    Mutant("offers go on while paused", ticking, "_STEPS", _offers_while_paused, ("i9",),
+           ("tick", "everyone_goes_on", "person")),
     Mutant("a pause leaves its offers out", rollouts, "withdraw",
            lambda f: lambda *a, **k: 0, ("left offers out",)),
     Mutant("control is offered with the first wave", frozen, "assign", _control_first, ("i7",)),
