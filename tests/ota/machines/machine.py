@@ -106,6 +106,12 @@ class Machine(Driver):
         every = live or list(Rollout.objects.order_by("created_at", "name"))
         self._ask(data.draw(st.sampled_from(every)), verb, choice)
 
+    def a_pause(self, choice: int) -> None:
+        """`person` pauses now and then; no rule of its own but where a seeded fault is looked for."""
+        live = Rollout.objects.exclude(state__in=ROLLOUT_TERMINAL).order_by("created_at", "name").first()
+        if live is not None:
+            self._ask(live, "pause", choice)
+
     @precondition(lambda self: Rollout.objects.exclude(state__in=ROLLOUT_TERMINAL).count() < 2)
     @rule(manifest=st.integers(1, 3), plan=choices, starts=st.booleans())
     def another_rollout(self, manifest: int, plan: int, starts: bool) -> None:

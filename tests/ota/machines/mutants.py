@@ -29,7 +29,8 @@ from ota.choices import WAVE_TERMINAL, Arm, RolloutState
 @dataclass(frozen=True)
 class Mutant:
     """A fault. change: makes the replacement from the original. rules: those that the machine plays, for what
-    lies in a corner that all of them together seldom reach; () is all.
+    lies in a corner that all of them together seldom reach; () is all. is_long: for the long form
+    only (FLEET_MACHINE_MUTANTS=all): each takes half a minute.
 
     Four faults were planted in vain, and are no part of this: a report that may lead to any state (what moves
     a job refuses it a second time, so nothing comes of it), a verdict that passes while it is open and a
@@ -43,6 +44,7 @@ class Mutant:
     change: Callable[[Any], Any]
     found_by: tuple[str, ...]
     rules: tuple[str, ...] = ()
+    is_long: bool = False
 
     @property
     def replacement(self) -> Any:
@@ -93,7 +95,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("the cap is skipped", ticking, "make_offers",
            lambda f: lambda r, p, cap, *, now: f(r, p, 1_000, now=now), ("i16",)),
     Mutant("offers go on while paused", ticking, "_STEPS", _offers_while_paused, ("i9",),
-           ("tick", "everyone_goes_on", "person")),
+           (*_GOES_ON, "a_pause")),
     Mutant("a pause leaves its offers out", rollouts, "withdraw",
            lambda f: lambda *a, **k: 0, ("left offers out",)),
     Mutant("control is offered with the first wave", frozen, "assign", _control_first, ("i7",)),
@@ -107,14 +109,14 @@ MUTANTS: tuple[Mutant, ...] = (
            ("a_plan_of_two_authors_is_approved", "tick")),
     Mutant("a job's move leaves no audit row", transitions, "_record",
            lambda f: lambda actor, kind, *a: None if kind == "job" else f(actor, kind, *a), ("i4",),
-           (*_GOES_ON, "device_will_fail")),
+           (*_GOES_ON, "device_will_fail"), is_long=True),
     Mutant("a revert names the candidate", rollback_target, "goals",
            lambda f: lambda rollout, ids: dict.fromkeys(ids, rollout.manifest_id), ("i12", "i3"),
-           (*_GOES_ON, "device_will_fail", "person")),
+           (*_GOES_ON, "device_will_fail", "person"), is_long=True),
     Mutant("a retry stays due", ticking, "retry_due", _retries_for_ever, ("i5", "stuck: "),
-           (*_GOES_ON, "device_will_fail")),
+           (*_GOES_ON, "device_will_fail"), is_long=True),
     Mutant("two workers hold one rollout", ticking, "_take", _unfenced, ("two workers hold",),
-           (*_GOES_ON, "worker_dies_in_a_tick")),
+           (*_GOES_ON, "worker_dies_in_a_tick"), is_long=True),
     Mutant("evidence is stored with other inputs", evidence, "digest",
-           lambda f: lambda inputs: f({**inputs, "wave": 0}), ("i17",), _GOES_ON),
+           lambda f: lambda inputs: f({**inputs, "wave": 0}), ("i17",), _GOES_ON, is_long=True),
 )  # fmt: skip

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis.stateful import RULE_MARKER, run_state_machine_as_test
+from hypothesis.stateful import RULE_MARKER, rule, run_state_machine_as_test
 
 from tests.ota.machines.invariants import INVARIANTS
-from tests.ota.machines.machine import Machine
+from tests.ota.machines.machine import Machine, choices
 from tests.ota.machines.mutants import MUTANTS, Mutant
 from tests.ota.machines.scene import Scene
 from tests.ota.machines.test_machines import bound, form
@@ -24,9 +25,12 @@ def playing(rules: tuple[str, ...], scene: Scene) -> type[Machine]:
     """The machine with these of its rules, or with all of them for ()."""
     machine = bound(scene)
     every = {name for name in dir(Machine) if hasattr(getattr(Machine, name), RULE_MARKER)}
-    assert set(rules) <= every, f"no rules: {set(rules) - every}"
+    more = {"a_pause": rule(choice=choices)(_no_rule(Machine.a_pause))}
+    assert set(rules) <= every | set(more), f"no rules: {set(rules) - every}"
     left_out = every - set(rules) if rules else set()
-    return type("PlayingMachine", (machine,), {name: _no_rule(getattr(Machine, name)) for name in left_out})
+    played = {name: _no_rule(getattr(Machine, name)) for name in left_out}
+    played |= {name: one for name, one in more.items() if name in rules}
+    return type("PlayingMachine", (machine,), played)
 
 
 def _no_rule(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,7 +44,16 @@ def noticed(name: str, told: str) -> bool:
     return (f", in {name}\n" if is_invariant else name) in told
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name.replace(" ", "-") for mutant in MUTANTS])
+def _params() -> list[Any]:
+    is_short = os.environ.get("FLEET_MACHINE_MUTANTS", "") != "all"
+    long = pytest.mark.skipif(is_short, reason="long form: FLEET_MACHINE_MUTANTS=all")
+    return [
+        pytest.param(one, id=one.name.replace(" ", "-"), marks=[long] if one.is_long else [])
+        for one in MUTANTS
+    ]
+
+
+@pytest.mark.parametrize("mutant", _params())
 def test_the_machine_finds_a_seeded_fault(
     mutant: Mutant, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
