@@ -34,7 +34,7 @@ def add(areas: Any) -> None:
     one = verbs.add_parser("list", help="devices that a query selects")
     one.add_argument("-q", "--query", default="", help="as in the console: class==s3-8m;tag==line-2")
     one.add_argument("--class", dest="device_class", default="")
-    one.add_argument("--presence", default="", choices=("online", "offline", "unknown"))
+    one.add_argument("--presence", default="", choices=("online", "offline", "never_seen"))
     one.add_argument("--limit", type=int, default=None, help="at most so many; default: all")
     one.set_defaults(run=_list)
     one = verbs.add_parser("show", help="one device")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from fleet.cli import completion, devices, exits, models, rollouts, telemetry, tokens
 from fleet.cli.connection import Login, connected, keep
 from fleet.cli.exits import EndedBadly, UsageError
-from fleet.cli.output import FORMATS
+from fleet.cli.output import FORMATS, harmless
 from fleet.client import ApiError, NotReached, TinyFleet, Unreachable
 
 _EPILOG = """Who and where: `tinyfleet login URL` once, or TINYFLEET_URL, TINYFLEET_TOKEN and TINYFLEET_CA.
@@ -90,7 +90,7 @@ def _login(args: argparse.Namespace) -> None:
 
 
 def _end(status: int, words: str) -> int:
-    print(f"tinyfleet: {words}", file=sys.stderr)
+    print(f"tinyfleet: {harmless(words)}", file=sys.stderr)
     return status
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TextIO
 
@@ -70,5 +71,17 @@ def _text(value: Any) -> str:
         text = ", ".join(map(str, value))
     else:
         text = json.dumps(value) if isinstance(value, (dict, list, tuple)) else str(value)
-    # names come from devices and people: nothing of them may move a terminal's cursor
-    return "".join(c if c.isprintable() else "�" for c in text)
+    return harmless(text.replace("\n", " "))
+
+
+def harmless(text: str) -> str:
+    """The text without what would move a terminal's cursor: devices and people choose names and reasons."""
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
+
+
+def fitted(text: str) -> str:
+    """The text in lines that a terminal shows as one each, so that it can be drawn over; else as it is."""
+    if not sys.stdout.isatty():
+        return text
+    wide = shutil.get_terminal_size().columns
+    return "\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, wide) or [""])

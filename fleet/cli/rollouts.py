@@ -186,7 +186,8 @@ def _watch(args: argparse.Namespace) -> None:
     shown = ""
     while True:
         found = api.get(args.rollout)
-        told = f"{found['label']}: {found['sentence']}\n{waves(found) if found['waves'] else ''}".rstrip()
+        sentence = output.harmless(f"{found['label']}: {found['sentence']}")
+        told = output.fitted(sentence) + (f"\n{waves(found)}" if found["waves"] else "")
         if args.format == "json":
             if told != shown:
                 print(json.dumps({name: found[name] for name in ("state", "sentence", "counts")}), flush=True)

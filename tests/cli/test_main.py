@@ -17,7 +17,7 @@ from fleet.accounts.models import User
 from fleet.accounts.scopes import scopes_of
 from fleet.cli import connection, exits
 from fleet.cli.main import main
-from fleet.devices.models import Device, DeviceEvent
+from fleet.devices.models import Device, DeviceEvent, Presence
 from fleet.telemetry import ingest
 from fleet.telemetry.ingest import Delivery
 from ota.models import Manifest
@@ -67,6 +67,14 @@ def test_devices_are_listed_shown_and_quarantined(run: Run) -> None:
     assert status == exits.OK
     assert "smokes" in out
     assert Device.objects.get(pk="dev-1").quarantined_at is not None
+
+
+def test_a_device_that_never_spoke_is_found_by_its_presence(run: Run) -> None:
+    make_board("dev-1", timezone.now())
+    for presence in Presence.values:
+        status, out, _ = run("--format", "csv", "devices", "list", "--presence", presence)
+        assert status == exits.OK, "the command knows every presence that there is"
+        assert ("dev-1" in out) == (presence == Presence.NEVER_SEEN)
 
 
 def test_an_empty_fleet_says_what_to_do_next(run: Run) -> None:
@@ -199,6 +207,20 @@ def test_a_name_that_moves_the_cursor_is_shown_harmless(run: Run) -> None:
     out = run("devices", "events", "dev-1")[1]
     assert "\x1b" not in out
     assert "a�[2Jb" in out
+
+
+def test_a_reason_that_moves_the_cursor_is_told_harmless(
+    run: Run, make_manifest: Callable[..., Manifest]
+) -> None:
+    make_board("dev-1", timezone.now())
+    version = make_manifest().version
+    draft = ("a\x1b[2Jb", version.model_id, version.version, "--waves", "100%")
+    made = json.loads(run("--format", "json", "rollouts", "create", *draft)[1])
+    assert run("rollouts", "cancel", made["id"])[0] == exits.OK
+    status, out, err = run("rollouts", "watch", made["id"])
+    assert status == exits.ENDED_BADLY
+    assert "\x1b" not in out + err
+    assert "a�[2Jb is cancelled" in err
 
 
 def test_nobody_there_ends_with_3(run: Run) -> None:

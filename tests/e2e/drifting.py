@@ -165,7 +165,7 @@ def main() -> int:
 def _judged(found: dict[str, Any]) -> int:
     evidence, rollout = found["alert"]["evidence"], found["rollout"]
     print(json.dumps(evidence, indent=1))
-    print(f"{found['alert']['severity']} alert: {found['alert'].get('text', '')}")
+    print(f"{found['alert']['severity']} alert of {found['alert']['scope']}")
     print(f"rollout {rollout['state']}: {rollout['sentence']} {rollout['reason']}")
     rose = evidence["confidence"] > evidence["confidence_usual"]
     print(f"mean confidence {evidence['confidence_usual']:.3f} -> {evidence['confidence']:.3f}")

@@ -1,14 +1,18 @@
 """A batch changes what its messages would have changed one by one, whatever it holds."""
 
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fleet.accounts.audit import SYSTEM
 from fleet.accounts.models import AuditEvent
 from fleet.devices import inventory
 from fleet.devices.models import Device, DeviceEvent, DeviceSlot
@@ -16,6 +20,7 @@ from fleet.mqtt.codec.names import BankFlag, RefusalCode, UpdateState
 from fleet.mqtt.codec.reported import BankReport, Reported, SlotReport
 from ota import reports
 from ota.models import Job
+from ota.transitions import move_job
 from tests.devices.makers import BANK, make_board, make_report
 
 pytestmark = pytest.mark.django_db
@@ -158,3 +163,49 @@ def test_the_newest_attempt_moves_however_many_came_before(jobs: None, now: date
     slot = SlotReport(UpdateState.DOWNLOADING, have=3, total=9, attempt=6, target=TARGET)
     apply([("dev-3", make_report(1, 1, slot=slot, desired_counter=7))], now)
     assert Job.objects.get(device_id="dev-3", attempt=6).state == "downloading"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_gateways_with_one_device_the_second_waits_and_sees_what_the_first_wrote(
+    jobs: None, now: datetime
+) -> None:
+    slot = SlotReport(UpdateState.TRIAL, have=9, total=9, attempt=3, target=TARGET)
+    old = SlotReport(UpdateState.DOWNLOADING, have=3, total=9, attempt=3, target=TARGET)
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            apply([("dev-1", make_report(1, 2, slot=slot, desired_counter=7))], now)
+            late = pool.submit(_in_a_thread, [("dev-1", make_report(1, 1, slot=old, desired_counter=7))], now)
+            _until_somebody_waits()
+        late.result(timeout=30)
+    device = Device.objects.get(pk="dev-1")
+    assert (device.report_n, Job.objects.get(device_id="dev-1", attempt=3).state) == (2, "trial")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_job_that_a_worker_moves_meanwhile_is_judged_as_it_left_it(jobs: None, now: datetime) -> None:
+    job = Job.objects.get(device_id="dev-1", attempt=3)
+    slot = SlotReport(UpdateState.DOWNLOADING, have=3, total=9, attempt=3, target=TARGET)
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            assert move_job(job, "cancelling", actor=SYSTEM, now=now)
+            late = pool.submit(
+                _in_a_thread, [("dev-1", make_report(1, 1, slot=slot, desired_counter=7))], now
+            )
+            _until_somebody_waits()
+        late.result(timeout=30)
+    assert Job.objects.get(pk=job.pk).state == "cancelling", "a download does not undo a withdrawal"
+
+
+def _in_a_thread(uplinks: Sequence[Told], now: datetime) -> None:
+    with closing(connection), transaction.atomic():
+        apply(uplinks, now)
+
+
+def _until_somebody_waits() -> None:
+    for _ in range(600):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            if cursor.fetchone()[0]:
+                return
+        time.sleep(0.05)
+    raise AssertionError("nobody waited for the rows")
