@@ -38,7 +38,7 @@ class Layout:
 
     @property
     def segments(self) -> int:
-        """Segments of eight chunks."""
+        """Segments of `SEGMENT_CHUNKS` chunks."""
         return -(-self.total // SEGMENT_CHUNKS)
 
     @property

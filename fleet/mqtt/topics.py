@@ -15,7 +15,7 @@ from fleet.mqtt.codec.names import is_model_name as is_model_name
 
 PREFIX: Final = "f1"
 MID_RE: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
-SEGMENT_CHUNKS: Final = 8
+SEGMENT_CHUNKS: Final = 16
 DOWNLINK_KINDS: Final = ("desired", "cmd")
 UPLINK_KINDS: Final = ("reported", "telemetry", "event", "online")
 TRUST: Final = f"{PREFIX}/trust"
@@ -40,7 +40,7 @@ def leaves(mid: str) -> str:
 
 
 def chunk(mid: str, index: int) -> str:
-    """Topic of the chunk with this index; its segment is index / 8."""
+    """Topic of the chunk with this index; its segment is index / 16."""
     return f"{PREFIX}/model/{_mid(mid)}/{index // SEGMENT_CHUNKS}/{index}"
 
 

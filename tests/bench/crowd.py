@@ -20,7 +20,7 @@ from tests.bench.swarm import Person, people
 
 CONNECTS_AT_ONCE = 100
 DEADLINE_S = 240.0
-WINDOW = 8
+WINDOW = topics.SEGMENT_CHUNKS
 """Chunks a device asks for at once: as many as a segment has."""
 
 

@@ -183,14 +183,14 @@ def test_a_broker_cannot_forge_or_move_a_healthy_report(rig: Rig) -> None:
 
 
 def test_a_broker_that_withholds_a_segment_leaves_the_old_model_running(rig: Rig) -> None:
-    first, second = artifact(1), artifact(2, size=20 * 4096)
+    first, second = artifact(1), artifact(2, size=36 * 4096)
     rig.install(first)
     rig.port.alter = lambda topic, payload: None if f"{second.mid}/1/" in topic else payload
     rig.offer(second, attempt=2)
     for _ in range(20):
         rig.advance(60, step_ms=2000)
     slot = rig.slot()
-    assert (slot.state, slot.have) == (State.DOWNLOADING, 8), "it waits for segment 1"
+    assert (slot.state, slot.have) == (State.DOWNLOADING, 16), "it waits for segment 1"
     running = rig.core.running(0)
     assert running is not None
     assert running.id == first.id

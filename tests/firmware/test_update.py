@@ -44,12 +44,12 @@ def test_a_first_model_is_installed(rig: Rig) -> None:
 
 
 def test_segments_are_pulled_one_at_a_time_and_left_again(rig: Rig) -> None:
-    item = artifact(1, size=20 * 4096)
+    item = artifact(1, size=36 * 4096)
     rig.offer(item)
     segments = [topic for topic in rig.port.watches if topic.endswith("/+")]
     assert segments == [topics.segment_filter(item.mid, segment) for segment in range(3)]
     assert not any("/model/" in topic for topic in rig.port.subscriptions)
-    assert (rig.slot().have, rig.slot().total) == (20, 20)
+    assert (rig.slot().have, rig.slot().total) == (36, 36)
 
 
 def test_the_largest_model_of_a_slot_fits_and_one_chunk_more_does_not(rig: Rig) -> None:
@@ -113,11 +113,11 @@ def test_a_flipped_bit_in_a_chunk_is_dropped_and_fetched_again(rig: Rig) -> None
 
 
 def test_silence_is_answered_by_asking_again_and_then_chunk_by_chunk(rig: Rig) -> None:
-    item = artifact(1, size=12 * 4096)
-    missing = topics.chunk(item.mid, 9)
+    item = artifact(1, size=20 * 4096)
+    missing = topics.chunk(item.mid, 17)
     rig.port.alter = lambda topic, payload: None if topic == missing else payload
     rig.offer(item)
-    assert rig.slot().have == 11
+    assert rig.slot().have == 19
     for _ in range(4):
         rig.advance(15)
     asked = rig.port.watches.count(topics.segment_filter(item.mid, 1))
@@ -251,9 +251,9 @@ def test_an_entry_past_its_deadline_is_refused(rig: Rig) -> None:
 
 
 def test_a_withdrawn_offer_ends_the_fetch_and_its_chunks_stay(rig: Rig) -> None:
-    first, second = artifact(1), artifact(2, size=12 * 4096)
+    first, second = artifact(1), artifact(2, size=20 * 4096)
     rig.install(first)
-    missing = topics.chunk(second.mid, 9)
+    missing = topics.chunk(second.mid, 17)
     rig.port.alter = lambda topic, payload: None if topic == missing else payload
     rig.offer(second, attempt=2)
     assert rig.slot().phase == Phase.FETCH
@@ -261,10 +261,10 @@ def test_a_withdrawn_offer_ends_the_fetch_and_its_chunks_stay(rig: Rig) -> None:
     assert (rig.slot().phase, rig.slot().state) == (Phase.CONFIRMED, State.CONFIRMED)
     assert topics.segment_filter(second.mid, 1) not in rig.port.subscriptions
     rig.port.alter = lambda topic, payload: payload
-    before = [rig.core.erase_count(Area.BANK0 + 1, BANK_HEAD + index) for index in range(12)]
+    before = [rig.core.erase_count(Area.BANK0 + 1, BANK_HEAD + index) for index in range(20)]
     rig.want(DesiredEntry(Action.RUN, second.id, attempt=4))
-    after = [rig.core.erase_count(Area.BANK0 + 1, BANK_HEAD + index) for index in range(12)]
-    assert [b - a for a, b in zip(before, after, strict=True)] == [0] * 9 + [1] + [0] * 2
+    after = [rig.core.erase_count(Area.BANK0 + 1, BANK_HEAD + index) for index in range(20)]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [0] * 17 + [1] + [0] * 2
     rig.confirm()
 
 

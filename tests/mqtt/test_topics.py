@@ -69,11 +69,11 @@ def test_topics_are_those_of_the_contract() -> None:
     assert topics.trust_version(12) == "f1/trust/12"
     assert topics.manifest(mid) == f"f1/model/{mid}/manifest"
     assert topics.leaves(mid) == f"f1/model/{mid}/leaves"
-    assert [topics.chunk(mid, index) for index in (0, 7, 8, 1022)] == [
+    assert [topics.chunk(mid, index) for index in (0, 15, 16, 1022)] == [
         f"f1/model/{mid}/0/0",
-        f"f1/model/{mid}/0/7",
-        f"f1/model/{mid}/1/8",
-        f"f1/model/{mid}/127/1022",
+        f"f1/model/{mid}/0/15",
+        f"f1/model/{mid}/1/16",
+        f"f1/model/{mid}/63/1022",
     ]
     assert topics.segment_filter(mid, 3) == f"f1/model/{mid}/3/+"
     assert topics.model_filter(mid) == f"f1/model/{mid}/#"

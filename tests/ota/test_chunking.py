@@ -34,7 +34,7 @@ def test_chunks_are_the_model_then_the_blob_and_nothing_else(size: int, blob_siz
     whole = parts[: layout.model_chunks - 1] + parts[layout.model_chunks : -1]
     assert all(len(part) == CHUNK_BYTES for part in whole), "only the last chunk of a part is short"
     assert all(1 <= len(part) <= CHUNK_BYTES for part in parts)
-    assert layout.segments == len({index // 8 for index in range(layout.total)})
+    assert layout.segments == len({index // 16 for index in range(layout.total)})
     assert layout.padded_bytes == layout.total * CHUNK_BYTES >= size + blob_size
 
 
@@ -62,7 +62,8 @@ def test_everything_is_published_once_and_the_manifest_last(size: int, blob_size
     assert sent[-1] == (topics.manifest(MID), b"manifest")
     assert sent[-2] == (topics.leaves(MID), chunking.leaves(data, blob))
     assert dict(sent[:-2]) == {
-        f"f1/model/{MID}/{index // 8}/{index}": part for index, part in enumerate(chunking.chunks(data, blob))
+        f"f1/model/{MID}/{index // 16}/{index}": part
+        for index, part in enumerate(chunking.chunks(data, blob))
     }
 
 
@@ -74,4 +75,4 @@ def test_there_is_no_chunk_beyond_the_last(index: int) -> None:
 
 def test_the_largest_artifact_has_1023_chunks() -> None:
     layout = Layout(4_186_112, 4096)
-    assert (layout.total, layout.segments, layout.leaves_bytes) == (1023, 128, 8184)
+    assert (layout.total, layout.segments, layout.leaves_bytes) == (1023, 64, 8184)

@@ -4,7 +4,7 @@
 
 #define FC_SECTOR 4096u       /* flash erase unit and chunk size */
 #define FC_PROGRAM_UNIT 32u   /* program granularity, legal on plain and encrypted flash */
-#define FC_SEGMENT 8u         /* chunks per segment topic */
+#define FC_SEGMENT 16u        /* chunks per segment topic */
 #define FC_CHUNKS_MAX 1023u   /* model + golden blob; SPEC.md section 6 */
 #define FC_MODEL_MAX 4186112u /* 1022 chunks */
 #define FC_BLOB_MAX 65536u    /* golden blob */
