@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from ota.baselines import HISTORY_LEAST, baselines, strata_means
 from ota.choices import JobState
-from ota.exposure import hard_counts, is_settled, is_soaked, reach, soak_ends, tally
+from ota.exposure import Tally, hard_counts, is_settled, is_soaked, reach, soak_ends, tally
 from ota.gates.evaluate import FORMAT, Evaluation, Row, evaluate, quality_row, telemetry_row
 from ota.gates.failures import failure_class
 from ota.models import Evidence, Rollout, Wave
@@ -51,12 +52,22 @@ CODE_VERSION = "gates-2"
 Inputs = dict[str, Any]
 
 
-def gather(wave: Wave, rollout: Rollout, plan: Plan, *, now: datetime) -> Inputs:
-    """Everything the verdict on a wave needs, as plain JSON; `ota.gates.evaluate` writes its form down."""
+def gather(
+    wave: Wave,
+    rollout: Rollout,
+    plan: Plan,
+    *,
+    now: datetime,
+    counted: Sequence[Tally] | None = None,
+) -> Inputs:
+    """Everything the verdict on a wave needs, as plain JSON; `ota.gates.evaluate` writes its form down.
+
+    counted: the wave's `tally` as of now, None takes one.
+    """
     before = newest(wave)
     past = _past(before.inputs if before else {}, wave)
     metrics, telemetry = gather_metrics(wave, rollout, plan, past, now=now)
-    counted = tally(wave)
+    counted = tally(wave) if counted is None else counted
     first = rollout.waves.order_by("n").values_list("n", flat=True).first()
     inputs = {
         "format": FORMAT,

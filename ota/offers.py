@@ -6,6 +6,7 @@ offer is made after a pause or halt has committed, and the cap holds at every co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -37,7 +38,8 @@ from ota.plan import Plan
 from ota.reports import WITHDRAWN
 from ota.transitions import BATCH, move_job, move_jobs
 
-OFFERS_PER_STEP = 500
+OFFERS_PER_STEP = 250
+"""Or a second's worth of what the plan allows a minute, if that is more."""
 JOBS_PER_STEP = 2_000
 """A tick ends within a second or so, however large the wave: the next one goes on."""
 MAX_ATTEMPT = 65_535
@@ -86,19 +88,21 @@ def missing_jobs(wave: Wave) -> QuerySet[Membership]:
     return members.filter(~Exists(has_job))
 
 
-def ensure_jobs(wave: Wave, rollout: Rollout, *, now: datetime) -> bool:
+def job_count(wave: Wave) -> int:
+    """Jobs of a wave, every attempt: at least as many as devices that have one."""
+    return Job.objects.filter(wave=wave, kind="install").count()
+
+
+def ensure_jobs(wave: Wave, rollout: Rollout, *, have: int, now: datetime) -> bool:
     """Make jobs for up to JOBS_PER_STEP members of an open wave that have none (`ota.job_rows`). True when
     others wait for the next step.
 
-    A device is left out while an older job of its slot is live. Raises ValueError when one used up its 65,535
-    attempts.
+    have: how many devices of the wave have a job; the number of its jobs (`job_count`) says enough while it
+    is below the wave's size. A device is left out while an older job of its slot is live. Raises ValueError
+    when one used up its 65,535 attempts.
     """
-    # with a job for each attempt there are at least as many as devices: while they are fewer, that is enough
-    have = Job.objects.filter(wave=wave, kind="install").count()
     if have >= wave.size:
-        have = _have(wave)
-        if have >= wave.size:
-            return False
+        return False
     attempts = make_jobs(wave, rollout, now=now, limit=JOBS_PER_STEP)
     if not attempts and wave.size - have > JOBS_PER_STEP:
         attempts = make_jobs(
@@ -164,7 +168,8 @@ def make_offers(rollout: Rollout, plan: Plan, cap: int, *, now: datetime) -> int
     given its place in the cap back and goes on by itself; while more than the cap are under way because of
     that, nothing new is offered.
     """
-    free = min(OFFERS_PER_STEP, cap - in_flight(rollout), plan.offers_per_minute - _recent(rollout, now))
+    step = max(OFFERS_PER_STEP, math.ceil(plan.offers_per_minute / 60))
+    free = min(step, cap - in_flight(rollout), plan.offers_per_minute - _recent(rollout, now))
     if free <= 0 or not (rollout.kind == "revert" or is_staged(rollout)):
         return 0
     queued = zones.within(tellable_jobs(rollout), plan, now=now)

@@ -11,10 +11,11 @@ from fleet.accounts.audit import TICK, Actor
 from ota import evidence, tail, windows, zones
 from ota.choices import JOB_TERMINAL, WAVE_ACTIVE, Arm, JobState, RolloutState, Verdict, WaveState
 from ota.evidence import Inputs
+from ota.exposure import tally
 from ota.gates.evaluate import Evaluation, evaluate
 from ota.gates.reasons import words
 from ota.models import Evidence, Membership, Rollout, Wave
-from ota.offers import cancel_queued, ensure_jobs, install_jobs, tellable_jobs
+from ota.offers import cancel_queued, ensure_jobs, install_jobs, job_count, tellable_jobs
 from ota.plan import Plan
 from ota.transitions import BATCH, move_jobs, move_rollout, move_wave
 
@@ -45,9 +46,14 @@ def advance(rollout: Rollout, plan: Plan, *, now: datetime) -> None:
         return  # failed: the rollout is halted, or was and a person decides
     if wave.state == WaveState.OPEN and plan.is_tail(wave.n):
         tail.join(wave, rollout, plan, now=now)
-    if ensure_jobs(wave, rollout, now=now):
+    have = job_count(wave)
+    counted = tally(wave) if have >= wave.size else None
+    have = sum(row.n for row in counted) if counted is not None else have
+    if ensure_jobs(wave, rollout, have=have, now=now):
         return  # more members wait for their jobs
-    inputs = evidence.gather(wave, rollout, plan, now=now)
+    if have < wave.size:
+        counted = None  # of before the jobs that were just made
+    inputs = evidence.gather(wave, rollout, plan, counted=counted, now=now)
     verdict = evaluate(inputs)
     if verdict.verdict == Verdict.FAIL:
         fail(rollout, wave, inputs, verdict, now=now)

@@ -43,6 +43,20 @@ def test_a_large_wave_gets_its_jobs_in_steps_and_offers_begin_with_the_first(
     assert seen == [(3, 3), (6, 6), (8, 8), (8, 8)]
 
 
+@pytest.mark.parametrize(("a_minute", "steps"), [(100, [2, 4, 6, 8]), (180, [3, 6, 8, 8])])
+def test_a_tick_offers_a_step_or_a_second_of_what_the_plan_allows(
+    world: World, monkeypatch: pytest.MonkeyPatch, a_minute: int, steps: list[int]
+) -> None:
+    monkeypatch.setattr(offers, "OFFERS_PER_STEP", 2)
+    world.add(8)
+    rollout = world.started(world.manifest(), FIRST_PLAN | {"offers_per_minute": a_minute})
+    seen = []
+    for _ in range(4):
+        world.tick(rollout)
+        seen.append(len(offered(rollout)))
+    assert seen == steps
+
+
 def test_devices_whose_older_job_is_live_do_not_keep_back_those_behind_them(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
