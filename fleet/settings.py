@@ -150,7 +150,8 @@ WEBHOOK_ALLOW_PRIVATE = env.bool("FLEET_WEBHOOK_ALLOW_PRIVATE", default=False)
 ALERT_EMAILS = env.list("FLEET_ALERT_EMAILS", default=[])
 DEFAULT_FROM_EMAIL = env.str("FLEET_EMAIL_FROM", default="tinyfleet@localhost")
 EMAIL_TIMEOUT = 5  # seconds, for each command
-if env.str("FLEET_EMAIL_URL", default=""):
+EMAIL_IS_CONFIGURED = bool(env.str("FLEET_EMAIL_URL", default=""))
+if EMAIL_IS_CONFIGURED:
     vars().update(env.email_url("FLEET_EMAIL_URL"))
 elif ALERT_EMAILS:
     raise ImproperlyConfigured("FLEET_ALERT_EMAILS is set, and FLEET_EMAIL_URL is not: smtp://127.0.0.1:25")

@@ -1,4 +1,4 @@
-"""Users, API tokens and the audit trail."""
+"""Users, how they sign in, API tokens and the audit trail."""
 
 from django.contrib.auth.models import AbstractUser
 from django.db import models
@@ -19,6 +19,94 @@ class User(AbstractUser):
     """A person who signs in."""
 
     role = models.CharField(max_length=16, choices=Role.choices, default=Role.VIEWER)
+    second_factor = models.CharField(max_length=36, blank=True, default="")
+    """Id of the confirmed `SecondFactor`, "" for none: a page needs no query to see whether one is due."""
+    group_limit = models.JSONField(null=True, blank=True)
+    """Names of the device groups this person is limited to; None: no limit. An empty list shows no device."""
+    rev = models.PositiveIntegerField(default=1)
+
+
+class SecondFactor(models.Model):
+    """The secret that a person's authenticator holds; it counts once a code of it was shown.
+
+    django-otp's own tables keep the secret and the recovery codes in clear, and check a code without a lock,
+    so that two requests at once can both use it. Here the secret is sealed (`fleet.sealing`), the codes are
+    keyed digests, and `last_step` moves by one conditional UPDATE.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    user = models.OneToOneField(User, on_delete=models.CASCADE, related_name="factor")
+    sealed_secret = models.BinaryField()
+    made_at = models.DateTimeField()
+    confirmed_at = models.DateTimeField(null=True)
+    last_step = models.BigIntegerField(default=0)  # of the last code that was used: RFC 6238's T
+    failures = models.PositiveIntegerField(default=0)  # in a row
+    held_until = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"second factor of {self.user_id}"
+
+
+class RecoveryCode(models.Model):
+    """A code that stands in for the second factor once; only its keyed digest is kept."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="recovery_codes")
+    digest = models.BinaryField(unique=True)
+
+    def __str__(self) -> str:
+        return f"recovery code of {self.user_id}"
+
+
+class SignIn(models.Model):
+    """A session that a person began, so that they can see and end it."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="sign_ins")
+    session_key = models.CharField(max_length=40, unique=True)
+    begun_at = models.DateTimeField()
+    address = models.CharField(max_length=64, blank=True, default="")
+    browser = models.CharField(max_length=200, blank=True, default="")  # as the browser calls itself
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"session of {self.user_id} since {self.begun_at}"
+
+
+class Invitation(models.Model):
+    """A place that an administrator keeps for a person; whoever holds its link takes it, once."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    digest = models.BinaryField(unique=True)
+    email = models.EmailField(blank=True, default="")
+    role = models.CharField(max_length=16, choices=Role.choices)
+    group_limit = models.JSONField(null=True)
+    made_by = models.CharField(max_length=150)
+    made_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True)
+    revoked_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"invitation {self.id} as {self.role}"
+
+
+class Identity(models.Model):
+    """What an identity provider calls a person: its issuer and their subject there, which never change."""
+
+    issuer = models.CharField(max_length=255)
+    subject = models.CharField(max_length=255)
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="identities")
+    made_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["issuer", "subject"], name="identity_of_one_person")]
+
+    def __str__(self) -> str:
+        return f"{self.subject} at {self.issuer}"
 
 
 class ApiToken(models.Model):
@@ -29,6 +117,7 @@ class ApiToken(models.Model):
     name = models.CharField(max_length=64)
     owner = models.ForeignKey(User, on_delete=models.CASCADE, related_name="tokens")
     scopes = models.JSONField(default=list)
+    group_limit = models.JSONField(null=True, blank=True)  # as `User.group_limit`, within it
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField(null=True)
     last_used_at = models.DateTimeField(null=True)

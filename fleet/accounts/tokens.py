@@ -6,7 +6,7 @@ lets anyone guess one.
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 
 from django.db import transaction
@@ -40,10 +40,12 @@ def issue(
     actor: Actor,
     now: datetime,
     ttl: timedelta | None = None,
+    group_limit: Collection[str] | None = None,
 ) -> tuple[ApiToken, str]:
     """Make a token for `owner`. The text of the pair is shown once and can never be read again.
 
-    scopes: at most what the owner's role allows. ttl: None lets it live until it is revoked.
+    scopes: at most what the owner's role allows. ttl: None lets it live until it is revoked. group_limit:
+    names of the device groups it is limited to, of those its owner is limited to; None: as its owner.
     Raises TokenError `validation` for an empty name, an unknown scope or a ttl that is not positive, and
     `scope_missing` for a scope that the owner does not have.
     """
@@ -56,6 +58,9 @@ def issue(
         raise TokenError("scope_missing", f"{owner.username} does not have the scope {sorted(beyond)[0]}")
     if ttl is not None and ttl <= timedelta(0):
         raise TokenError("validation", "the time to live is not positive")
+    limit = None if group_limit is None else sorted(set(group_limit))
+    if limit is not None and owner.group_limit is not None and set(limit) - set(owner.group_limit):
+        raise TokenError("scope_missing", f"{owner.username} is limited to other groups of devices")
     public_id, secret = secrets.token_hex(8), secrets.token_hex(32)
     with transaction.atomic():
         token = ApiToken.objects.create(
@@ -64,6 +69,7 @@ def issue(
             name=name,
             owner=owner,
             scopes=sorted(wanted),
+            group_limit=limit,
             created_at=now,
             expires_at=None if ttl is None else now + ttl,
         )
@@ -73,7 +79,12 @@ def issue(
             subject_kind="token",
             subject_id=public_id,
             at=now,
-            after={"name": name, "owner": owner.username, "scopes": sorted(wanted)},
+            after={
+                "name": name,
+                "owner": owner.username,
+                "scopes": sorted(wanted),
+                "group_limit": limit,
+            },
         )
     return token, f"tfk_{public_id}_{secret}"
 
@@ -106,6 +117,14 @@ def authenticate(bearer: str, *, now: datetime) -> ApiToken:
 def effective_scopes(token: ApiToken) -> frozenset[str]:
     """What the token may do now: its own scopes, never more than its owner's role still allows."""
     return frozenset(token.scopes) & scopes_of(token.owner)
+
+
+def effective_limit(token: ApiToken) -> frozenset[str] | None:
+    """The groups of devices the token sees now: its own, of those its owner still has; None: no limit."""
+    own, owners = token.group_limit, token.owner.group_limit
+    if own is None:
+        return None if owners is None else frozenset(owners)
+    return frozenset(own) if owners is None else frozenset(own) & frozenset(owners)
 
 
 def revoke(token: ApiToken, *, actor: Actor, now: datetime) -> bool:

@@ -62,3 +62,17 @@ def create_user(name: str, role: Role, password: str, *, actor: Actor, now: date
             after={"role": role.value},
         )
     return user
+
+
+def set_password(user: User, password: str, *, actor: Actor, now: datetime) -> None:
+    """Give a person another password; every session that began with the old one ends.
+
+    Raises django's ValidationError for a weak one.
+    """
+    validate_password(password, user)
+    with transaction.atomic():
+        user.set_password(password)
+        user.save(update_fields=["password"])
+        audit.record(
+            actor=actor, verb="user.set_password", subject_kind="user", subject_id=user.username, at=now
+        )

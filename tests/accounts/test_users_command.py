@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from fleet.accounts.models import AuditEvent, User
+from fleet.accounts.models import AuditEvent, SecondFactor, User
+from tests.accounts.test_second_factor import enrol
 
 pytestmark = pytest.mark.django_db
 
@@ -39,3 +40,16 @@ def test_a_name_in_use_or_no_name_is_refused(arguments: Any, words: str) -> None
 def test_an_unknown_role_is_refused() -> None:
     with pytest.raises(CommandError):
         run("add", "dana", "--role", "emperor")
+
+
+def test_a_lost_second_factor_is_removed_and_recorded(viewer: User, now: Any) -> None:
+    with pytest.raises(CommandError, match="illegal_transition"):
+        run("remove-second-factor", "viewer")
+    with pytest.raises(CommandError, match="not_found"):
+        run("remove-second-factor", "nobody")
+    enrol(viewer, now)
+    assert "removed" in run("remove-second-factor", "viewer", "--reason", "phone lost")
+    viewer.refresh_from_db()
+    assert (viewer.second_factor, SecondFactor.objects.count()) == ("", 0)
+    row = AuditEvent.objects.get(verb="second_factor.remove")
+    assert (row.actor, row.subject_id, row.reason) == ("manage.py users", "viewer", "phone lost")

@@ -1,4 +1,4 @@
-"""`manage.py users`: add a person and list them."""
+"""`manage.py users`: add a person, list them, let somebody in again who lost their second factor."""
 
 import argparse
 import secrets
@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import IntegrityError
 from django.utils import timezone
 
+from fleet.accounts import second_factor
 from fleet.accounts.audit import Actor
 from fleet.accounts.models import Role, User
 from fleet.accounts.users import create_user
@@ -17,7 +18,10 @@ ACTOR = Actor("command", "manage.py users")
 
 
 class Command(BaseCommand):
-    help = "Add a person, or list them. The password is made here, printed once and never again."
+    help = (
+        "Add a person, list them, or remove a second factor that was lost. A password is made here, printed "
+        "once and never again."
+    )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
@@ -25,11 +29,17 @@ class Command(BaseCommand):
         add.add_argument("name", help="user name")
         add.add_argument("--role", choices=Role.values, default=Role.VIEWER, help="default: viewer")
         verbs.add_parser("list", help="list people")
+        remove = verbs.add_parser("remove-second-factor", help="let the password alone sign somebody in")
+        remove.add_argument("name", help="user name")
+        remove.add_argument("--reason", default="", help="for the audit trail")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["verb"] == "list":
             for user in User.objects.order_by("username"):
                 self.stdout.write(f"{user.username:<24} {user.role}{'' if user.is_active else ', disabled'}")
+            return
+        if options["verb"] == "remove-second-factor":
+            self._remove(options["name"], options["reason"][:500])
             return
         password = secrets.token_urlsafe(15)
         try:
@@ -41,3 +51,11 @@ class Command(BaseCommand):
             said = "; ".join(error.messages) if isinstance(error, ValidationError) else "the name is in use"
             raise CommandError(f"validation: {said}") from error
         self.stdout.write(password)
+
+    def _remove(self, name: str, reason: str) -> None:
+        user = User.objects.filter(username=name).first()
+        if user is None:
+            raise CommandError(f"not_found: no user {name}; `manage.py users list` shows them")
+        if not second_factor.remove(user, actor=ACTOR, now=timezone.now(), reason=reason):
+            raise CommandError(f"illegal_transition: {name} has no second factor")
+        self.stdout.write(f"removed the second factor of {name}")
