@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import wraps
-from typing import Any
+from typing import Any, cast
+from urllib.parse import urlencode
 
+from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.db import OperationalError
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils import timezone
 
+from fleet.accounts import sessions
 from fleet.accounts.audit import Actor
+from fleet.accounts.errors import AccountError
+from fleet.accounts.models import Role, User
 from fleet.accounts.scopes import scopes_of
 from fleet.devices.errors import DeviceError
+from fleet.sealing import SealError
 from ota.errors import OtaError
 
 log = logging.getLogger(__name__)
@@ -28,11 +36,24 @@ CONFLICTS = frozenset(
 )
 
 
-def page(*scopes: str) -> Callable[[View], View]:
-    """A view for people who have one of `scopes`.
+def page(
+    *scopes: str,
+    asks_again: bool = False,
+    is_own: bool = False,
+    knows_limits: bool = False,
+    stops: Collection[str] = (),
+) -> Callable[[View], View]:
+    """A view for people who have one of `scopes`; without scopes, for everyone who signed in.
 
-    Nobody signed in: to the login page and back. Scope missing: 403 that names it. An OtaError that the view
-    does not answer itself: 409 or 422 with its code. Database away: 503, nothing changed.
+    asks_again: password or code are asked for, unless they were a moment ago (`fleet.accounts.sessions`).
+    is_own: a page of one's own account, which sets the second factor up. stops: values of the argument `verb`
+    that only stop something. Neither of these waits until somebody has set a second factor up. knows_limits:
+    the view shows and changes nothing outside the person's groups of devices (`limit_of`); any other is
+    refused to people who are limited to some.
+
+    Nobody signed in: to the login page and back. Second factor due: to its page. Scope missing: 403 that
+    names it. An OtaError or AccountError that the view does not answer itself: 409 or 422 with its code.
+    Database away: 503, nothing changed.
     """
 
     def wrap(view: View) -> View:
@@ -41,10 +62,18 @@ def page(*scopes: str) -> Callable[[View], View]:
             try:
                 if not request.user.is_authenticated:
                     return _to_login(request)
-                if not scopes_of(request.user).intersection(scopes):
+                if not sessions.is_verified(request):
+                    return _to_second_factor(request)
+                if needs_second_factor(request) and not is_own and kwargs.get("verb") not in stops:
+                    return _to("console:second-factor", request)
+                if scopes and not scopes_of(request.user).intersection(scopes):
                     raise PermissionDenied(f"scope_missing: your role does not include {scopes[0]}")
+                if limit_of(request) is not None and not (knows_limits or is_own):
+                    return _outside(request)
+                if asks_again and (asked := ask_again(request)) is not None:
+                    return asked
                 return view(request, *args, **kwargs)
-            except OtaError as error:
+            except (OtaError, AccountError, SealError) as error:
                 return refused(request, error)
             except OperationalError as error:
                 log.error("database unavailable: %s", error)
@@ -61,6 +90,74 @@ def _to_login(request: HttpRequest) -> HttpResponse:
     if request.headers.get("HX-Request"):
         return HttpResponse("signed out", status=401)
     return redirect_to_login(request.get_full_path() if request.method == "GET" else "/")
+
+
+def _to_second_factor(request: HttpRequest) -> HttpResponse:
+    """A session from before the second factor was set up, or replaced, shows it now."""
+    if request.headers.get("HX-Request"):
+        return HttpResponse("signed out", status=401)
+    return _to("console:login-2fa", request)
+
+
+def _to(name: str, request: HttpRequest, back: str = "") -> HttpResponse:
+    wanted = back or (request.get_full_path() if request.method == "GET" else request.path)
+    answer = HttpResponseRedirect(f"{reverse(name)}?{urlencode({'next': wanted})}")
+    answer.status_code = 303
+    return answer
+
+
+def _outside(request: HttpRequest) -> HttpResponse:
+    """The overview is of the whole fleet: who is limited to groups begins at their devices."""
+    if request.path == reverse("console:overview"):
+        return HttpResponseRedirect(reverse("console:devices"))
+    raise PermissionDenied(
+        "scope_missing: your account is limited to groups of devices, and this page is of the whole fleet"
+    )
+
+
+def limit_of(request: HttpRequest) -> frozenset[str] | None:
+    """Names of the groups of devices that the signed-in person is limited to; None: no limit."""
+    found = getattr(request.user, "group_limit", None)
+    return None if found is None else frozenset(found)
+
+
+def needs_second_factor(request: HttpRequest) -> bool:
+    """True for an approver or administrator of a production installation who has not set one up."""
+    user = cast(User, request.user)
+    return settings.PRODUCTION and user.role in (Role.APPROVER, Role.ADMIN) and not user.second_factor
+
+
+KEPT_FIELDS, KEPT_CHARACTERS = 24, 2_000
+_KEPT = "kept_form"
+
+
+def ask_again(request: HttpRequest, *, back: str = "") -> HttpResponse | None:
+    """The way to `/reauth` when password or code were not shown a moment ago, else None.
+
+    back: path of the page that the form stood on, when it is not the form's own. A script gets 403
+    `reauth_required`. What a person typed is kept for that page (`kept`).
+    """
+    if sessions.is_fresh(request, now=timezone.now()):
+        return None
+    if request.headers.get("HX-Request"):
+        return HttpResponse("reauth_required", status=403)
+    if request.method == "POST":
+        typed = {
+            name: str(value)[:KEPT_CHARACTERS]
+            for name, value in list(request.POST.items())[:KEPT_FIELDS]
+            if name != "csrfmiddlewaretoken" and "password" not in name and "code" not in name
+        }
+        request.session[_KEPT] = {"path": back or request.path, "typed": typed}
+    return _to("console:reauth", request, back)
+
+
+def kept(request: HttpRequest) -> dict[str, str]:
+    """What was typed into the form of this page before password or code were asked for; once, else {}."""
+    found: Any = request.session.get(_KEPT)
+    if not isinstance(found, dict) or found.get("path") != request.path:
+        return {}
+    del request.session[_KEPT]
+    return dict(found["typed"])
 
 
 def actor(request: HttpRequest) -> Actor:
@@ -83,9 +180,12 @@ def role(request: HttpRequest) -> str:
     return str(getattr(request.user, "role", ""))
 
 
-def refused(request: HttpRequest, error: OtaError | DeviceError, *, back: str = "") -> HttpResponse:
+def refused(
+    request: HttpRequest, error: OtaError | DeviceError | AccountError | SealError, *, back: str = ""
+) -> HttpResponse:
     """The page for a verb that was refused: what, why, what is allowed, and the way back."""
     status = 409 if error.code in CONFLICTS else 403 if error.code == "approver_is_author" else 422
+    status = 503 if isinstance(error, SealError) else status
     context: dict[str, Any] = {
         "error": error,
         "state": getattr(error, "state", ""),

@@ -33,6 +33,10 @@ SECTIONS = (
 )
 
 
+OF_GROUPS = frozenset({"devices", "rollouts", "telemetry"})
+"""Sections that people see who are limited to groups of devices."""
+
+
 def frame(request: HttpRequest) -> dict[str, Any]:
     """Theme from its cookie (`light`, `dark`, or `` for the system's), sections, and the person's scopes.
 
@@ -43,12 +47,13 @@ def frame(request: HttpRequest) -> dict[str, Any]:
     user = getattr(request, "user", None)
     is_known = user is not None and user.is_authenticated
     scopes = scopes_of(cast(User, user)) if is_known else frozenset[str]()
+    is_limited = getattr(user, "group_limit", None) is not None
     return {
         "theme": theme if theme in {"light", "dark"} else "",
-        "sections": SECTIONS,
+        "sections": [item for item in SECTIONS if not is_limited or item.name in OF_GROUPS],
         "section": next((item.name for item in SECTIONS if first in item.prefixes), ""),
         "scopes": scopes,
-        "open_alerts": open_alerts if "telemetry:read" in scopes else 0,
+        "open_alerts": open_alerts if "telemetry:read" in scopes and not is_limited else 0,
         "is_production": settings.PRODUCTION,
         "request_id": getattr(request, "request_id", ""),
     }

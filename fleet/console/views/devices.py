@@ -14,11 +14,11 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
 from fleet.console import charts, query_box
-from fleet.console.access import actor, page, refused
+from fleet.console.access import actor, kept, limit_of, page, refused
 from fleet.console.banks import draw
 from fleet.console.paging import page_of
 from fleet.console.templatetags.console import tone_of
-from fleet.devices import quarantine, retirement
+from fleet.devices import limits, quarantine, retirement
 from fleet.devices.errors import QuarantineError, RetirementError
 from fleet.devices.models import Device, DeviceClass, DeviceEvent, DeviceGroup, Presence
 from fleet.telemetry import queries
@@ -33,7 +33,7 @@ QUARANTINED = "quarantined"
 
 
 @require_safe
-@page("devices:read")
+@page("devices:read", knows_limits=True)
 def device_list(request: HttpRequest) -> HttpResponse:
     """Devices with what they run; GET parameters q (a query), find (part of an id), class, presence and run
     filter. A query that is wrong selects nothing, says where, and answers 422.
@@ -41,7 +41,8 @@ def device_list(request: HttpRequest) -> HttpResponse:
     now = timezone.now()
     query = query_box.asked(request, now=now)
     asked = {name: request.GET.get(name, "").strip()[:64] for name in ("find", "class", "presence", "run")}
-    rows = _filtered(Device.objects.filter(retired_at=None), asked)
+    mine = Device.objects.filter(limits.inside(limit_of(request), now=now), retired_at=None)
+    rows = _filtered(mine, asked)
     if query.q:
         rows = rows.none() if query.condition is None else rows.filter(query.condition)
     is_filtered = bool(query.q) or any(asked.values())
@@ -58,11 +59,16 @@ def device_list(request: HttpRequest) -> HttpResponse:
         "query_fields": query_box.help_of_fields(),
         "query_examples": query_box.EXAMPLES,
         "is_filtered": is_filtered,
-        "all": Device.objects.filter(retired_at=None).count() if is_filtered else found.total,
+        "all": mine.count() if is_filtered else found.total,
         "classes": DeviceClass.objects.all(),
         "presences": [*Presence.choices, (QUARANTINED, "Quarantined")],
     }
     return render(request, "console/devices.html", context, status=422 if query.error else 200)
+
+
+def _mine(request: HttpRequest) -> QuerySet[Device]:
+    """Devices that the person may see, retired ones too."""
+    return Device.objects.filter(limits.inside(limit_of(request), now=timezone.now()))
 
 
 def _as_query(query: query_box.Asked, asked: dict[str, str]) -> str:
@@ -99,10 +105,11 @@ def _item(row: Device, names: dict[str, inventory.Name], last: dict[str, Any] | 
 
 
 @require_safe
-@page("devices:read")
+@page("devices:read", knows_limits=True)
 def device(request: HttpRequest, device_id: str) -> HttpResponse:
     """One device: what it runs, why, what it did, how it does."""
-    row = Device.objects.select_related("device_class").prefetch_related("slots").filter(pk=device_id).first()
+    rows = _mine(request).select_related("device_class").prefetch_related("slots")
+    row = rows.filter(pk=device_id).first()
     if row is None:
         raise Http404(f"no device {device_id}")
     now = timezone.now()
@@ -130,10 +137,10 @@ def device(request: HttpRequest, device_id: str) -> HttpResponse:
 
 
 @require_http_methods(["POST"])
-@page("devices:write")
+@page("devices:write", knows_limits=True)
 def set_quarantine(request: HttpRequest, device_id: str) -> HttpResponse:
     """Put a device into quarantine, or release it: POST `verb` and `reason`, then back to its page."""
-    row = Device.objects.filter(pk=device_id).first()
+    row = _mine(request).filter(pk=device_id).first()
     verb = request.POST.get("verb", "")
     if row is None or verb not in ("quarantine", "release"):
         raise Http404(f"no device {device_id}, or no verb {verb[:16]}")
@@ -151,10 +158,10 @@ def set_quarantine(request: HttpRequest, device_id: str) -> HttpResponse:
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@page("devices:admin")
+@page("devices:admin", asks_again=True, knows_limits=True)
 def retire(request: HttpRequest, device_id: str) -> HttpResponse:
     """GET: what retiring the device means. POST: do it, then back to its page, which stays."""
-    row = Device.objects.filter(pk=device_id).first()
+    row = _mine(request).filter(pk=device_id).first()
     if row is None:
         raise Http404(f"no device {device_id}")
     if request.method != "POST":
@@ -179,7 +186,8 @@ def _retire_page(
     request: HttpRequest, row: Device, *, error: RetirementError | None = None, status: int = 200
 ) -> HttpResponse:
     live = Job.objects.filter(device=row).exclude(state__in=JOB_TERMINAL).select_related("rollout")
-    context = {"device": row, "jobs": list(live), "error": error, "reason": request.POST.get("reason", "")}
+    reason = request.POST.get("reason", "") or kept(request).get("reason", "")
+    context = {"device": row, "jobs": list(live), "error": error, "reason": reason}
     return render(request, "console/device_retire.html", context, status=status)
 
 

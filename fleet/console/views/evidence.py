@@ -11,7 +11,7 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from fleet.console.access import page
-from fleet.console.views.live import rollout_or_404, shown_gate
+from fleet.console.views.live import rollout_within, shown_gate
 from ota import evidence as judging
 from ota.gates.catalogue import measure_of
 from ota.models import Evidence
@@ -21,10 +21,10 @@ MOST_PAIRS = 200
 
 
 @require_safe
-@page("rollouts:read")
+@page("rollouts:read", knows_limits=True)
 def evidence(request: HttpRequest, rollout_id: uuid.UUID, evidence_id: uuid.UUID) -> HttpResponse:
     """Rows, pairs and inputs of an evidence row, judged again while the page is made."""
-    rollout = rollout_or_404(rollout_id)
+    rollout = rollout_within(request, rollout_id)
     rows = Evidence.objects.filter(rollout=rollout).select_related("wave")
     row = rows.filter(pk=evidence_id).first()
     if row is None:

@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
-from fleet.console.access import actor, page, refused
+from fleet.console.access import actor, kept, page, refused
 from fleet.mqtt.codec.cose import signing_kid
 from ota import key_revocation, keys
 from ota.key_revocation import RevocationError
@@ -34,14 +34,15 @@ def key_list(request: HttpRequest) -> HttpResponse:
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@page("keys:admin")
+@page("keys:admin", asks_again=True)
 def revoke(request: HttpRequest, kid: str) -> HttpResponse:
     """GET: what the revocation would mean. POST: do it, then back to the keys."""
     row = SigningKey.objects.filter(pk=kid).first()
     if row is None:
         raise Http404(f"no signing key {kid}")
     back = reverse("console:keys")
-    is_post, reason = request.method == "POST", request.POST.get("reason", "")
+    is_post = request.method == "POST"
+    reason = request.POST.get("reason", "") if is_post else kept(request).get("reason", "")
     error: RevocationError | None = None
     try:
         if is_post:

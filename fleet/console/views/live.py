@@ -7,6 +7,7 @@ import json
 import uuid
 from typing import Any
 
+from django.core.exceptions import PermissionDenied
 from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -17,10 +18,10 @@ from django.views.decorators.http import require_safe
 from fleet.accounts.models import AuditEvent
 from fleet.alerts import pausing
 from fleet.console import alert_words, charts, figures
-from fleet.console.access import page, person, role
+from fleet.console.access import limit_of, page, person, role
 from fleet.console.paging import page_of
 from fleet.console.templatetags.console import by_tone, label_of, tone_of
-from ota import rollouts
+from ota import reach, rollouts
 from ota.choices import ROLLOUT_LIVE, JobState, RolloutState, WaveState
 from ota.models import Job, Rollout
 
@@ -42,8 +43,16 @@ def rollout_or_404(rollout_id: uuid.UUID) -> Rollout:
     return found
 
 
+def rollout_within(request: HttpRequest, rollout_id: uuid.UUID) -> Rollout:
+    """As `rollout_or_404`. One that reaches beyond the person's groups stands in the list, and no more."""
+    found = rollout_or_404(rollout_id)
+    if not reach.is_within(limit_of(request), found.target):
+        raise PermissionDenied("scope_missing: this rollout reaches beyond the groups you are limited to")
+    return found
+
+
 @require_safe
-@page("rollouts:read")
+@page("rollouts:read", knows_limits=True)
 def rollout_list(request: HttpRequest) -> HttpResponse:
     """Rollouts, newest first."""
     state = request.GET.get("state", "")[:24]
@@ -80,10 +89,10 @@ def _ordered(counts: dict[str, int]) -> list[tuple[str, int]]:
 
 
 @require_safe
-@page("rollouts:read")
+@page("rollouts:read", knows_limits=True)
 def rollout(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
     """The live page; without script `?refresh=10` reloads it."""
-    context = context_of(request, rollout_or_404(rollout_id))
+    context = context_of(request, rollout_within(request, rollout_id))
     wanted = request.GET.get("refresh", "")
     if wanted.isdigit() and 2 <= int(wanted) <= LONGEST_REFRESH_S and context["is_live"]:
         context["refresh_s"] = int(wanted)
@@ -91,10 +100,10 @@ def rollout(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
 
 
 @require_safe
-@page("rollouts:read")
+@page("rollouts:read", knows_limits=True)
 def fragment(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
     """What moves on the live page; 204 while nothing did. `part=controls`: the buttons, when they changed."""
-    context = context_of(request, rollout_or_404(rollout_id))
+    context = context_of(request, rollout_within(request, rollout_id))
     if request.GET.get("part") == "controls":
         return render(request, "console/rollout_controls.html", context)
     if request.GET.get("seen") == context["digest"]:
@@ -206,10 +215,10 @@ def _verbs(allowed: list[str]) -> list[dict[str, str]]:
 
 
 @require_safe
-@page("rollouts:read")
+@page("rollouts:read", knows_limits=True)
 def jobs(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
     """Devices of a rollout; GET parameters wave, state and code filter."""
-    row = rollout_or_404(rollout_id)
+    row = rollout_within(request, rollout_id)
     asked = {name: request.GET.get(name, "")[:32] for name in ("wave", "state", "code")}
     rows = Job.objects.filter(rollout=row).select_related("wave", "device")
     if asked["wave"].isdigit():

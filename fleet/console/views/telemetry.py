@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,13 +13,14 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from fleet.console import charts, query_box
-from fleet.console.access import page
+from fleet.console.access import limit_of, page
 from fleet.devices import errors as devices_errors
 from fleet.devices.query import MAX_CHARS
 from fleet.telemetry import queries
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.fields import FIELDS
 from fleet.telemetry.models import Window
+from fleet.telemetry.narrowing import narrowed
 from ota.models import MLModel
 
 # name in the URL: label, metric, kind, aggregation, unit, what it means
@@ -86,7 +88,7 @@ RANGES: dict[str, tuple[timedelta, int]] = {
 
 
 @require_safe
-@page("telemetry:read")
+@page("telemetry:read", knows_limits=True)
 def explorer(request: HttpRequest) -> HttpResponse:
     """The page; the URL holds metric, range, end, model and query, so that a link shows the same again."""
     metric = request.GET.get("metric", "")
@@ -119,12 +121,13 @@ def explorer(request: HttpRequest) -> HttpResponse:
     }
     status = 422 if is_bad_end else 200
     try:
+        asked = replace(asked, q=narrowed(q, limit_of(request)))
         context |= _answer(asked, metric)
     except QueryError as error:
         context["error"], status = error, 422
     except (devices_errors.QueryError, devices_errors.GroupError) as error:
         context["query_error"], status = query_box.explained(q, error), 422
-    if not context.get("rows"):
+    if not context.get("rows") and limit_of(request) is None:
         context["last_window"] = Window.objects.order_by("-ts").values_list("ts", flat=True).first()
     return render(request, "console/telemetry.html", context, status=status)
 

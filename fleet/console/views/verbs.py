@@ -14,19 +14,22 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods
 
 from fleet.alerts import pausing
-from fleet.console.access import actor, page, refused, role
+from fleet.console.access import actor, ask_again, kept, page, refused, role
 from fleet.console.forms import ReasonForm
-from fleet.console.views.live import BUTTONS, rollout_or_404, shown_gate
+from fleet.console.views.live import BUTTONS, rollout_within, shown_gate
 from ota import approval, rollouts
 from ota.choices import RolloutState
 from ota.errors import OtaError
 from ota.evidence import newest
 from ota.models import Operation, Rollout
+from ota.rollback import exposed_jobs
 from ota.targeting import BATCH
 from ota.transitions import IllegalTransition
 from ota.waves import current
 
 DIGESTS = ("manifest_sha256", "plan_digest", "target_digest")
+ROLLBACK_ASKS_OVER = 1_000
+"""A rollback of more devices than this asks for password or code again; pause and abort never do."""
 Act = Callable[[HttpRequest, Rollout, str], Any]
 
 
@@ -98,20 +101,22 @@ _DONE = {
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@page("rollouts:write", "rollouts:approve")
+@page("rollouts:write", "rollouts:approve", knows_limits=True, stops=("pause", "abort"))
 def confirm(request: HttpRequest, rollout_id: uuid.UUID, verb: str) -> HttpResponse:
     """GET: what the verb would do. POST: do it, then back to the live page; 409 when the state forbids it."""
     if verb not in _ACTS:
         raise Http404(f"no verb {verb}")
-    row = rollout_or_404(rollout_id)
+    row = rollout_within(request, rollout_id)
     back = reverse("console:rollout", args=[row.pk])
     allowed = rollouts.allowed(row, role(request))
     if verb not in allowed:
         return refused(request, IllegalTransition(row.state, allowed, asked=verb), back=back)
     is_against = verb == "override" or (verb == "resume" and row.state == RolloutState.HALTED)
     needs = is_against or verb == "reject"
+    if verb == "rollback" and _is_large(row) and (asked := ask_again(request)) is not None:
+        return asked
     is_post = request.method == "POST"
-    form = ReasonForm(request.POST if is_post else None, is_required=needs)
+    form = ReasonForm(request.POST if is_post else None, initial=kept(request), is_required=needs)
     if not is_post or not form.is_valid():
         return _page(request, row, verb, form, needs, status=422 if is_post else 200)
     if (moved := _moved(request, row, verb)) is not None:
@@ -140,6 +145,10 @@ def _dry_run(row: Rollout, verb: str, request: HttpRequest) -> dict[str, Any] | 
     else:
         return None
     return found if isinstance(found, dict) else None
+
+
+def _is_large(row: Rollout) -> bool:
+    return exposed_jobs(row).values("device_id").distinct().count() > ROLLBACK_ASKS_OVER
 
 
 def _moved(request: HttpRequest, row: Rollout, verb: str) -> dict[str, Any] | None:

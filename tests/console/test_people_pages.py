@@ -1,0 +1,120 @@
+"""People in the console: list, invitation, change."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+
+import pytest
+from django.core import cache as django_cache
+from django.test import Client
+from django.utils import timezone
+
+from fleet.accounts.models import Invitation, User
+from fleet.devices import groups
+from tests.console import rows
+from tests.console.conftest import show_again
+from tests.console.test_rollout_pages import AsRole
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def _clean_cache() -> None:
+    django_cache.cache.clear()
+
+
+def test_an_administrator_invites_and_the_invited_person_signs_in(as_role: AsRole) -> None:
+    client = as_role("admin")
+    assert "Nobody is invited" in client.get("/settings/users").content.decode()
+    answer = client.post("/settings/invitations", {"role": "operator", "email": "kim@example.org"})
+    assert answer.status_code == 201
+    html = unescape(answer.content.decode())
+    assert "hand the link over yourself" in html
+    link = re.search(r'data-test="link">http://[^/]+(/invitation/[\w-]+)<', html)
+    assert link is not None
+    listed = client.get("/settings/users").content.decode()
+    assert "kim@example.org" in listed
+    assert link[1] not in listed, "the link is shown once"
+    guest = Client()
+    assert "invites you as operator" in guest.get(link[1]).content.decode()
+    refused = guest.post(link[1], {"username": "kim kim", "password": "short"})
+    assert refused.status_code == 422
+    assert 'data-test="error-username"' in refused.content.decode()
+    weak = guest.post(link[1], {"username": "kim", "password": "short"})
+    assert 'data-test="error-password"' in weak.content.decode()
+    assert guest.post(link[1], {"username": "kim", "password": "a long enough phrase"}).status_code == 303
+    assert guest.get("/account").context["user"].username == "kim"
+    assert Client().get(link[1]).status_code == 404
+    assert "Nobody is invited" in client.get("/settings/users").content.decode()
+
+
+def test_an_invitation_can_be_taken_back_and_guessing_links_waits(as_role: AsRole) -> None:
+    client = as_role("admin")
+    client.post("/settings/invitations", {"role": "viewer"})
+    row = Invitation.objects.get()
+    assert client.post(f"/settings/invitations/{row.pk}/revoke")["Location"] == "/settings/users"
+    row.refresh_from_db()
+    assert row.revoked_at is not None
+    made = client.post("/settings/invitations", {"role": "viewer"}).content.decode()
+    link = re.search(r"/invitation/[\w-]+", made)
+    assert link is not None
+    for _ in range(5):
+        assert Client().get("/invitation/guess").status_code == 404
+    assert Client().get(link[0]).status_code == 404, "this address waits now"
+
+
+@pytest.mark.parametrize(
+    ("typed", "field"),
+    [({"role": "viewer", "email": "x"}, "email"), ({"role": "viewer", "groups": "q"}, "groups")],
+)
+def test_what_is_no_invitation_stays_in_the_form(as_role: AsRole, typed: dict[str, str], field: str) -> None:
+    answer = as_role("admin").post("/settings/invitations", typed)
+    assert answer.status_code == 422
+    html = answer.content.decode()
+    assert f'data-test="error-{field}"' in html
+    assert f'value="{typed[field]}"' in html
+    assert Invitation.objects.count() == 0
+
+
+def test_a_person_is_changed_and_a_second_change_of_the_same_page_is_refused(
+    as_role: AsRole, viewer: User, filled: rows.Filled
+) -> None:
+    groups.create("pilot", kind="static", actor=rows.ADMIN, now=timezone.now())
+    client = as_role("admin")
+    page = client.get("/settings/users/viewer").content.decode()
+    assert 'name="rev" value="1"' in page
+    typed = {"role": "operator", "is_active": "1", "groups": "pilot", "rev": "1"}
+    assert client.post("/settings/users/viewer", typed)["Location"] == "/settings/users"
+    viewer.refresh_from_db()
+    assert (viewer.role, viewer.group_limit, viewer.is_active) == ("operator", ["pilot"], True)
+    stale = client.post("/settings/users/viewer", {**typed, "role": "viewer"})
+    assert stale.status_code == 409
+    assert "stale" in stale.content.decode()
+    assert "They are operator now" in unescape(stale.content.decode())
+    assert client.post("/settings/users/viewer", {**typed, "rev": "2", "groups": "nope"}).status_code == 422
+    assert client.post("/settings/users/viewer", {**typed, "rev": "x"}).status_code == 409
+    assert client.post("/settings/users/viewer", {**typed, "rev": "2", "groups": "-"}).status_code == 303
+    viewer.refresh_from_db()
+    assert viewer.group_limit == []
+    own = client.post("/settings/users/admin-of-test", {**typed, "groups": ""})
+    assert own.status_code == 409
+    assert "your own account" in own.content.decode()
+    assert client.get("/settings/users/nobody").status_code == 404
+
+
+def test_nobody_else_sees_people_and_changing_asks_again(as_role: AsRole, viewer: User) -> None:
+    for role in ("viewer", "operator", "approver"):
+        client = as_role(role)
+        assert client.get("/settings/users").status_code == 403
+        assert client.post("/settings/users/viewer", {"role": "admin"}).status_code == 403
+        assert client.post("/settings/invitations", {"role": "admin"}).status_code == 403
+        assert "/settings/users" not in client.get("/account").content.decode()
+    client = as_role("admin")
+    assert "/settings/users" in client.get("/account").content.decode()
+    show_again(client, ago_s=601)
+    asked = client.post("/settings/invitations", {"role": "admin", "email": "kim@example.org"})
+    assert asked["Location"] == "/reauth?next=%2Fsettings%2Fusers"
+    client.post("/reauth", {"password": "pass-admin-of-test-word", "next": "/settings/users"})
+    assert 'value="kim@example.org"' in client.get("/settings/users").content.decode()
+    assert Invitation.objects.count() == 0
