@@ -19,15 +19,22 @@ class Scope(HttpBearer):
 
     openapi_name = "ApiToken"
 
-    def __init__(self, *scopes: str) -> None:
+    def __init__(self, *scopes: str, knows_limits: bool = False) -> None:
+        """knows_limits: the route shows and changes nothing outside the token's groups (`fleet.api.within`);
+        any other is refused to a token that has a limit.
+        """
         super().__init__()
         self.scopes = scopes
+        self.knows_limits = knows_limits
 
     def authenticate(self, request: HttpRequest, token: str) -> ApiToken:
         """The token, when it is live and has one of the scopes."""
         found = tokens.authenticate(token, now=timezone.now())
         if not tokens.effective_scopes(found) & set(self.scopes):
             raise missing(*self.scopes)
+        if not self.knows_limits and tokens.effective_limit(found) is not None:
+            detail = "this token is limited to groups of devices, and this is not about devices of groups"
+            raise ApiProblem("scope_missing", detail, scope=self.scopes[0])
         return found
 
 

@@ -12,6 +12,7 @@ from django.http.multipartparser import MultiPartParserError
 from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
+from fleet.accounts.errors import AccountError
 from fleet.accounts.tokens import TokenError
 from fleet.alerts.errors import AlertError
 from fleet.api.render import stamp
@@ -195,7 +196,7 @@ def install(api: NinjaAPI) -> None:
             request, status_of(error.code), error.code, error.text, _about_field(error), **_more(error)
         )
 
-    for kind in (OtaError, TokenError, AlertError, DeviceError, TelemetryError, SealError):
+    for kind in (OtaError, AccountError, TokenError, AlertError, DeviceError, TelemetryError, SealError):
         api.add_exception_handler(kind, coded)
 
     @api.exception_handler(ValidationError)

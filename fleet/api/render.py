@@ -202,6 +202,7 @@ def token_json(row: ApiToken) -> dict[str, Any]:
         "name": row.name,
         "owner": row.owner.username,
         "scopes": row.scopes,
+        "groups": row.group_limit,
         "created_at": stamp(row.created_at),
         "expires_at": stamp(row.expires_at),
         "last_used_at": stamp(row.last_used_at),

@@ -109,6 +109,12 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "GET /tokens": ("users:admin",),
     "POST /tokens": ("users:admin",),
     "DELETE /tokens/{public_id}": ("users:admin",),
+    "GET /users": ("users:admin",),
+    "POST /users": ("users:admin",),
+    "GET /users/{name}": ("users:admin",),
+    "PATCH /users/{name}": ("users:admin",),
+    "GET /invitations": ("users:admin",),
+    "DELETE /invitations/{invitation_id}": ("users:admin",),
     "GET /audit": ("audit:read",),
     "GET /signing-keys": ("keys:admin",),
     "POST /signing-keys/{kid}/revoke": ("keys:admin",),
@@ -117,7 +123,16 @@ SCOPES: dict[str, tuple[str, ...]] = {
 """Operation -> scopes of which one lets a caller in; () needs no token."""
 
 
-IDS = ("rollout_id", "evidence_id", "operation_id", "alert_id", "silence_id", "webhook_id", "delivery_id")
+IDS = (
+    "rollout_id",
+    "evidence_id",
+    "operation_id",
+    "alert_id",
+    "silence_id",
+    "webhook_id",
+    "delivery_id",
+    "invitation_id",
+)
 
 
 def operations() -> list[str]:

@@ -21,6 +21,7 @@ from tests.api.conftest import Caller
 pytestmark = pytest.mark.django_db
 ROOT = Path(__file__).resolve().parents[2]
 RAISED_FOR_REST = (
+    "AccountError",
     "ApiProblem",
     "DeliveryError",
     "DeviceError",

@@ -25,6 +25,7 @@ from fleet.api.routes import (
     previews,
     rollouts,
     telemetry,
+    users,
     waves,
     webhooks,
 )
@@ -82,4 +83,5 @@ api.add_router("", alerts.router)
 api.add_router("", webhooks.router)
 api.add_router("", emails.router)
 api.add_router("", accounts.router)
+api.add_router("", users.router)
 api.add_router("", keys.router)

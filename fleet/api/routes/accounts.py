@@ -8,23 +8,25 @@ from django.utils import timezone
 from ninja import Router, Status
 from pydantic import Field
 
-from fleet.accounts import tokens
+from fleet.accounts import people, tokens
 from fleet.accounts.models import ApiToken, AuditEvent
 from fleet.accounts.scopes import ALL_SCOPES
 from fleet.api.auth import Scope, actor, require
 from fleet.api.paging import page
 from fleet.api.render import audit_json, token_json
 from fleet.api.routes.devices import Strict
+from fleet.devices import limits
 
 router = Router(tags=["accounts"])
 
 
 class TokenBody(Strict):
-    """A new token of the caller's own account."""
+    """A new token of the caller's own account. groups: the device groups it is limited to; null: all."""
 
     name: str = Field(min_length=1, max_length=64)
     scopes: list[str] = Field(min_length=1, max_length=32)
     days: int = Field(90, ge=1, le=366)
+    groups: list[str] | None = Field(None, max_length=people.MAX_GROUPS)
 
 
 @router.get("/tokens", auth=Scope("users:admin"), response=dict[str, Any])
@@ -40,6 +42,7 @@ def issue_token(request: HttpRequest, body: TokenBody) -> Any:
     for scope in body.scopes:
         if scope in ALL_SCOPES:
             require(request, scope)
+    limits.check(body.groups or [])
     made, text = tokens.issue(
         request.auth.owner,  # type: ignore[attr-defined]
         body.name,
@@ -47,6 +50,7 @@ def issue_token(request: HttpRequest, body: TokenBody) -> Any:
         actor=actor(request),
         now=timezone.now(),
         ttl=timedelta(days=body.days),
+        group_limit=body.groups,
     )
     return Status(201, {**token_json(made), "token": text})
 

@@ -9,6 +9,7 @@ from ninja import Router, Schema, Status
 from ninja.params.functions import Query
 from pydantic import ConfigDict, Field
 
+from fleet.api import within
 from fleet.api.asked import Asked
 from fleet.api.auth import Scope, actor
 from fleet.api.errors import ApiProblem
@@ -87,7 +88,7 @@ def enrol(request: HttpRequest, body: EnrolBody) -> Any:
     return Status(201, enrolment.enrol(asked, anchor=keys.root_anchor(), now=timezone.now()))
 
 
-@router.get("/devices", auth=Scope("devices:read"), response=dict[str, Any])
+@router.get("/devices", auth=Scope("devices:read", knows_limits=True), response=dict[str, Any])
 def list_devices(
     request: HttpRequest,
     limit: int = 50,
@@ -103,11 +104,12 @@ def list_devices(
     id; quarantined: only those that are, or are not. Everything given must hold; with q retired devices are
     left out.
     """
-    rows = Device.objects.prefetch_related("slots")
+    rows = Device.objects.filter(within.devices(request)).prefetch_related("slots")
     filters = {"q": q, "search": search, "class": device_class, "presence": presence}
     filters["quarantined"] = "" if quarantined is None else str(quarantined)
     if q.strip():
-        rows = selection.selected(q, now=timezone.now()).prefetch_related("slots")
+        rows = selection.selected(q, now=timezone.now())
+        rows = rows.filter(within.devices(request)).prefetch_related("slots")
     if search:
         rows = rows.filter(id__contains=search)
     if device_class:
@@ -130,41 +132,48 @@ def list_devices(
     return answer
 
 
-@router.get("/devices/{device_id}", auth=Scope("devices:read"), response=dict[str, Any])
+@router.get("/devices/{device_id}", auth=Scope("devices:read", knows_limits=True), response=dict[str, Any])
 def get_device(request: HttpRequest, device_id: str, response: HttpResponse) -> Any:
     """One device. Its ETag changes when its tags or attributes do."""
-    row = _device(device_id)
+    row = _device(request, device_id)
     tag(response, labels.revision(row))
     return device_json(row, inventory.names(list(row.slots.all())))
 
 
-@router.patch("/devices/{device_id}", auth=Scope("devices:write"), response=dict[str, Any])
+@router.patch("/devices/{device_id}", auth=Scope("devices:write", knows_limits=True), response=dict[str, Any])
 def label_device(request: HttpRequest, device_id: str, body: LabelBody, response: HttpResponse) -> Any:
     """Set a device's tags, or some of its attributes. Needs If-Match."""
-    row = _device(device_id)
+    row = _device(request, device_id)
     must_match(request, labels.revision(row))
     labels.label(row, tags=body.tags, attributes=body.attributes, actor=actor(request), now=timezone.now())
     tag(response, labels.revision(row))
     return device_json(row, inventory.names(list(row.slots.all())))
 
 
-@router.post("/devices/{device_id}/quarantine", auth=Scope("devices:write"), response=dict[str, Any])
+@router.post(
+    "/devices/{device_id}/quarantine", auth=Scope("devices:write", knows_limits=True), response=dict[str, Any]
+)
 def quarantine_device(request: HttpRequest, device_id: str, body: QuarantineBody) -> Any:
     """Leave a device out of every rollout until it is released; it keeps running what it runs."""
     return _changed(request, device_id, "quarantine", body)
 
 
-@router.post("/devices/{device_id}/release", auth=Scope("devices:write"), response=dict[str, Any])
+@router.post(
+    "/devices/{device_id}/release", auth=Scope("devices:write", knows_limits=True), response=dict[str, Any]
+)
 def release_device(request: HttpRequest, device_id: str, body: QuarantineBody) -> Any:
     """Let a device out of quarantine. `retry-failed` takes it into a rollout under way."""
     return _changed(request, device_id, "release", body)
 
 
-@router.post("/devices/{device_id}/retire", auth=Scope("devices:admin"), response=dict[str, Any])
+@router.post(
+    "/devices/{device_id}/retire", auth=Scope("devices:admin", knows_limits=True), response=dict[str, Any]
+)
 def retire_device(request: HttpRequest, device_id: str, body: RetireBody) -> Any:
     """Take a device out of service for good: its keys and its access to the broker go, its offers end, its
     history stays. 503 `unavailable`: it is retired, ask again so that its access ends.
     """
+    within.require_device(request, device_id)
     row = retirement.retire(device_id, reason=body.reason, actor=actor(request), now=timezone.now())
     return device_json(row, inventory.names(list(row.slots.all())))
 
@@ -178,10 +187,12 @@ def import_devices(request: HttpRequest, dry_run: bool = False) -> Any:
     return labels.import_labels(found, actor=actor(request), now=timezone.now(), dry_run=dry_run)
 
 
-@router.get("/devices/{device_id}/events", auth=Scope("devices:read"), response=dict[str, Any])
+@router.get(
+    "/devices/{device_id}/events", auth=Scope("devices:read", knows_limits=True), response=dict[str, Any]
+)
 def device_events(request: HttpRequest, device_id: str, limit: int = 50, cursor: str = "") -> Any:
     """What the device said and did, newest first."""
-    row = _device(device_id)
+    row = _device(request, device_id)
     return page(
         DeviceEvent.objects.filter(device=row),
         key="id",
@@ -200,27 +211,33 @@ class WindowsQuery(Asked):
     end: Moment = Field(alias="to")
 
 
-@router.get("/devices/{device_id}/telemetry", auth=Scope("telemetry:read"), response=dict[str, Any])
+@router.get(
+    "/devices/{device_id}/telemetry", auth=Scope("telemetry:read", knows_limits=True), response=dict[str, Any]
+)
 def device_telemetry(request: HttpRequest, device_id: str, asked: QueryString[WindowsQuery]) -> Any:
     """Telemetry windows of one device, oldest first; the newest 2,000, else `is_cut`."""
-    _device(device_id)
+    _device(request, device_id)
     return queries.device_answer(device_id, asked.start, asked.end, now=timezone.now())
 
 
-@router.get("/devices/{device_id}/telemetry/last", auth=Scope("telemetry:read"), response=dict[str, Any])
+@router.get(
+    "/devices/{device_id}/telemetry/last",
+    auth=Scope("telemetry:read", knows_limits=True),
+    response=dict[str, Any],
+)
 def device_last(request: HttpRequest, device_id: str) -> Any:
     """The newest telemetry window of one device."""
-    _device(device_id)
+    _device(request, device_id)
     return queries.last_answer(device_id, now=timezone.now())
 
 
-@router.post("/devices:config", auth=Scope("devices:write"), response=dict[str, Any])
+@router.post("/devices:config", auth=Scope("devices:write", knows_limits=True), response=dict[str, Any])
 def set_config(request: HttpRequest, body: ConfigBody) -> Any:
     """Change signed configuration of some or all devices; the signed documents follow at once."""
     values = {CONFIG_KEYS[name]: value for name, value in body.config.dict(exclude_unset=True).items()}
     if not values:
         raise ApiProblem("validation", "config names no value to change")
-    rows = Device.objects.filter(retired_at=None)
+    rows = Device.objects.filter(within.devices(request), retired_at=None)
     if body.devices is not None:
         rows = rows.filter(id__in=body.devices)
         found = set(rows.values_list("id", flat=True))
@@ -237,7 +254,7 @@ def set_config(request: HttpRequest, body: ConfigBody) -> Any:
     return {"devices": len(ids)}
 
 
-@router.get("/device-classes", auth=Scope("devices:read"), response=dict[str, Any])
+@router.get("/device-classes", auth=Scope("devices:read", knows_limits=True), response=dict[str, Any])
 def list_classes(request: HttpRequest, limit: int = 50, cursor: str = "") -> Any:
     """Device classes."""
     return page(
@@ -250,7 +267,7 @@ def list_classes(request: HttpRequest, limit: int = 50, cursor: str = "") -> Any
     )
 
 
-@router.get("/device-classes/{name}", auth=Scope("devices:read"), response=dict[str, Any])
+@router.get("/device-classes/{name}", auth=Scope("devices:read", knows_limits=True), response=dict[str, Any])
 def get_class(request: HttpRequest, name: str) -> Any:
     """One device class."""
     found = DeviceClass.objects.filter(name=name).first()
@@ -260,13 +277,14 @@ def get_class(request: HttpRequest, name: str) -> Any:
 
 
 def _changed(request: HttpRequest, device_id: str, verb: str, body: QuarantineBody) -> dict[str, Any]:
-    row = _device(device_id)
+    row = _device(request, device_id)
     quarantine.change(row, verb, reason=body.reason, actor=actor(request), now=timezone.now())
     return device_json(row, inventory.names(list(row.slots.all())))
 
 
-def _device(device_id: str) -> Device:
-    found = Device.objects.prefetch_related("slots").filter(id=device_id).first()
+def _device(request: HttpRequest, device_id: str) -> Device:
+    rows = Device.objects.filter(within.devices(request), id=device_id)
+    found = rows.prefetch_related("slots").first()
     if found is None:
         raise Http404(f"no device {device_id}")
     return found

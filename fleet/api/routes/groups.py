@@ -7,6 +7,7 @@ from django.utils import timezone
 from ninja import Router, Status
 from pydantic import Field, ValidationError
 
+from fleet.api import within
 from fleet.api.auth import Scope, actor
 from fleet.api.errors import ApiProblem
 from fleet.api.paging import page
@@ -54,10 +55,12 @@ class PreviewBody(Strict):
     q: str
 
 
-@router.get("/groups", auth=Scope("devices:read"), response=dict[str, Any])
+@router.get("/groups", auth=Scope("devices:read", knows_limits=True), response=dict[str, Any])
 def list_groups(request: HttpRequest, limit: int = 50, cursor: str = "", kind: str = "") -> Any:
     """Groups by name."""
     rows = DeviceGroup.objects.filter(kind=kind) if kind else DeviceGroup.objects.all()
+    if (own := within.limit_of(request)) is not None:
+        rows = rows.filter(name__in=own)
     filters = {"kind": kind}
     return page(rows, key="name", limit=limit, cursor=cursor, filters=filters, render=group_json)
 
@@ -74,10 +77,10 @@ def preview_group(request: HttpRequest, body: PreviewBody) -> Any:
     return groups.preview(body.q, now=timezone.now())
 
 
-@router.get("/groups/{name}", auth=Scope("devices:read"), response=dict[str, Any])
+@router.get("/groups/{name}", auth=Scope("devices:read", knows_limits=True), response=dict[str, Any])
 def get_group(request: HttpRequest, name: str, response: HttpResponse) -> Any:
     """One group, and what is in it now."""
-    row = _group(name)
+    row = _group(request, name)
     tag(response, row.rev)
     return {**group_json(row), **groups.summary(groups.members(row, now=timezone.now()))}
 
@@ -85,7 +88,7 @@ def get_group(request: HttpRequest, name: str, response: HttpResponse) -> Any:
 @router.patch("/groups/{name}", auth=Scope("devices:write"), response=dict[str, Any])
 def change_group(request: HttpRequest, name: str, body: GroupPatch, response: HttpResponse) -> Any:
     """Change a description, or the query of a dynamic group. Needs If-Match."""
-    row = _group(name)
+    row = _group(request, name)
     must_match(request, row.rev)
     given = body.dict(exclude_unset=True)
     groups.change(row, **given, actor=actor(request), now=timezone.now())
@@ -96,19 +99,19 @@ def change_group(request: HttpRequest, name: str, body: GroupPatch, response: Ht
 @router.delete("/groups/{name}", auth=Scope("devices:write"), response={204: None})
 def delete_group(request: HttpRequest, name: str) -> Any:
     """Remove a group. Its devices stay, and so do rollouts that have started. Needs If-Match."""
-    row = _group(name)
+    row = _group(request, name)
     must_match(request, row.rev)
     groups.delete(row, actor=actor(request), now=timezone.now())
     return Status(204, None)
 
 
-@router.get("/groups/{name}/members", auth=Scope("devices:read"), response=dict[str, Any])
+@router.get("/groups/{name}/members", auth=Scope("devices:read", knows_limits=True), response=dict[str, Any])
 def list_members(
     request: HttpRequest, name: str, limit: int = 50, cursor: str = "", total: bool = False
 ) -> Any:
     """Devices that are in the group now, by id."""
     return page(
-        groups.members(_group(name), now=timezone.now()),
+        groups.members(_group(request, name), now=timezone.now()),
         key="id",
         limit=limit,
         cursor=cursor,
@@ -129,7 +132,7 @@ def set_members(request: HttpRequest, name: str, response: HttpResponse) -> Any:
 
     Body: JSON `{"devices": [id, ...]}`, text/csv or application/x-ndjson with one device a line.
     """
-    row = _group(name)
+    row = _group(request, name)
     must_match(request, row.rev)
     ids, lines = _ids(request)
     answer = groups.set_members(row, ids, lines=lines, actor=actor(request), now=timezone.now())
@@ -150,8 +153,9 @@ def _ids(request: HttpRequest) -> tuple[list[str], dict[str, int]]:
     return [record.device_id for record in found], {record.device_id: record.line for record in found}
 
 
-def _group(name: str) -> DeviceGroup:
+def _group(request: HttpRequest, name: str) -> DeviceGroup:
     found = DeviceGroup.objects.filter(pk=name).first()
-    if found is None:
+    own = within.limit_of(request)
+    if found is None or (own is not None and name not in own):
         raise Http404(f"no group {name}")
     return found

@@ -60,7 +60,7 @@ class ReasonBody(Strict):
     reason: str = Field(min_length=3, max_length=500)
 
 
-@router.get("", auth=Scope("models:read"), response=dict[str, Any])
+@router.get("", auth=Scope("models:read", knows_limits=True), response=dict[str, Any])
 def list_models(request: HttpRequest, limit: int = 50, cursor: str = "") -> Any:
     """Model lines."""
     return page(MLModel.objects.all(), key="name", limit=limit, cursor=cursor, filters={}, render=model_json)
@@ -73,13 +73,13 @@ def create_model(request: HttpRequest, body: ModelBody) -> Any:
     return Status(201, model_json(made))
 
 
-@router.get("/{model}", auth=Scope("models:read"), response=dict[str, Any])
+@router.get("/{model}", auth=Scope("models:read", knows_limits=True), response=dict[str, Any])
 def get_model(request: HttpRequest, model: str) -> Any:
     """One model line."""
     return model_json(_model(model))
 
 
-@router.get("/{model}/versions", auth=Scope("models:read"), response=dict[str, Any])
+@router.get("/{model}/versions", auth=Scope("models:read", knows_limits=True), response=dict[str, Any])
 def list_versions(request: HttpRequest, model: str, limit: int = 50, cursor: str = "") -> Any:
     """Versions of a model, newest first."""
     rows = ModelVersion.objects.filter(model=_model(model)).select_related("artifact", "parent")
@@ -125,7 +125,9 @@ def upload_version(
     return Status(202, version_json(made))
 
 
-@router.get("/{model}/versions/{version}", auth=Scope("models:read"), response=dict[str, Any])
+@router.get(
+    "/{model}/versions/{version}", auth=Scope("models:read", knows_limits=True), response=dict[str, Any]
+)
 def get_version(request: HttpRequest, model: str, version: str) -> Any:
     """One version with everything known about it."""
     return version_json(_version(model, version))

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from fleet.accounts.models import AuditEvent
 from fleet.alerts import pausing
+from fleet.api import within
 from fleet.api.auth import Scope, actor, person, require, role
 from fleet.api.errors import ApiProblem
 from fleet.api.idempotency import idempotent
@@ -19,7 +20,8 @@ from fleet.api.paging import page
 from fleet.api.render import audit_json, stamp
 from fleet.api.revisions import may_match, must_match, tag
 from fleet.api.routes.devices import Strict
-from ota import rollouts
+from fleet.devices.models import Device
+from ota import reach, rollouts
 from ota.choices import RolloutState
 from ota.evidence import CODE_VERSION, recheck
 from ota.models import Evidence, Job, Manifest, ModelVersion, Rollout
@@ -89,7 +91,7 @@ def manifest_of(model: str, version: str, slot: int) -> Manifest:
     return found
 
 
-@router.get("", auth=Scope("rollouts:read"), response=dict[str, Any])
+@router.get("", auth=Scope("rollouts:read", knows_limits=True), response=dict[str, Any])
 def list_rollouts(request: HttpRequest, limit: int = 50, cursor: str = "", state: str = "") -> Any:
     """Rollouts, newest first."""
     rows = Rollout.objects.select_related("manifest__version")
@@ -117,10 +119,11 @@ def list_rollouts(request: HttpRequest, limit: int = 50, cursor: str = "", state
     )
 
 
-@router.post("", auth=Scope("rollouts:write"), response={201: dict[str, Any]})
+@router.post("", auth=Scope("rollouts:write", knows_limits=True), response={201: dict[str, Any]})
 @idempotent(is_required=False)
 def create(request: HttpRequest, body: RolloutBody) -> Any:
-    """Make a draft."""
+    """Make a draft. A token that is limited to groups names some of these in target.groups."""
+    within.require_target(request, body.target.dict(), body.plan)
     made = rollouts.create(
         body.name,
         manifest_of(body.model, body.version, body.slot),
@@ -133,29 +136,32 @@ def create(request: HttpRequest, body: RolloutBody) -> Any:
     return 201, _state(request, made)
 
 
-@router.get("/{rollout_id}", auth=Scope("rollouts:read"), response=dict[str, Any])
+@router.get("/{rollout_id}", auth=Scope("rollouts:read", knows_limits=True), response=dict[str, Any])
 def get_rollout(request: HttpRequest, rollout_id: uuid.UUID, response: HttpResponse) -> Any:
     """Live state: sentence, waves, gates, failures, allowed verbs. Its ETag is the revision `rev`."""
     return _tagged(request, rollout_of(rollout_id), response)
 
 
-@router.patch("/{rollout_id}", auth=Scope("rollouts:write"), response=dict[str, Any])
+@router.patch("/{rollout_id}", auth=Scope("rollouts:write", knows_limits=True), response=dict[str, Any])
 def change(request: HttpRequest, rollout_id: uuid.UUID, body: RolloutPatch, response: HttpResponse) -> Any:
     """Change a rollout that has not started; it is a draft again then. Needs If-Match."""
     given = {name: value for name, value in body.dict(exclude_unset=True).items() if value is not None}
     if not given:
         raise ApiProblem("validation", "name what is to change: name, target or plan")
     row = rollout_of(rollout_id)
+    within.require_rollout(request, row)
+    within.require_target(request, given.get("target", row.target), given.get("plan"))
     must_match(request, row.rev)
     row.expected_rev = row.rev
     rollouts.edit(row, actor=actor(request), now=timezone.now(), **given)
     return _tagged(request, row, response)
 
 
-@router.delete("/{rollout_id}", auth=Scope("rollouts:write"), response={204: None})
+@router.delete("/{rollout_id}", auth=Scope("rollouts:write", knows_limits=True), response={204: None})
 def delete(request: HttpRequest, rollout_id: uuid.UUID) -> Any:
     """Remove a draft. Needs If-Match."""
     row = rollout_of(rollout_id)
+    within.require_rollout(request, row)
     must_match(request, row.rev)
     row.expected_rev = row.rev
     rollouts.delete(row, actor=actor(request), now=timezone.now())
@@ -172,7 +178,7 @@ def _verb(
 ) -> None:
     @router.post(
         f"/{{rollout_id}}/{name}",
-        auth=Scope(*scopes),
+        auth=Scope(*scopes, knows_limits=True),
         response=dict[str, Any],
         operation_id=f"rollout_{name.replace('-', '_')}",
         summary=_SUMMARIES.get(name, f"{name.capitalize()} a rollout"),
@@ -212,7 +218,11 @@ _verb(
 )
 
 
-@router.post("/{rollout_id}/create-revert", auth=Scope("rollouts:write"), response={201: dict[str, Any]})
+@router.post(
+    "/{rollout_id}/create-revert",
+    auth=Scope("rollouts:write", knows_limits=True),
+    response={201: dict[str, Any]},
+)
 @idempotent(is_required=True)
 def create_revert(request: HttpRequest, rollout_id: uuid.UUID, body: VerbBody) -> Any:
     """Draft a rollout that takes a completed one back; the completed one is never reopened."""
@@ -225,7 +235,9 @@ def create_revert(request: HttpRequest, rollout_id: uuid.UUID, body: VerbBody) -
 _verb("cancel", lambda r, x, b: rollouts.cancel(x, reason=b.reason, actor=actor(r), now=timezone.now()))
 
 
-@router.post("/{rollout_id}/approve", auth=Scope("rollouts:approve"), response=dict[str, Any])
+@router.post(
+    "/{rollout_id}/approve", auth=Scope("rollouts:approve", knows_limits=True), response=dict[str, Any]
+)
 @idempotent(is_required=False)
 def approve(request: HttpRequest, rollout_id: uuid.UUID, body: ApproveBody) -> Any:
     """Let what was submitted run. The digests are those of `approval.submission`, as they were read."""
@@ -235,7 +247,7 @@ def approve(request: HttpRequest, rollout_id: uuid.UUID, body: ApproveBody) -> A
     return _state(request, rollout_of(rollout_id))
 
 
-@router.get("/{rollout_id}/jobs", auth=Scope("rollouts:read"), response=dict[str, Any])
+@router.get("/{rollout_id}/jobs", auth=Scope("rollouts:read", knows_limits=True), response=dict[str, Any])
 def list_jobs(
     request: HttpRequest,
     rollout_id: uuid.UUID,
@@ -246,6 +258,8 @@ def list_jobs(
 ) -> Any:
     """Device jobs of a rollout."""
     rows = Job.objects.filter(rollout=rollout_of(rollout_id)).select_related("wave")
+    if within.limit_of(request) is not None:
+        rows = rows.filter(device__in=Device.objects.filter(within.devices(request)))
     if state:
         rows = rows.filter(state=state)
     if code:
@@ -275,10 +289,11 @@ def list_jobs(
     )
 
 
-@router.get("/{rollout_id}/events", auth=Scope("rollouts:read"), response=dict[str, Any])
+@router.get("/{rollout_id}/events", auth=Scope("rollouts:read", knows_limits=True), response=dict[str, Any])
 def list_events(request: HttpRequest, rollout_id: uuid.UUID, limit: int = 50, cursor: str = "") -> Any:
     """The audit trail of the rollout and its waves, newest first."""
     row = rollout_of(rollout_id)
+    within.require_rollout(request, row)
     own = Q(subject_kind="rollout", subject_id=str(row.id))
     return page(
         AuditEvent.objects.filter(own | Q(subject_kind="wave", subject_id__startswith=f"{row.id}/")),
@@ -291,11 +306,13 @@ def list_events(request: HttpRequest, rollout_id: uuid.UUID, limit: int = 50, cu
     )
 
 
-@router.get("/{rollout_id}/gate", auth=Scope("rollouts:read"), response=dict[str, Any])
+@router.get("/{rollout_id}/gate", auth=Scope("rollouts:read", knows_limits=True), response=dict[str, Any])
 def list_evidence(request: HttpRequest, rollout_id: uuid.UUID, limit: int = 50, cursor: str = "") -> Any:
     """Verdicts so far, newest first."""
+    rollout = rollout_of(rollout_id)
+    within.require_rollout(request, rollout)
     return page(
-        Evidence.objects.filter(rollout=rollout_of(rollout_id)).select_related("wave"),
+        Evidence.objects.filter(rollout=rollout).select_related("wave"),
         key="id",
         limit=limit,
         cursor=cursor,
@@ -305,20 +322,34 @@ def list_evidence(request: HttpRequest, rollout_id: uuid.UUID, limit: int = 50, 
     )
 
 
-@router.get("/{rollout_id}/gate/{evidence_id}", auth=Scope("rollouts:read"), response=dict[str, Any])
+@router.get(
+    "/{rollout_id}/gate/{evidence_id}",
+    auth=Scope("rollouts:read", knows_limits=True),
+    response=dict[str, Any],
+)
 def get_evidence(request: HttpRequest, rollout_id: uuid.UUID, evidence_id: uuid.UUID) -> Any:
     """One verdict with everything it rested on, judged again: `recheck` says whether it is still the same."""
-    row = Evidence.objects.select_related("wave").filter(rollout_id=rollout_id, id=evidence_id).first()
+    row = (
+        Evidence.objects.select_related("wave", "rollout")
+        .filter(rollout_id=rollout_id, id=evidence_id)
+        .first()
+    )
     if row is None:
         raise Http404(f"no evidence {evidence_id} of this rollout")
+    within.require_rollout(request, row.rollout)
     again = recheck(row)
     found = {"is_same": again.is_same, "verdict": again.verdict, "problem": again.problem}
     return {**_evidence(row), "inputs": row.inputs, "recheck": {**found, "code_version": CODE_VERSION}}
 
 
-@router.get("/{rollout_id}/explain/{device_id}", auth=Scope("rollouts:read"), response=dict[str, Any])
+@router.get(
+    "/{rollout_id}/explain/{device_id}",
+    auth=Scope("rollouts:read", knows_limits=True),
+    response=dict[str, Any],
+)
 def explain(request: HttpRequest, rollout_id: uuid.UUID, device_id: str) -> Any:
     """Why this device is where it is in this rollout, and what happens next."""
+    within.require_device(request, device_id)
     found = rollouts.explain(rollout_of(rollout_id), device_id, now=timezone.now())
     if found is None:
         raise Http404(f"no device {device_id}")
@@ -353,7 +384,11 @@ def rollout_of(rollout_id: uuid.UUID) -> Rollout:
 
 
 def expect(request: HttpRequest, rollout: Rollout) -> None:
-    """Hold a verb to the revision that If-Match names, when there is one. Raises ApiProblem `stale`."""
+    """Hold a verb to the revision that If-Match names, when there is one, and to the token's limit.
+
+    Raises ApiProblem `stale`, `scope_missing`.
+    """
+    within.require_rollout(request, rollout)
     if may_match(request, rollout.rev):
         rollout.expected_rev = rollout.rev
 
@@ -365,4 +400,5 @@ def _tagged(request: HttpRequest, rollout: Rollout, response: HttpResponse) -> d
 
 
 def _state(request: HttpRequest, rollout: Rollout) -> dict[str, Any]:
-    return rollouts.state(rollout, role=role(request), person=person(request), now=timezone.now())
+    state = rollouts.state(rollout, role=role(request), person=person(request), now=timezone.now())
+    return reach.told(state, rollout, within.limit_of(request))

@@ -8,6 +8,7 @@ from django.utils import timezone
 from ninja import Query, Router
 from pydantic import Field
 
+from fleet.api import within
 from fleet.api.asked import Asked
 from fleet.api.auth import Scope
 from fleet.api.moments import Moment
@@ -48,7 +49,7 @@ class QueryBody(Strict):
     limit: int | None = Field(None, ge=1, le=50)
 
 
-@router.post("/telemetry:query", auth=Scope("telemetry:read"), response=dict[str, Any])
+@router.post("/telemetry:query", auth=Scope("telemetry:read", knows_limits=True), response=dict[str, Any])
 def query(request: HttpRequest, body: QueryBody) -> Any:
     """Answer a telemetry question: series of [time, value, lower, upper, n_devices, n]."""
     asked = queries.TelemetryQuery(
@@ -59,7 +60,7 @@ def query(request: HttpRequest, body: QueryBody) -> Any:
         kind=body.kind,
         agg=body.agg,
         group_by=tuple(body.group_by),
-        q=body.q.strip(),
+        q=within.narrowed(request, body.q.strip()),
         limit=body.limit,
         models=tuple(body.filters.models),
         versions=tuple(body.filters.versions),
@@ -72,7 +73,7 @@ def query(request: HttpRequest, body: QueryBody) -> Any:
     return result_json(queries.query(asked, now=timezone.now()))
 
 
-@router.get("/telemetry/metrics", auth=Scope("telemetry:read"), response=dict[str, Any])
+@router.get("/telemetry/metrics", auth=Scope("telemetry:read", knows_limits=True), response=dict[str, Any])
 def metrics(request: HttpRequest) -> Any:
     """The catalogue: metric, unit, kinds, aggregations (the default first)."""
     return {"items": [dataclasses.asdict(metric) for metric in queries.METRICS.values()]}
@@ -162,20 +163,21 @@ class CoverageQuery(Asked):
     limit: int = 50
 
 
-@router.get("/telemetry/accuracy", auth=Scope("telemetry:read"), response=dict[str, Any])
+@router.get("/telemetry/accuracy", auth=Scope("telemetry:read", knows_limits=True), response=dict[str, Any])
 def accuracy(request: HttpRequest, asked: Query[AccuracyQuery]) -> Any:
     """Accuracy of one kind by model run over time."""
+    asked.where = within.narrowed(request, asked.where.strip())
     question = asked.question("accuracy", kind=asked.kind, agg=asked.agg)
     return result_json(queries.query(question, now=timezone.now()))
 
 
-@router.get("/telemetry/latency", auth=Scope("telemetry:read"), response=dict[str, Any])
+@router.get("/telemetry/latency", auth=Scope("telemetry:read", knows_limits=True), response=dict[str, Any])
 def latency(request: HttpRequest, asked: Query[LatencyQuery]) -> Any:
     """Percentiles of the time of one inference; every series has the label `percentile`."""
     names = list(dict.fromkeys(f"p{part.strip()}" for part in asked.q.split(",")))
     if len(names) > MAX_PERCENTILES:
         raise queries.QueryError("quantile_range", f"at most {MAX_PERCENTILES} percentiles")
-    now = timezone.now()
+    now, asked.where = timezone.now(), within.narrowed(request, asked.where.strip())
     found = [result_json(queries.query(asked.question("latency_us", agg=name), now=now)) for name in names]
     for name, one in zip(names, found, strict=True):
         for series in one["series"]:
@@ -183,14 +185,16 @@ def latency(request: HttpRequest, asked: Query[LatencyQuery]) -> Any:
     return found[0] | {"agg": ",".join(names), "series": [each for one in found for each in one["series"]]}
 
 
-@router.get("/telemetry/anomalies/top", auth=Scope("telemetry:read"), response=dict[str, Any])
+@router.get(
+    "/telemetry/anomalies/top", auth=Scope("telemetry:read", knows_limits=True), response=dict[str, Any]
+)
 def anomalies_top(request: HttpRequest, asked: Query[TopQuery]) -> Any:
     """Devices by share of anomalous inferences: whole UTC days, or any range with `exact`."""
     found = queries.top_anomalous(
         now=timezone.now(),
         start=asked.start,
         end=asked.end,
-        q=asked.where.strip(),
+        q=within.narrowed(request, asked.where.strip()),
         limit=asked.limit,
         exact=asked.exact,
     )
@@ -205,7 +209,7 @@ def anomalies_top(request: HttpRequest, asked: Query[TopQuery]) -> Any:
     }
 
 
-@router.get("/telemetry/coverage", auth=Scope("telemetry:read"), response=dict[str, Any])
+@router.get("/telemetry/coverage", auth=Scope("telemetry:read", knows_limits=True), response=dict[str, Any])
 def coverage(request: HttpRequest, asked: Query[CoverageQuery]) -> Any:
     """Records expected, received, open and lost of boots that were heard in the range, worst first."""
     found = queries.coverage(
@@ -213,7 +217,7 @@ def coverage(request: HttpRequest, asked: Query[CoverageQuery]) -> Any:
         start=asked.start,
         end=asked.end,
         by=asked.by,
-        q=asked.where.strip(),
+        q=within.narrowed(request, asked.where.strip()),
         limit=asked.limit,
     )
     return {

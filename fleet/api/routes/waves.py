@@ -27,7 +27,7 @@ class OverrideBody(Strict):
     dry_run: bool = False
 
 
-@router.get("/{rollout_id}/waves", auth=Scope("rollouts:read"), response=dict[str, Any])
+@router.get("/{rollout_id}/waves", auth=Scope("rollouts:read", knows_limits=True), response=dict[str, Any])
 def list_waves(request: HttpRequest, rollout_id: uuid.UUID) -> Any:
     """Every wave with its devices by state, its verdict and the evidence behind it; none before the start."""
     state = rollouts.state(rollout_of(rollout_id), role=role(request), now=timezone.now())
@@ -36,7 +36,11 @@ def list_waves(request: HttpRequest, rollout_id: uuid.UUID) -> Any:
     return {"items": items, "rev": state["rev"]}
 
 
-@router.post("/{rollout_id}/waves/{n}/override", auth=Scope("rollouts:approve"), response=dict[str, Any])
+@router.post(
+    "/{rollout_id}/waves/{n}/override",
+    auth=Scope("rollouts:approve", knows_limits=True),
+    response=dict[str, Any],
+)
 @idempotent(is_required=False)
 def override(request: HttpRequest, rollout_id: uuid.UUID, n: int, body: OverrideBody) -> Any:
     """Let a failed or inconclusive wave count as passed, against the evidence named. It stays marked."""
