@@ -31,12 +31,16 @@ class Caller:
         make_user: Callable[..., User],
         role: str,
         scopes: Iterable[str] | None = None,
+        groups: Iterable[str] | None = None,
     ) -> None:
         self._client = client
         self._make_user = make_user
         owner = User.objects.filter(username=role).first() or make_user(role)
         given = scopes_of(owner) if scopes is None else scopes
-        self.token, self.text = tokens.issue(owner, "test", given, actor=SYSTEM, now=timezone.now())
+        limit = None if groups is None else list(groups)
+        self.token, self.text = tokens.issue(
+            owner, "test", given, actor=SYSTEM, now=timezone.now(), group_limit=limit
+        )
 
     def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         given = {f"HTTP_{name.upper()}": value for name, value in headers.items()}
@@ -51,9 +55,11 @@ class Caller:
             method, f"/api/v1{path}", data, kind, HTTP_AUTHORIZATION=f"Bearer {self.text}", **given
         )
 
-    def as_role(self, role: str, scopes: Iterable[str] | None = None) -> "Caller":
-        """The same for another person, or for a token with these scopes only."""
-        return Caller(self._client, self._make_user, role, scopes)
+    def as_role(
+        self, role: str, scopes: Iterable[str] | None = None, groups: Iterable[str] | None = None
+    ) -> "Caller":
+        """The same for another person, or for a token with these scopes only, or limited to these groups."""
+        return Caller(self._client, self._make_user, role, scopes, groups)
 
     def upload(self, model: str, file: bytes | None, meta: Any, *, evaluation: bytes | None = None) -> Any:
         """POST a version as multipart. meta: text is sent as it is, anything else as JSON."""

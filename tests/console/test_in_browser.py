@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from fleet.accounts import second_factor
+from fleet.accounts.models import User
 from fleet.alerts import evaluation, rules, silences
 from fleet.alerts.models import Alert
 from fleet.devices import groups
@@ -35,6 +37,8 @@ def browser() -> Iterator[Browser]:
 def site(browser: Browser, live_server: Any, present: datetime, make_user: Callable[..., Any]) -> rows.Filled:
     """A filled database behind a web server."""
     make_user("admin")
+    second_factor.begin(make_user("viewer", "kim"), now=present)
+    second_factor.begin(User.objects.get(username="admin"), now=present)
     filled = rows.fill(present)
     Device.objects.filter(pk__in=["dev-001", "dev-061"]).update(
         tags=["line-2"], attributes={"site": "berlin"}
@@ -91,6 +95,12 @@ def paths(site: rows.Filled) -> list[str]:
         f"/alerts/{Alert.objects.earliest('id').pk}",
         "/alerts/rules",
         "/alerts/silences",
+        "/account",
+        "/account/second-factor",
+        "/reauth?next=/account",
+        "/settings/users",
+        "/settings/users/admin",
+        "/settings/users/kim",
         "/nothing",
     ]
 

@@ -48,6 +48,8 @@ BUDGET = {
     "/alerts": 7,
     "/alerts/rules": 5,
     "/alerts/silences": 7,
+    "/account": 5,
+    "/settings/users": 7,
 }
 
 

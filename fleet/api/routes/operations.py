@@ -7,6 +7,7 @@ from django.http import Http404, HttpRequest
 from django.utils import timezone
 from ninja import Router
 
+from fleet.api import within
 from fleet.api.auth import Scope, actor
 from fleet.api.errors import document, status_of
 from fleet.api.idempotency import idempotent
@@ -21,7 +22,7 @@ router = Router(tags=["rollouts"])
 
 @router.post(
     "/rollouts/{rollout_id}/start",
-    auth=Scope("rollouts:write"),
+    auth=Scope("rollouts:write", knows_limits=True),
     response={200: dict[str, Any], 202: dict[str, Any]},
     operation_id="rollout_start",
     summary="Start a rollout",
@@ -37,12 +38,15 @@ def start(request: HttpRequest, rollout_id: uuid.UUID, body: VerbBody) -> Any:
     return asked if isinstance(asked, dict) else (202, operation_json(asked))
 
 
-@router.get("/operations/{operation_id}", auth=Scope("rollouts:read"), response=dict[str, Any])
+@router.get(
+    "/operations/{operation_id}", auth=Scope("rollouts:read", knows_limits=True), response=dict[str, Any]
+)
 def get_operation(request: HttpRequest, operation_id: uuid.UUID) -> Any:
     """How far it is, and what came of it; kept for 30 days after its end."""
-    found = Operation.objects.defer("frozen").filter(id=operation_id).first()
+    found = Operation.objects.defer("frozen").select_related("rollout").filter(id=operation_id).first()
     if found is None:
         raise Http404(f"no operation {operation_id}")
+    within.require_rollout(request, found.rollout)
     return operation_json(found)
 
 

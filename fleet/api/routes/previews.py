@@ -6,6 +6,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from ninja import Router
 
+from fleet.api import within
 from fleet.api.auth import Scope
 from fleet.api.routes.rollouts import RolloutBody, manifest_of
 from ota import rollouts
@@ -16,9 +17,10 @@ from ota.targeting import Target
 router = Router(tags=["rollouts"])
 
 
-@router.post("/rollouts:preview", auth=Scope("rollouts:read"), response=dict[str, Any])
+@router.post("/rollouts:preview", auth=Scope("rollouts:read", knows_limits=True), response=dict[str, Any])
 def preview(request: HttpRequest, body: RolloutBody) -> Any:
     """Who the target reaches, how the waves fall, what they can show, and why preflight would fail."""
+    within.require_target(request, body.target.dict(), body.plan)
     manifest = manifest_of(body.model, body.version, body.slot)
     target = Target.parse(body.target.dict())
     now = timezone.now()
