@@ -116,6 +116,36 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
 LOGIN_URL = "console:login"
+
+# Sign-in with an identity provider (OpenID Connect): off unless FLEET_OIDC_ISSUER names one. Its addresses
+# are given and not discovered, so that the installation starts while the provider is away.
+OIDC_ISSUER = env.str("FLEET_OIDC_ISSUER", default="")
+OIDC_NAME = env.str("FLEET_OIDC_NAME", default="your organisation")
+OIDC_RP_CLIENT_ID = env.str("FLEET_OIDC_CLIENT_ID", default="")
+OIDC_RP_CLIENT_SECRET = env.str("FLEET_OIDC_CLIENT_SECRET", default="")
+OIDC_OP_AUTHORIZATION_ENDPOINT = env.str("FLEET_OIDC_AUTHORIZATION_URL", default="")
+OIDC_OP_TOKEN_ENDPOINT = env.str("FLEET_OIDC_TOKEN_URL", default="")
+OIDC_OP_USER_ENDPOINT = env.str("FLEET_OIDC_USERINFO_URL", default="")
+OIDC_OP_JWKS_ENDPOINT = env.str("FLEET_OIDC_JWKS_URL", default="")
+OIDC_RP_SIGN_ALGO = env.str("FLEET_OIDC_ALGORITHM", default="RS256")
+OIDC_RP_SCOPES = env.str("FLEET_OIDC_SCOPES", default="openid email profile")
+OIDC_ROLES = env.dict("FLEET_OIDC_ROLES", default={})  # value of the claim=role, parted by commas
+OIDC_ROLE_CLAIM = env.str("FLEET_OIDC_ROLE_CLAIM", default="roles")
+OIDC_GROUP_CLAIM = env.str("FLEET_OIDC_GROUP_CLAIM", default="")
+OIDC_VERIFY_KID = env.bool("FLEET_OIDC_VERIFY_KID", default=True)  # off: for a provider with one nameless key
+OIDC_USE_PKCE = True
+OIDC_TIMEOUT = 10  # seconds, for each of its answers
+OIDC_AUTHENTICATION_CALLBACK_URL = "console:oidc-callback"
+AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.ModelBackend"]
+if OIDC_ISSUER:
+    AUTHENTICATION_BACKENDS.append("fleet.accounts.oidc_backend.OidcBackend")
+    for _name in (
+        *("CLIENT_ID", "CLIENT_SECRET", "AUTHORIZATION_URL", "TOKEN_URL", "USERINFO_URL", "JWKS_URL"),
+    ):
+        if not env.str(f"FLEET_OIDC_{_name}", default=""):
+            raise ImproperlyConfigured(f"FLEET_OIDC_ISSUER is set, and FLEET_OIDC_{_name} is not")
+    if _unknown := set(OIDC_ROLES.values()) - {"viewer", "operator", "approver", "admin"}:
+        raise ImproperlyConfigured(f"FLEET_OIDC_ROLES names {sorted(_unknown)[0]!r}, which is no role")
 LOGIN_REDIRECT_URL = "console:overview"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PRODUCTION
 SESSION_COOKIE_HTTPONLY = True

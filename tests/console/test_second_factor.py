@@ -23,7 +23,7 @@ from tests.console import rows
 from tests.console.conftest import show_again
 
 AsRole = Callable[[str], Client]
-OPEN = {"login", "login-2fa", "logout", "theme", "invitation"}
+OPEN = {"login", "login-2fa", "logout", "theme", "invitation", "oidc", "oidc-callback"}
 """Pages that ask for no signed-in person."""
 
 

@@ -15,7 +15,7 @@ from fleet.accounts import sessions
 from fleet.accounts.models import User
 from fleet.console import throttle
 from fleet.console.access import page
-from fleet.console.views.sign_in import code_passes, see_other
+from fleet.console.views.sign_in import code_passes, oidc_name, see_other
 from fleet.console.views.theme import safe_next
 
 REFUSAL = (
@@ -33,7 +33,7 @@ def reauth(request: HttpRequest) -> HttpResponse:
     The code is asked for when there is a second factor, else the password.
     """
     wanted = safe_next(request, request.POST.get("next") or request.GET.get("next", ""))
-    user, context = cast(User, request.user), {"next": wanted}
+    user, context = cast(User, request.user), {"next": wanted, "oidc_name": oidc_name()}
     if request.method != "POST":
         return render(request, "console/reauth.html", context)
     if user.second_factor:

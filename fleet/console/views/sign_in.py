@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from django.conf import settings
 from django.contrib import auth
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
@@ -38,7 +39,7 @@ def login(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
         if request.user.is_authenticated and sessions.is_verified(request):
             return HttpResponseRedirect(wanted)
-        return render(request, "console/login.html", {"next": wanted})
+        return render(request, "console/login.html", {"next": wanted, "oidc_name": oidc_name()})
     account, address = request.POST.get("username", "")[:150], request.META.get("REMOTE_ADDR", "")
     user, now = None, timezone.now()
     now_s = now.timestamp()
@@ -47,7 +48,7 @@ def login(request: HttpRequest) -> HttpResponse:
         if user is None:
             throttle.failed(account, address, now_s=now_s)
     if user is None:
-        context = {"next": wanted, "username": account, "refusal": REFUSAL}
+        context = {"next": wanted, "username": account, "refusal": REFUSAL, "oidc_name": oidc_name()}
         return render(request, "console/login.html", context, status=422)
     if user.second_factor:  # the failures of the account are forgotten once its code is right too
         sessions.begin_half(request, user, wanted, now=now)
@@ -90,6 +91,11 @@ def code_passes(request: HttpRequest, user: User, code: str) -> bool:
         return False
     throttle.succeeded(user.username, address)
     return True
+
+
+def oidc_name() -> str:
+    """What the identity provider is called on the button; "" when there is none."""
+    return settings.OIDC_NAME if settings.OIDC_ISSUER else ""
 
 
 def _half(request: HttpRequest, now: datetime) -> tuple[User, str] | None:
