@@ -16,6 +16,7 @@ from fleet.api.routes import (
     dead_letters,
     devices,
     emails,
+    evidence,
     exports,
     groups,
     keys,
@@ -72,6 +73,7 @@ api.add_router("", groups.router)
 api.add_router("/models", models.router)
 api.add_router("/rollouts", rollouts.router)
 api.add_router("/rollouts", waves.router)
+api.add_router("/rollouts", evidence.router)
 api.add_router("", operations.router)
 api.add_router("", previews.router)
 api.add_router("", telemetry.router)

@@ -1,4 +1,4 @@
-"""Rollouts: plan, verbs, live state, evidence."""
+"""Rollouts: plan, verbs, live state, jobs."""
 
 import uuid
 from collections.abc import Callable
@@ -23,8 +23,7 @@ from fleet.api.routes.devices import Strict
 from fleet.devices.models import Device
 from ota import reach, rollouts
 from ota.choices import RolloutState
-from ota.evidence import CODE_VERSION, recheck
-from ota.models import Evidence, Job, Manifest, ModelVersion, Rollout
+from ota.models import Job, Manifest, ModelVersion, Rollout
 
 router = Router(tags=["rollouts"])
 
@@ -306,42 +305,6 @@ def list_events(request: HttpRequest, rollout_id: uuid.UUID, limit: int = 50, cu
     )
 
 
-@router.get("/{rollout_id}/gate", auth=Scope("rollouts:read", knows_limits=True), response=dict[str, Any])
-def list_evidence(request: HttpRequest, rollout_id: uuid.UUID, limit: int = 50, cursor: str = "") -> Any:
-    """Verdicts so far, newest first."""
-    rollout = rollout_of(rollout_id)
-    within.require_rollout(request, rollout)
-    return page(
-        Evidence.objects.filter(rollout=rollout).select_related("wave"),
-        key="id",
-        limit=limit,
-        cursor=cursor,
-        filters={"rollout": str(rollout_id)},
-        render=_evidence,
-        is_descending=True,
-    )
-
-
-@router.get(
-    "/{rollout_id}/gate/{evidence_id}",
-    auth=Scope("rollouts:read", knows_limits=True),
-    response=dict[str, Any],
-)
-def get_evidence(request: HttpRequest, rollout_id: uuid.UUID, evidence_id: uuid.UUID) -> Any:
-    """One verdict with everything it rested on, judged again: `recheck` says whether it is still the same."""
-    row = (
-        Evidence.objects.select_related("wave", "rollout")
-        .filter(rollout_id=rollout_id, id=evidence_id)
-        .first()
-    )
-    if row is None:
-        raise Http404(f"no evidence {evidence_id} of this rollout")
-    within.require_rollout(request, row.rollout)
-    again = recheck(row)
-    found = {"is_same": again.is_same, "verdict": again.verdict, "problem": again.problem}
-    return {**_evidence(row), "inputs": row.inputs, "recheck": {**found, "code_version": CODE_VERSION}}
-
-
 @router.get(
     "/{rollout_id}/explain/{device_id}",
     auth=Scope("rollouts:read", knows_limits=True),
@@ -361,18 +324,6 @@ def _resume(request: HttpRequest, rollout: Rollout, body: VerbBody) -> Any:
     return pausing.resume(
         rollout, reason=body.reason, ack_evidence=body.ack_evidence, actor=actor(request), now=timezone.now()
     )
-
-
-def _evidence(row: Evidence) -> dict[str, Any]:
-    return {
-        "id": str(row.id),
-        "wave": row.wave.n,
-        "at": stamp(row.at),
-        "verdict": row.verdict,
-        "rows": row.rows,
-        "inputs_sha256": row.inputs_sha256,
-        "code_version": row.code_version,
-    }
 
 
 def rollout_of(rollout_id: uuid.UUID) -> Rollout:
