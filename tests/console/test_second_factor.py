@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from fleet.accounts.models import AuditEvent, SecondFactor, SignIn, User
 from fleet.console import urls
+from fleet.console.templatetags.console import browser
 from fleet.console.views import verbs
 from ota.models import Rollout, SigningKey
 from tests.accounts.authenticator import code_at
@@ -239,6 +240,21 @@ def test_other_sessions_can_be_ended(viewer: User) -> None:
     assert mine.get("/account").status_code == 200
     assert SignIn.objects.count() == 1
     assert AuditEvent.objects.get(verb="session.end_others").after == {"ended": 1}
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "Firefox 140, Linux"),
+        ("Mozilla/5.0 (Windows NT 10.0) Chrome/140.0.0.0 Safari/537.36 Edg/141.0.0.0", "Edge 141, Windows"),
+        ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_0) Version/18.0 Safari/604.1", "Safari 18, iPhone"),
+        ("curl/8", "curl/8"),
+        ("x" * 300, "x" * 60),
+        ("", "unknown"),
+    ],
+)
+def test_a_browser_is_told_in_a_few_words(told: str, words: str) -> None:
+    assert browser(told) == words
 
 
 def test_what_cannot_be_taken_back_asks_again_after_ten_minutes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -128,6 +129,24 @@ def state_label(value: str, kind: str) -> str:
 def state_tone(value: str, kind: str) -> str:
     """The tone of a state alone."""
     return tone_of(kind, value)
+
+
+_BROWSERS: Final = re.compile(r"(Firefox|Edg|OPR|HeadlessChrome|Chrome|Version)/([0-9]{1,4})")
+_SYSTEMS: Final = re.compile(r"(Windows|Android|iPhone|iPad|Macintosh|CrOS|Linux)")
+_SPOKEN: Final = {"Edg": "Edge", "OPR": "Opera", "HeadlessChrome": "Chrome", "Version": "Safari"}
+
+
+@register.filter
+def browser(text: str) -> str:
+    """What a browser calls itself, in a few words: `Firefox 140, Linux`; else its first 60 letters."""
+    found = _BROWSERS.findall(text)
+    # those who are built on another name it too; the last of Edge and Opera is the one
+    own = next((one for one in found if one[0] in ("Edg", "OPR", "Firefox")), found[0] if found else None)
+    if own is None:
+        return text[:60] or "unknown"
+    system = _SYSTEMS.search(text)
+    words = f"{_SPOKEN.get(own[0], own[0])} {own[1]}"
+    return f"{words}, {system[1]}" if system else words
 
 
 @register.simple_tag
