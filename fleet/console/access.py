@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.db import OperationalError
+from django.db import DataError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.template.loader import render_to_string
@@ -53,7 +53,7 @@ def page(
 
     Nobody signed in: to the login page and back. Second factor due: to its page. Scope missing: 403 that
     names it. An OtaError or AccountError that the view does not answer itself: 409 or 422 with its code.
-    Database away: 503, nothing changed.
+    A text that cannot be stored (NUL): 422. Database away: 503, nothing changed.
     """
 
     def wrap(view: View) -> View:
@@ -75,6 +75,10 @@ def page(
                 return view(request, *args, **kwargs)
             except (OtaError, AccountError, SealError) as error:
                 return refused(request, error)
+            except (DataError, UnicodeEncodeError) as error:
+                log.warning("a value cannot be stored: %s", error)
+                text = "a text holds a character that cannot be stored"
+                return refused(request, AccountError("validation", text))
             except OperationalError as error:
                 log.error("database unavailable: %s", error)
                 text = render_to_string("503.html", {"request_id": getattr(request, "request_id", "")})

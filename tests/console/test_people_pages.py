@@ -118,3 +118,13 @@ def test_nobody_else_sees_people_and_changing_asks_again(as_role: AsRole, viewer
     client.post("/reauth", {"password": "pass-admin-of-test-word", "next": "/settings/users"})
     assert 'value="kim@example.org"' in client.get("/settings/users").content.decode()
     assert Invitation.objects.count() == 0
+
+
+def test_a_text_that_cannot_be_stored_is_refused_and_no_fault(as_role: AsRole, viewer: User) -> None:
+    client = as_role("admin")
+    made = client.post("/settings/invitations", {"role": "viewer", "groups": "a\0b"})
+    changed = client.post("/settings/users/viewer", {"role": "viewer", "groups": "\0", "rev": "1"})
+    for answer in (made, changed, client.get("/settings/users/%00"), client.get("/devices/%00")):
+        assert answer.status_code == 422
+        assert "validation" in answer.content.decode()
+    assert Invitation.objects.count() == 0

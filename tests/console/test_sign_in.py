@@ -38,7 +38,13 @@ def test_every_failure_reads_the_same(viewer: Any, make_user: Any) -> None:
     gone = make_user("viewer", "gone")
     gone.is_active = False
     gone.save()
-    for name, password in (("viewer", "wrong"), ("nobody", "wrong"), ("gone", "pass-gone-word"), ("", "")):
+    for name, password in (
+        ("viewer", "wrong"),
+        ("nobody", "wrong"),
+        ("vi\0", "wrong"),
+        ("gone", "pass-gone-word"),
+        ("", ""),
+    ):
         answer = sign_in(Client(), name, password)
         assert answer.status_code == 422
         assert REFUSAL.split(":")[0] in answer.content.decode()

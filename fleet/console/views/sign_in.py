@@ -41,6 +41,7 @@ def login(request: HttpRequest) -> HttpResponse:
             return HttpResponseRedirect(wanted)
         return render(request, "console/login.html", {"next": wanted, "oidc_name": oidc_name()})
     account, address = request.POST.get("username", "")[:150], request.META.get("REMOTE_ADDR", "")
+    account = account.replace("\0", "")  # no name has one, and the database takes none
     user, now = None, timezone.now()
     now_s = now.timestamp()
     if not throttle.wait_s(account, address, now_s=now_s):
