@@ -73,7 +73,9 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "GET /rollouts/{rollout_id}/gate/{evidence_id}": ("rollouts:read",),
     "GET /rollouts/{rollout_id}/explain/{device_id}": ("rollouts:read",),
     "POST /telemetry:query": ("telemetry:read",),
-    "GET /operations/{operation_id}": ("rollouts:read",),
+    "GET /operations/{operation_id}": ("rollouts:read", "telemetry:read"),
+    "POST /operations/{operation_id}/cancel": ("rollouts:read", "telemetry:read"),
+    "GET /telemetry/exports/{export_id}": ("telemetry:read",),
     "GET /telemetry/metrics": ("telemetry:read",),
     "GET /telemetry/drift": ("telemetry:read",),
     "POST /telemetry/labels": ("models:write",),
@@ -117,7 +119,10 @@ SCOPES: dict[str, tuple[str, ...]] = {
 """Operation -> scopes of which one lets a caller in; () needs no token."""
 
 
-IDS = ("rollout_id", "evidence_id", "operation_id", "alert_id", "silence_id", "webhook_id", "delivery_id")
+IDS = (
+    "rollout_id", "evidence_id", "operation_id", "export_id", "alert_id", "silence_id", "webhook_id",
+    "delivery_id",
+)  # fmt: skip
 
 
 def operations() -> list[str]:
