@@ -155,8 +155,8 @@ KINDS: Final[Mapping[str, Kind]] = {
             "nothing, more than",
             "s", 60, 20, 86_400, Severity.WARNING, _HOUR,
             "Nothing is lost yet: the broker keeps what is not acknowledged until its queue is full. Is "
-            "PostgreSQL up, is its disk full, does something hold a lock (`manage.py doctor`, the gateway's "
-            "log)? If the gateway is gone for good, empty its slot: `manage.py gateway --drain N`.",
+            "PostgreSQL up, is its disk full, does something hold a lock? Ask manage.py doctor and the "
+            "gateway's log. If the gateway is gone for good, empty its slot: manage.py gateway --drain N.",
             folds=False,
             is_blame=False,
             is_system=True,

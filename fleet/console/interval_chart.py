@@ -105,7 +105,8 @@ def difference(value: float, lower: float | None, upper: float | None, unit: str
         span = f"from {_plain(-lower, unit)} lower to {_plain(upper, unit)} higher"
         return f"{size} {word} than B, which may be chance: the 95 % interval goes {span}"
     ends = sorted((lower * sign, upper * sign))
-    return f"{size} {word} than B for certain (95 %: {_plain(ends[0], unit)} to {_plain(ends[1], unit)})"
+    first = _plain(ends[0], unit).rpartition(" ")[0]
+    return f"{size} {word} than B for certain (95 %: {first} to {_plain(ends[1], unit)})"
 
 
 def _plain(value: float, unit: str) -> str:

@@ -4,6 +4,7 @@ from django.urls import path
 
 from fleet.console.views import (
     alerts,
+    anomalies,
     comparison,
     devices,
     drift,
@@ -68,6 +69,7 @@ urlpatterns = [
     path("alerts/<uuid:alert_id>/acknowledge", alerts.acknowledge, name="alert-acknowledge"),
     path("alerts/<uuid:alert_id>/resolve", alerts.resolve, name="alert-resolve"),
     path("telemetry", telemetry.explorer, name="telemetry"),
+    path("telemetry/anomalies", anomalies.anomalies, name="anomalies"),
     path("telemetry/compare", comparison.compare, name="compare"),
     path("telemetry/drift", drift.drift, name="drift"),
 ]

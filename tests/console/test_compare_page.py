@@ -128,8 +128,8 @@ def test_intervals_are_drawn_on_one_axis_and_what_is_unknown_is_left_out() -> No
 @pytest.mark.parametrize(
     ("value", "lower", "upper", "words"),
     [
-        (-0.05, -0.07, -0.03, "5.0 points lower than B for certain (95 %: 3.0 points to 7.0 points)"),
-        (0.05, 0.03, 0.07, "5.0 points higher than B for certain (95 %: 3.0 points to 7.0 points)"),
+        (-0.05, -0.07, -0.03, "5.0 points lower than B for certain (95 %: 3.0 to 7.0 points)"),
+        (0.05, 0.03, 0.07, "5.0 points higher than B for certain (95 %: 3.0 to 7.0 points)"),
         (
             0.01,
             -0.02,
