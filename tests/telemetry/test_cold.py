@@ -7,6 +7,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from django.core.management import CommandError, call_command
 from django.db import connection
 
 from fleet.telemetry import (
@@ -186,3 +187,20 @@ def test_more_days_than_a_question_may_open_are_refused() -> None:
     with pytest.raises(QueryError) as caught:
         answer(OLD, OLD + timedelta(days=cold_query.MOST_DAYS))
     assert caught.value.code == "range_too_wide"
+
+
+def test_the_command_cools_and_drops_and_ends_badly_when_a_day_is_kept(
+    settings: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the real clock, for which these days are long past."""
+    with monkeypatch.context() as patch:
+        patch.setattr(export_forms, "arrow", lambda: None)
+        with pytest.raises(CommandError, match=r"cold_export_failed: tele_.*tinyfleet\[cold\]"):
+            call_command("telemetry", "cool")
+    assert Window.objects.exists()
+    call_command("telemetry", "cool")
+    assert f"tele_window_{OLD:%Y%m%d} is in the cold tier" in capsys.readouterr().out
+    assert not Window.objects.exists()
+    settings.COLD_DIR = ""
+    with pytest.raises(CommandError, match="not_set_up"):
+        call_command("telemetry", "cool")

@@ -103,7 +103,8 @@ class Http:
 
     def size(self) -> int:
         self.flush()
-        return sum(one.stat().st_size for one in self._folder.rglob("*") if one.is_file())
+        files = [one for one in self._folder.rglob("*") if one.is_file()]
+        return sum(one.stat().st_blocks * 512 for one in files)  # InfluxDB reserves files it does not fill
 
     def crash(self) -> None:
         self._child.send_signal(signal.SIGKILL)
@@ -161,8 +162,8 @@ class Influx(Http):
     def command(self) -> list[str]:
         config = self._folder.parent / "influx.conf"
         config.write_text(
-            "reporting-disabled = true\n"
-            f'bind-address = "{LOOPBACK}:{free_port()}"\n'
+            f'reporting-disabled = true\nbind-address = "{LOOPBACK}:{free_port()}"\n'
+            "[monitor]\nstore-enabled = false\n"
             f'[meta]\ndir = "{self._folder}/meta"\n'
             f'[data]\ndir = "{self._folder}/data"\nwal-dir = "{self._folder}/wal"\n'
             'cache-snapshot-write-cold-duration = "5s"\ncompact-full-write-cold-duration = "5s"\n'
