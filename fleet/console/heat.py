@@ -72,4 +72,4 @@ def _said(hours: Sequence[Hour]) -> str:
     if not known:
         return "no inference in this time"
     top = max(known, key=lambda hour: hour.ratio or 0.0)
-    return f"at most {percent(top.ratio)}, in the hour from {top.at:%H:%M}"
+    return f"up to {percent(top.ratio)}, in the hour from {top.at:%H:%M}"

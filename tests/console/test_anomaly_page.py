@@ -32,8 +32,8 @@ def told(present: datetime) -> None:
 def test_the_worst_device_comes_first_with_its_hours(as_role: AsRole, told: None, call: Caller) -> None:
     text = html.unescape(as_role("viewer").get("/telemetry/anomalies").content.decode())
     assert re.findall(r'class="main"><a href="/devices/([^"]+)"', text) == ["host-a-001", "host-a-000"]
-    assert "host-a-001 stands out most: at most 40.0 %" in text
-    assert 'aria-label="host-a-000: at most 10.0 %' in text
+    assert "host-a-001 stands out most: up to 40.0 %" in text
+    assert 'aria-label="host-a-000: up to 10.0 %' in text
     assert "40.0 % of " in text
     found = re.search(r'data-test="api-call">POST /api/v1(\S+)\n(.*?)</pre>', text, re.DOTALL)
     assert found is not None
