@@ -82,7 +82,10 @@ def _cold(e: Evidence) -> str:
     days = "day" if e["n"] == 1 else "days"
     named = ", ".join(e["days"])
     more = ", ..." if e["n"] > len(e["days"]) else ""
-    return f"{num(e['n'])} {days} could not become Parquet ({named}{more}): {e['problem'].rstrip('.')}"
+    limit = f"it fires from {e['limit']:g}"
+    return (
+        f"{num(e['n'])} {days} could not become Parquet ({named}{more}): {e['problem'].rstrip('.')}; {limit}"
+    )
 
 
 _SAY: Final[Mapping[str, Callable[[Evidence], str]]] = {
