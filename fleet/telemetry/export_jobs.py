@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import partial
@@ -24,7 +25,7 @@ from uuid import UUID
 import psycopg
 import structlog
 from django.conf import settings
-from django.db import Error, transaction
+from django.db import Error, connection, transaction
 
 from fleet.accounts import audit
 from fleet.accounts.audit import Actor
@@ -41,10 +42,11 @@ MOST_ROWS: Final = 20_000_000
 PART_ROWS: Final = 250_000
 """Rows that a part is cut for, by their average density: some seconds of work."""
 KEPT: Final = timedelta(days=30)
-WORK_S: Final = 20.0
+WORK_S: Final = 10.0
 COUNT_S: Final = 40
 FILE_BYTES: Final = 1 << 18
 _LOCK: Final = 0x7E1E_0020
+_LEASE: Final = 0x7E1E_0021 << 32
 _FORGOTTEN_AT_ONCE: Final = 100
 
 
@@ -124,9 +126,14 @@ def open_file(job: ExportJob) -> FileParts | None:
 def work(*, now: datetime, clock: Callable[[], float] = time.monotonic, most_s: float = WORK_S) -> int:
     """Carry on with the oldest exports for about `most_s` seconds; returns how many parts were written.
 
-    Safe from many workers: a part is written by the one that holds its lock. A problem ends its own export
-    and holds up no other one.
+    Of many workers one does it at a time, so that however many exports there are, the others are free for
+    rollouts; 0 for the rest. A problem ends its own export and holds up no other one.
     """
+    with _lease() as is_mine:
+        return _work(now=now, clock=clock, most_s=most_s) if is_mine else 0
+
+
+def _work(*, now: datetime, clock: Callable[[], float], most_s: float) -> int:
     until, parts = clock() + most_s, 0
     for job in ExportJob.objects.filter(state__in=EXPORT_LIVE).order_by("asked_at", "id"):
         while clock() < until:
@@ -144,6 +151,20 @@ def work(*, now: datetime, clock: Callable[[], float] = time.monotonic, most_s: 
                 break
             parts += 1
     return parts
+
+
+@contextmanager
+def _lease() -> Iterator[bool]:
+    """Hold the lock of whoever writes exports; False when another session has it. It ends with its holder."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", [_LEASE])
+        is_mine = bool(cursor.fetchone()[0])
+    try:
+        yield is_mine
+    finally:
+        if is_mine and connection.connection is not None:  # a connection that is gone has given it back
+            with suppress(Error), connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_unlock(%s)", [_LEASE])
 
 
 def forget(*, now: datetime) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
+import psycopg
 import pyarrow.parquet
 import pytest
 from django.db import connection
@@ -124,6 +125,18 @@ def test_only_the_holder_of_its_lock_writes_a_part() -> None:
     assert export_jobs.work(now=NOW) == 0
     held.close()
     assert export_jobs.work(now=NOW) >= 3
+
+
+def test_one_worker_at_a_time_writes_exports_so_that_the_others_are_free() -> None:
+    asked()
+    asked("csv")
+    at = connection.settings_dict
+    place = {"host": at["HOST"], "port": at["PORT"], "user": at["USER"], "password": at["PASSWORD"]}
+    with psycopg.connect(dbname=at["NAME"], **place) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [export_jobs._LEASE])
+        assert export_jobs.work(now=NOW) == 0
+        other.execute("SELECT pg_advisory_unlock(%s)", [export_jobs._LEASE])
+    assert export_jobs.work(now=NOW, most_s=60) >= 6
 
 
 def test_the_same_person_asking_again_gets_the_same_export_and_only_so_many_are_written() -> None:
