@@ -52,6 +52,8 @@ app.conf.update(
         "telemetry-labels": {"task": "telemetry.join_labels", "schedule": 60.0, "options": {"expires": 55}},
         "telemetry-drift": {"task": "telemetry.judge_drift", "schedule": 30.0, "options": {"expires": 25}},
         "telemetry-gaps": {"task": "ota.repair_gaps", "schedule": 60.0, "options": {"expires": 55}},
+        "telemetry-cool": {"task": "telemetry.cool", "schedule": 3600.0, "options": {"expires": 600}},
+        "telemetry-exports": {"task": "telemetry.write_exports", "schedule": 5.0, "options": {"expires": 5}},
         "alerts": {"task": "alerts.evaluate", "schedule": 60.0, "options": {"expires": 55}},
         "alert-deliveries": {"task": "alerts.send", "schedule": 5.0, "options": {"expires": 5}},
         "audit-seal": {"task": "accounts.seal_audit", "schedule": 60.0, "options": {"expires": 55}},

@@ -168,6 +168,11 @@ EVALUATION_UPLOAD_BYTES = 32 * 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024  # labels; other bodies of the API end at fleet.api.limits
 FILE_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
 
+# Large exports are written here by workers and read by web servers. Raw telemetry past retention is kept as
+# Parquet under COLD_DIR, when that is set (the extra `cold`).
+EXPORT_DIR = Path(env.str("FLEET_EXPORT_DIR", default=str(RUN_DIR / "exports")))
+COLD_DIR = env.str("FLEET_COLD_DIR", default="")
+
 # A rollout to more devices than this needs a second person's approval; 0 asks for one always.
 APPROVAL_OVER = env.int("FLEET_APPROVAL_OVER", default=100)
 

@@ -58,6 +58,8 @@ def django_db_modify_db_settings(
 @pytest.fixture(autouse=True)
 def _private_settings(settings: Any, tmp_path: Path) -> None:
     settings.RUN_DIR = tmp_path / "run"
+    settings.EXPORT_DIR = tmp_path / "exports"
+    settings.COLD_DIR = ""
     settings.RUN_DIR.mkdir()
     settings.SECRET_KEY = secrets.token_hex(16)
     settings.KEY_PASSPHRASE = "a passphrase of the tests"

@@ -5,8 +5,11 @@ parts of the fleet, (device class, model run); any other looks at single devices
 a part of the fleet when the share of its devices that fire is above CLEAN_RATE for certain: that alert folds
 its devices' own, so that one bad version is one message.
 
-Kinds of the design that need what nothing stores yet (ingest lag, the share of refused messages)
-are not here: a rule that could never fire would look like a guard.
+A kind `is_system` is about the installation itself: its rules name no devices, fold nothing and pause no
+rollout (`fleet.alerts.system`).
+
+The share of refused messages, of the design, is not here: nothing stores how many came, and a rule that could
+never fire would look like a guard.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ class Kind:
     default, least, most: of the threshold, in `unit`. span: how far back it looks. is_fleet: judges parts of
     the fleet instead of devices. folds: its devices' alerts fold into one of their part of the fleet, when
     more than clean_rate of them fire for certain. is_blame: whether one device's alert may pause a rollout,
-    or only that of a part of the fleet.
+    or only that of a part of the fleet. is_system: about the installation, not about devices.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Kind:
     folds: bool = True
     clean_rate: float = CLEAN_RATE
     is_blame: bool = True
+    is_system: bool = False
 
 
 _HOUR: Final = timedelta(hours=1)
@@ -144,6 +148,28 @@ KINDS: Final[Mapping[str, Kind]] = {
             "s", 3_600, 300, 604_800, Severity.WARNING, _HOUR,
             "The device was not there to be asked, or the commands do not reach it: is it online? Many at "
             "once: the broker lost what it had acknowledged, or its queue for the gateway is too short.",
+        ),
+        Kind(
+            "ingest_lag", "Telemetry is stored late",
+            "seconds that the oldest message a gateway holds is not acknowledged, or that the gateway says "
+            "nothing, more than",
+            "s", 60, 20, 86_400, Severity.WARNING, _HOUR,
+            "Nothing is lost yet: the broker keeps what is not acknowledged until its queue is full. Is "
+            "PostgreSQL up, is its disk full, does something hold a lock? Ask manage.py doctor and the "
+            "gateway's log. If the gateway is gone for good, empty its slot: manage.py gateway --drain N.",
+            folds=False,
+            is_blame=False,
+            is_system=True,
+        ),
+        Kind(
+            "cold_export_failed", "The cold tier did not take a day",
+            "raw partitions past retention that could not become Parquet and are kept, at least",
+            "partitions", 1, 1, 100, Severity.WARNING, timedelta(days=1),
+            "Nothing is lost: the partition stays in the database and is tried again each hour. Is "
+            "FLEET_COLD_DIR there, writable and not full, and the extra `cold` installed?",
+            folds=False,
+            is_blame=False,
+            is_system=True,
         ),
         Kind(
             "silent", "Silent",

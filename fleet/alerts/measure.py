@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from django.db import connection
 
-from fleet.alerts import drift_evidence, kinds, statements
+from fleet.alerts import drift_evidence, kinds, statements, system
 from fleet.alerts.findings import Finding
 from fleet.alerts.kinds import KINDS, Kind
 from fleet.alerts.models import Rule
@@ -32,6 +32,8 @@ def findings(rule: Rule, *, now: datetime, open_keys: Collection[str] = ()) -> l
     Raises QueryError or GroupError of `fleet.devices` when the rule's query is none any more.
     """
     kind = KINDS[rule.kind]
+    if kind.is_system:
+        return system.findings(kind, rule.threshold, now=now, open_keys=open_keys)
     scope = selection.condition(rule.q, now=now) if rule.q else None
     parameters: dict[str, Any] = {
         **(scope.parameters if scope else {}),

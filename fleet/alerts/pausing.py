@@ -111,5 +111,7 @@ def subject(alert: Alert) -> str:
     """What an alert is about, in words."""
     if alert.device_id:
         return f"device {alert.device_id}"
+    if alert.kind in KINDS and KINDS[alert.kind].is_system:
+        return str(alert.evidence.get("subject", alert.scope_key))
     version = " ".join(filter(None, (alert.evidence.get("model"), alert.evidence.get("version"))))
     return f"class {alert.device_class}" + (f" with {version}" if version else "")

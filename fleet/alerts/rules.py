@@ -117,7 +117,11 @@ def _checked(kind: str, given: dict[str, Any], *, now: datetime) -> dict[str, An
     if "q" in given:
         given = {**given, "q": given["q"].strip()}
         if given["q"]:
+            if KINDS[kind].is_system:
+                raise AlertError("validation", f"{kind} is about no devices: it has no query", field="q")
             selection.condition(given["q"], now=now)
+    if KINDS[kind].is_system and given.get("action", Action.NONE) != Action.NONE:
+        raise AlertError("validation", f"{kind} accuses no rollout: it pauses none", field="action")
     return {name: given[name] for name in _EDITABLE if name in given}
 
 

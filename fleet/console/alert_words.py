@@ -69,6 +69,25 @@ def _gap(e: Evidence) -> str:
     return f"{num(e['n'])} {what} open, the oldest for {age}; it fires after {limit}"
 
 
+def _lag(e: Evidence) -> str:
+    what = (
+        f"It has said nothing for {duration(e['value'])}"
+        if e["is_silent"]
+        else f"Its oldest of {num(e['n'])} messages in hand is not acknowledged for {duration(e['value'])}"
+    )
+    return f"{what}; it fires after {duration(e['limit'])}"
+
+
+def _cold(e: Evidence) -> str:
+    days = "day" if e["n"] == 1 else "days"
+    named = ", ".join(e["days"])
+    more = ", ..." if e["n"] > len(e["days"]) else ""
+    limit = f"it fires from {e['limit']:g}"
+    return (
+        f"{num(e['n'])} {days} could not become Parquet ({named}{more}): {e['problem'].rstrip('.')}; {limit}"
+    )
+
+
 _SAY: Final[Mapping[str, Callable[[Evidence], str]]] = {
     "golden_mismatch": _count("mismatch of golden vectors", "mismatches of golden vectors", "from"),
     "mac_bad": _count("message with a wrong MAC", "messages with a wrong MAC", "from"),
@@ -80,6 +99,8 @@ _SAY: Final[Mapping[str, Callable[[Evidence], str]]] = {
     "latency_budget": _latency,
     "low_heap": _heap,
     "telemetry_gap": _gap,
+    "ingest_lag": _lag,
+    "cold_export_failed": _cold,
     "silent": _silent,
 }
 

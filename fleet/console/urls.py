@@ -5,6 +5,8 @@ from django.urls import path
 from fleet.console.views import (
     account,
     alerts,
+    anomalies,
+    comparison,
     devices,
     drift,
     evidence,
@@ -89,5 +91,7 @@ urlpatterns = [
     path("alerts/<uuid:alert_id>/acknowledge", alerts.acknowledge, name="alert-acknowledge"),
     path("alerts/<uuid:alert_id>/resolve", alerts.resolve, name="alert-resolve"),
     path("telemetry", telemetry.explorer, name="telemetry"),
+    path("telemetry/anomalies", anomalies.anomalies, name="anomalies"),
+    path("telemetry/compare", comparison.compare, name="compare"),
     path("telemetry/drift", drift.drift, name="drift"),
 ]

@@ -10,6 +10,7 @@ from typing import Final
 
 from django.db import connection
 
+from fleet.gateway import heartbeat
 from fleet.gateway.handlers import Measurements
 from fleet.gateway.lean_source import LeanSource
 from fleet.gateway.pump import Pump
@@ -50,9 +51,11 @@ def run(*, slot: int, stop: threading.Event) -> bool:
                 is_done = True
                 stop.set()
 
-        Pump(source, handler, stop, on_idle=look).run()
+        pump = Pump(source, handler, stop, on_idle=look)
+        pump.run()
         source.close()
         if is_done:
+            heartbeat.leave([(f"telemetry-{slot}", pump)])  # whoever had this slot is waited for no longer
             with BackendClient(user, "drain", clean=True) as client:  # a clean start ends the kept session
                 client.connect()
             logger.info("slot %d is empty and its session ended", slot)

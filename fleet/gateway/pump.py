@@ -10,6 +10,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from django.db import Error as DatabaseError
@@ -30,6 +32,14 @@ BACKOFF_MAX_S: Final = 10.0
 IDLE_S: Final = 0.5
 
 
+@dataclass(frozen=True)
+class Held:
+    """A batch in hand: taken then, so many messages, none of them acknowledged yet."""
+
+    since: datetime
+    messages: int
+
+
 class Pump:
     """Moves the messages of a source through a handler until `stop` is set."""
 
@@ -46,6 +56,9 @@ class Pump:
         self._handler = handler
         self._stop = stop
         self._on_idle = on_idle
+        self.held: Held | None = (
+            None  # sources hand out in order, so nothing older waits; any thread reads it
+        )
 
     def run(self) -> None:
         """Work until `stop`; the batch in hand is then committed and acknowledged, the rest left to the
@@ -55,7 +68,9 @@ class Pump:
             batch = self._source.receive(self._handler.most_records, IDLE_S)
             if batch:
                 started_s = time.monotonic()
+                self.held = Held(timezone.now(), len(batch))
                 self._finish(batch)
+                self.held = None
                 metrics.COMMIT_S.labels(self._source.name).observe(time.monotonic() - started_s)
             else:
                 self._on_idle()

@@ -9,8 +9,9 @@ from enum import StrEnum
 from typing import Final
 
 from django.db import connection
+from django.utils import timezone
 
-from fleet.gateway import pace
+from fleet.gateway import heartbeat, pace
 from fleet.gateway.errors import GatewayError
 from fleet.gateway.handlers import Control, Handler, Measurements
 from fleet.gateway.lean_source import LeanSource
@@ -98,7 +99,8 @@ def run(
         ]
         listener.start()
         pumps = [Pump(source, one.handler, stop) for source, one in zip(sources, stations, strict=True)]
-        return _run_pumps(sources, pumps, stop, on_ready, lease)
+        named = [(f"{station.name}-{slot}", pump) for station, pump in zip(stations, pumps, strict=True)]
+        return _run_pumps(sources, named, stop, on_ready, lease)
     finally:
         lease.release()
         for user in users:
@@ -134,7 +136,7 @@ def _source(station: _Station, user: BackendUser, identity: bytes, limit: Pace |
 
 def _run_pumps(
     sources: Sequence[Source],
-    pumps: Sequence[Pump],
+    pumps: Sequence[tuple[str, Pump]],
     stop: threading.Event,
     on_ready: Callable[[], None],
     lease: SlotLease,
@@ -153,7 +155,7 @@ def _run_pumps(
 
     threads = [
         threading.Thread(target=work, args=(pump,), name=source.name)
-        for source, pump in zip(sources, pumps, strict=True)
+        for source, (_, pump) in zip(sources, pumps, strict=True)
     ]
     for source in sources:
         source.start()
@@ -161,7 +163,11 @@ def _run_pumps(
         thread.start()
     is_told = False
     held_s = time.monotonic()
+    told_s = -heartbeat.BEAT_S
     while not stop.wait(CHECK_S):
+        if time.monotonic() > told_s + heartbeat.BEAT_S:
+            told_s = time.monotonic()
+            heartbeat.tell(pumps, now=timezone.now())
         if time.monotonic() > held_s + LEASE_CHECK_S:
             held_s = time.monotonic()
             try:
@@ -178,5 +184,8 @@ def _run_pumps(
         thread.join()
     for source in sources:
         source.close()
+    if not failed.is_set():
+        heartbeat.leave(pumps)
+    connection.close()
     logger.info("gateway has stopped: what it took is committed and acknowledged")
     return not failed.is_set()

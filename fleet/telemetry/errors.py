@@ -36,3 +36,12 @@ class QueryError(TelemetryError):
         super().__init__(code, text)
         self.least_step_s = least_step_s
         self.available_from = available_from
+
+
+class ExportError(TelemetryError):
+    """A large export cannot be moved to another state (HTTP 409 `illegal_transition`). state: where it is."""
+
+    def __init__(self, code: str, text: str, *, state: str) -> None:
+        super().__init__(code, text)
+        self.state = state
+        self.allowed: list[str] = []

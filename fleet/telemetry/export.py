@@ -1,4 +1,5 @@
-"""Raw rows as NDJSON or CSV, from a cursor of the server: memory is that of one batch, however many come.
+"""Raw rows as NDJSON, CSV or Parquet, from a cursor of the server: memory is that of one batch, however many
+come (`export_forms`).
 
 An export has its own connection and one snapshot, so that what it gives fits together. It holds that snapshot
 while the client reads: a slow client may take MOST_S and at most SLOTS exports run, since old rows cannot be
@@ -10,25 +11,21 @@ vacuumed and partitions cannot be dropped meanwhile.
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from fleet.telemetry import partitions
+from fleet.telemetry import export_forms, partitions
 from fleet.telemetry.catalogue import MAX_RANGE
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.rows import TIMEOUT_S
-from fleet.telemetry.selection import Condition, condition
+from fleet.telemetry.selection import condition
 
-FORMATS: Final = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 MOST_ROWS: Final = 1_000_000
 SLOTS: Final = 4
 FETCH: Final = 2_000
@@ -89,13 +86,22 @@ class Export:
     """Bytes of an export under way, in chunks. Close it: it holds a connection and a snapshot."""
 
     def __init__(
-        self, opened: psycopg.Connection[Any], cursor: Any, wanted: Wanted, until: Callable[[], bool]
+        self,
+        opened: psycopg.Connection[Any],
+        cursor: Any,
+        wanted: Wanted,
+        until: Callable[[], bool],
+        *,
+        has_head: bool = True,
     ) -> None:
+        self.rows = 0  # read so far
         self._connection = opened
         self._cursor = cursor
         self._wanted = wanted
         self._is_late = until
-        self._is_begun = False
+        self._writer: export_forms.Writer | None = export_forms.writer(
+            wanted.form, columns(wanted.kind), has_head=has_head
+        )
 
     def chunk(self) -> bytes:
         """The next rows, b"" after the last one. Raises psycopg.Error and TimeoutError in the midst: what a
@@ -103,107 +109,159 @@ class Export:
         """
         if self._is_late():
             raise TimeoutError(f"an export takes at most {MOST_S} s")
-        rows = self._cursor.fetchmany(FETCH)
-        text = _HEADS[self._wanted.form](self._wanted.kind) if not self._is_begun else ""
-        self._is_begun = True
-        return (text + _WRITERS[self._wanted.form](self._wanted.kind, rows)).encode()
+        while self._writer is not None:
+            rows = self._cursor.fetchmany(FETCH)
+            self.rows += len(rows)
+            if rows and (part := self._writer.write(rows)):
+                return part
+            if not rows:
+                last, self._writer = self._writer.end(), None
+                return last
+        return b""
 
     def __iter__(self) -> Iterator[bytes]:
-        try:
-            while part := self.chunk():
-                yield part
-        finally:
-            self.close()
+        return all_parts(self)
 
     def close(self) -> None:
         """End the transaction; safe to call again."""
         self._connection.close()
 
 
-class AsyncExport:
-    """An export for an event loop: the database is read in a thread."""
+class Parts(Protocol):
+    """Bytes that come in parts."""
 
-    def __init__(self, export: Export) -> None:
-        self._export = export
+    def chunk(self) -> bytes:
+        """The next part, b"" after the last one."""
+
+    def close(self) -> None:
+        """Give back what is held; safe to call again."""
+
+
+def all_parts(parts: Parts) -> Iterator[bytes]:
+    """Every part, and then it is closed, however that ends."""
+    try:
+        while part := parts.chunk():
+            yield part
+    finally:
+        parts.close()
+
+
+class AsyncParts:
+    """Parts for an event loop: database or disk is read in a thread, one part ahead of nobody."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            while part := await asyncio.to_thread(self._export.chunk):
+            while part := await asyncio.to_thread(self._parts.chunk):
                 yield part
         finally:
             self.close()
 
     def close(self) -> None:
-        """As of `Export`."""
-        self._export.close()
+        """As of what it reads."""
+        self._parts.close()
 
 
 def open_export(wanted: Wanted, *, now: datetime, clock: Callable[[], float] = time.monotonic) -> Export:
     """Check what is wanted, count it and open the cursor. clock: seconds, for the longest time.
 
     Rows come in no particular order. Raises QueryError `unknown_kind`, `format_unknown`, `range_invalid`,
-    `range_too_wide`, `raw_expired`, `too_many_rows`, `contended` while SLOTS exports run, `query_timeout`,
-    and what `selection.condition` raises.
+    `range_too_wide`, `raw_expired`, `too_many_rows` (`export_jobs` takes those), `contended` while SLOTS
+    exports run, `query_timeout`, and what `selection.condition` raises.
     """
-    _check(wanted, now)
-    selected = condition(wanted.q, now=now)
-    parameters = connections.create_connection(DEFAULT_DB_ALIAS).get_connection_params()
-    opened = psycopg.connect(**{**parameters, "connect_timeout": CONNECT_S})
-    try:
-        return _opened(opened, wanted, selected, clock() + MOST_S, clock)
-    except BaseException:
-        opened.close()
-        raise
+    check(wanted, now=now)
+    with _Opening(wanted, now) as opening:
+        opening.take(_LOCK, SLOTS, f"{SLOTS} exports are under way, at most as many can be: ask later")
+        n = opening.count(MOST_ROWS + 1, timeout_s=TIMEOUT_S)
+        if n > MOST_ROWS:
+            raise QueryError(
+                "too_many_rows", f"more than {MOST_ROWS:,} rows; ask for a shorter range or fewer devices"
+            )
+        until = clock() + MOST_S
+        return opening.export(lambda: clock() > until)
 
 
-def _opened(
-    opened: psycopg.Connection[Any],
-    wanted: Wanted,
-    selected: Condition,
-    until: float,
-    clock: Callable[[], float],
-) -> Export:
-    table, names = _KINDS[wanted.kind]
-    source = (
-        f"FROM {table} w JOIN tele_version v ON v.id = w.version_id"
-        f" WHERE w.ts >= %(start)s AND w.ts < %(end)s AND {selected.sql}"
-    )
-    bound = {**selected.parameters, "start": wanted.start, "end": wanted.end}
-    opened.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    opened.read_only = True
-    plain = psycopg.ClientCursor(opened)
-    plain.execute(
-        f"SET LOCAL statement_timeout = '{TIMEOUT_S}s';"
-        f" SET LOCAL idle_in_transaction_session_timeout = '{IDLE_S}s'"
-    )
-    plain.execute(
-        "SELECT n FROM generate_series(0, %s) n WHERE pg_try_advisory_xact_lock(%s + n) LIMIT 1",
-        [SLOTS - 1, _LOCK],
-    )
-    if plain.fetchone() is None:
-        raise QueryError("contended", f"{SLOTS} exports are under way, at most as many can be: ask later")
-    try:
-        count = f"SELECT count(*) FROM (SELECT 1 {source} LIMIT {MOST_ROWS + 1}) x"
-        plain.execute(count, bound)
-    except psycopg.errors.QueryCanceled as error:
-        raise QueryError("query_timeout", f"not counted within {TIMEOUT_S} s: ask for less") from error
-    found = plain.fetchone()
-    if found is not None and found[0] > MOST_ROWS:
-        raise QueryError(
-            "too_many_rows", f"more than {MOST_ROWS:,} rows; ask for a shorter range or fewer devices"
+def count(wanted: Wanted, most: int, *, now: datetime, timeout_s: int) -> int:
+    """Rows of an export, at most `most`. Raises QueryError `query_timeout`, what `selection.condition`
+    raises.
+    """
+    with _Opening(wanted, now) as opening:
+        return opening.count(most, timeout_s=timeout_s)
+
+
+def open_part(wanted: Wanted, *, now: datetime, lock: int, has_head: bool) -> Export | None:
+    """As `open_export`, of a part of what was checked and counted before; None when another session holds the
+    lock `lock`, which the part holds until it is closed. has_head: as of `export_forms.writer`.
+    """
+    with _Opening(wanted, now) as opening:
+        try:
+            opening.take(lock, 1, "another worker is at it")
+        except QueryError:
+            return None
+        return opening.export(lambda: False, has_head=has_head)
+
+
+class _Opening:
+    """A connection with one snapshot, on the way to an export: closed again unless that comes of it."""
+
+    def __init__(self, wanted: Wanted, now: datetime) -> None:
+        self._wanted = wanted
+        selected = condition(wanted.q, now=now)
+        table, self._names = _KINDS[wanted.kind]
+        self._source = (
+            f"FROM {table} w JOIN tele_version v ON v.id = w.version_id"
+            f" WHERE w.ts >= %(start)s AND w.ts < %(end)s AND {selected.sql}"
         )
-    plain.execute(f"SET LOCAL statement_timeout = '{FETCH_S}s'")
-    chosen = ", ".join(names.values())
-    cursor = opened.cursor(name="export")
-    cursor.execute(plain.mogrify(f"SELECT {chosen} {source}", bound).encode())
-    return Export(opened, cursor, wanted, lambda: clock() > until)
+        self._bound = {**selected.parameters, "start": wanted.start, "end": wanted.end}
+        self._is_kept = False
+
+    def __enter__(self) -> _Opening:
+        parameters = connections.create_connection(DEFAULT_DB_ALIAS).get_connection_params()
+        self._opened = psycopg.connect(**{**parameters, "connect_timeout": CONNECT_S})
+        self._opened.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        self._opened.read_only = True
+        self._plain = psycopg.ClientCursor(self._opened)
+        self._plain.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_S}s'")
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        if not self._is_kept:
+            self._opened.close()
+
+    def take(self, lock: int, places: int, text: str) -> None:
+        self._plain.execute(
+            "SELECT n FROM generate_series(0, %s) n WHERE pg_try_advisory_xact_lock(%s + n) LIMIT 1",
+            [places - 1, lock],
+        )
+        if self._plain.fetchone() is None:
+            raise QueryError("contended", text)
+
+    def count(self, most: int, *, timeout_s: int) -> int:
+        self._plain.execute(f"SET LOCAL statement_timeout = '{timeout_s}s'")
+        try:
+            self._plain.execute(f"SELECT count(*) FROM (SELECT 1 {self._source} LIMIT {most}) x", self._bound)
+        except psycopg.errors.QueryCanceled as error:
+            raise QueryError("query_timeout", f"not counted within {timeout_s} s: ask for less") from error
+        found = self._plain.fetchone()
+        return int(found[0]) if found else 0
+
+    def export(self, is_late: Callable[[], bool], *, has_head: bool = True) -> Export:
+        self._plain.execute(f"SET LOCAL statement_timeout = '{FETCH_S}s'")
+        chosen = ", ".join(self._names.values())
+        cursor = self._opened.cursor(name="export")
+        cursor.execute(self._plain.mogrify(f"SELECT {chosen} {self._source}", self._bound).encode())
+        found = Export(self._opened, cursor, self._wanted, is_late, has_head=has_head)
+        self._is_kept = True
+        return found
 
 
-def _check(wanted: Wanted, now: datetime) -> None:
+def check(wanted: Wanted, *, now: datetime) -> None:
+    """Refuse what cannot be exported, before the database is asked. Raises QueryError as `open_export`."""
     if wanted.kind not in _KINDS:
         raise QueryError("unknown_kind", f"{wanted.kind[:40]!r} is none of {', '.join(_KINDS)}")
-    if wanted.form not in FORMATS:
-        raise QueryError("format_unknown", f"{wanted.form[:40]!r} is none of {', '.join(FORMATS)}")
+    export_forms.check(wanted.form)
     if wanted.start.tzinfo is None or wanted.end.tzinfo is None:
         raise QueryError("range_invalid", "from and to need an offset or Z")
     if wanted.start >= wanted.end:
@@ -217,34 +275,3 @@ def _check(wanted: Wanted, now: datetime) -> None:
             "raw_expired", f"these are kept {days} days, from {oldest:%Y-%m-%dT%H:%M:%SZ} on",
             available_from=oldest,
         )  # fmt: skip
-
-
-def _ndjson(kind: str, rows: list[tuple[Any, ...]]) -> str:
-    names = columns(kind)
-    lines = []
-    for row in rows:
-        told = dict(zip(names, row, strict=True))
-        told["at"] = _stamp(told["at"])
-        if "body" in told:
-            told["body"] = json.loads(told["body"])
-        lines.append(json.dumps(told, ensure_ascii=False, separators=(",", ":")) + "\n")
-    return "".join(lines)
-
-
-def _csv(kind: str, rows: list[tuple[Any, ...]]) -> str:
-    at = columns(kind).index("at")
-    text = io.StringIO()
-    csv.writer(text).writerows([*row[:at], _stamp(row[at]), *row[at + 1 :]] for row in rows)
-    return text.getvalue()
-
-
-def _csv_head(kind: str) -> str:
-    return ",".join(columns(kind)) + "\r\n"
-
-
-def _stamp(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"
-
-
-_WRITERS: Final = {"ndjson": _ndjson, "csv": _csv}
-_HEADS: Final[dict[str, Callable[[str], str]]] = {"ndjson": lambda kind: "", "csv": _csv_head}

@@ -9,8 +9,11 @@ Nothing writes to them through the ORM: ingest copies in bulk, rollups grow from
 from django.db import models
 
 from fleet.telemetry import drift_models as drift_models
+from fleet.telemetry.cold_models import ColdPart as ColdPart
+from fleet.telemetry.export_models import ExportJob as ExportJob
 from fleet.telemetry.gap_models import Boot as Boot
 from fleet.telemetry.gap_models import Gap as Gap
+from fleet.telemetry.ingesters import Ingester as Ingester
 
 
 class Version(models.Model):

@@ -4,12 +4,12 @@
 
 from collections.abc import Collection
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 from django.db import connection
 
-from fleet.telemetry import drift, gap_times, partitions, sources
+from fleet.telemetry import cold, cold_query, drift, gap_times, partitions, sources
 from fleet.telemetry.catalogue import GROUPS, KINDS, METRICS, Metric, TelemetryQuery
 from fleet.telemetry.comparison import Comparison, compare
 from fleet.telemetry.coverage import Coverage, Covered, coverage
@@ -108,7 +108,7 @@ def device_series(
     device_id: str, start: datetime, end: datetime, *, limit: int = MAX_WINDOWS
 ) -> list[dict[str, Any]]:
     """Raw windows of one device that end in [start, end), oldest first; the newest `limit` of them (at most
-    2000).
+    2001).
 
     Each: device_id, at, seq, model, version, mid, slot, inferences, latency_mean_us, latency_max_us, score
     (0..1), top_class (-1 none), anomaly_max (score units), anomalies, labels, labels_ok, accuracy (proxy,
@@ -118,7 +118,7 @@ def device_series(
         cursor.execute(
             f"SELECT {_WINDOW_SQL} FROM tele_window w JOIN tele_version v ON v.id = w.version_id"
             " WHERE w.device_id = %s AND w.ts >= %s AND w.ts < %s ORDER BY w.ts DESC, w.seq DESC LIMIT %s",
-            [device_id, start, end, min(limit, MAX_WINDOWS)],
+            [device_id, start, end, min(limit, MAX_WINDOWS + 1)],
         )
         return [_window(row) for row in reversed(cursor.fetchall())]
 
@@ -127,32 +127,51 @@ def device_answer(device_id: str, start: datetime, end: datetime, *, now: dateti
     """`device_series` as an answer of its own: items, source, step (None: single windows), as_of, gaps (open
     and lost ones that touch the range) and is_cut, True when the oldest windows of the range are left off.
 
-    Raises QueryError `range_invalid`, and `raw_expired` for a range that begins before the raw rows that are
-    kept.
+    A range that begins before the raw rows that are kept is read from the cold tier as well, where it reaches
+    back so far: source is then `cold`. Raises QueryError `range_invalid`, `raw_expired` where it does not,
+    and what `cold_query.windows` raises.
     """
     if start.tzinfo is None or end.tzinfo is None:
         raise QueryError("range_invalid", "from and to need an offset or Z")
     if start >= end:
         raise QueryError("range_invalid", "from is not before to")
     oldest = partitions.day_of(partitions.raw_from(now))
-    if partitions.day_of(start) < oldest:
-        kept = f"raw windows are kept {partitions.RAW_DAYS} days, from {oldest:%Y-%m-%d}T00:00:00Z on"
-        raise QueryError(
-            "raw_expired",
-            f"{kept}; POST /telemetry:query reads days of a device further back",
-            least_step_s=sources.DAY_S,
-            available_from=datetime.combine(oldest, datetime.min.time(), UTC),
-        )
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM (SELECT 1 FROM tele_window WHERE device_id = %s AND ts >= %s AND ts < %s"
-            " LIMIT %s) x",
-            [device_id, start, end, MAX_WINDOWS + 1],
-        )
-        is_cut = cursor.fetchone()[0] > MAX_WINDOWS
-    found = {"items": device_series(device_id, start, end), "is_cut": is_cut, "source": "raw", "step": None}
+    is_cold = partitions.day_of(start) < oldest
+    if is_cold and not cold_query.reaches(partitions.day_of(start)):
+        raise _expired(oldest)
+    items = device_series(device_id, start, end, limit=MAX_WINDOWS + 1)
+    if is_cold and len(items) <= MAX_WINDOWS:
+        items = _with_cold(device_id, start, end, items)
+    found = {
+        "items": items[-MAX_WINDOWS:], "is_cut": len(items) > MAX_WINDOWS,
+        "source": "cold" if is_cold else "raw", "step": None,
+    }  # fmt: skip
     gaps = gap_times.touching(start, end, where="w.device_id = %(device)s", parameters={"device": device_id})
     return found | {"as_of": min(now, end), "gaps": gaps}
+
+
+def _expired(oldest: date) -> QueryError:
+    first = cold.first_day("window") if cold.is_on() else None
+    since = min(oldest, first) if first else oldest
+    return QueryError(
+        "raw_expired",
+        f"raw windows are kept {partitions.RAW_DAYS} days{' and in the cold tier' if first else ''}, from"
+        f" {since:%Y-%m-%d}T00:00:00Z on; POST /telemetry:query reads days of a device further back",
+        least_step_s=sources.DAY_S,
+        available_from=datetime.combine(since, datetime.min.time(), UTC),
+    )
+
+
+def _with_cold(
+    device_id: str, start: datetime, end: datetime, items: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The windows and those of the cold tier, oldest first. A day that is exported and not dropped yet is in
+    both, and counts once.
+    """
+    known = {(item["at"], item["seq"]) for item in items}
+    older = [_window(row) for row in cold_query.windows(device_id, start, end, limit=MAX_WINDOWS + 1)]
+    fresh = [item for item in older if (item["at"], item["seq"]) not in known]
+    return sorted([*fresh, *items], key=lambda item: (item["at"], item["seq"]))
 
 
 def last_answer(device_id: str, *, now: datetime) -> dict[str, Any]:

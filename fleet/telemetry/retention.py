@@ -12,7 +12,7 @@ import structlog
 from django.db import OperationalError, connection
 from psycopg import sql
 
-from fleet.telemetry import partitions
+from fleet.telemetry import cold, partitions
 from fleet.telemetry.partitions import TABLES
 
 log = structlog.get_logger(__name__)
@@ -23,10 +23,13 @@ def drop_expired(now: datetime) -> list[str]:
     """Drop partitions whose whole time is past retention; returns their names.
 
     A partition that is read for more than WAIT_S stays for the next run, and minutes stay until their hours
-    are compacted. Must not be called inside a transaction: PostgreSQL refuses to detach concurrently there.
+    are compacted. With a cold tier a raw partition stays until it is in there (`cool_expired`). Must not be
+    called inside a transaction: PostgreSQL refuses to detach concurrently there.
     """
     dropped = []
-    for table, name in list(_expired(now)):
+    for table, name, _ in list(_expired(now)):
+        if cold.is_on() and table in cold.KINDS and not cold.is_exported(name):
+            continue
         try:
             _detach(table, name)
             with connection.cursor() as cursor:
@@ -40,13 +43,22 @@ def drop_expired(now: datetime) -> list[str]:
     return dropped
 
 
-def _expired(now: datetime) -> Iterator[tuple[str, str]]:
-    """(table, partition) of what is past retention, those included that were detached but not dropped."""
+def cool_expired(now: datetime) -> list[str]:
+    """Export the raw partitions that are past retention to the cold tier, when there is one; names of those
+    that are new there. Takes as long as they are large (`cold.export_partitions`).
+    """
+    return cold.export_partitions(list(_expired(now)), now=now) if cold.is_on() else []
+
+
+def _expired(now: datetime) -> Iterator[tuple[str, str, date]]:
+    """(table, partition, its first day) of what is past retention, those included that were detached but not
+    dropped.
+    """
     for table, cut in TABLES.items():
         oldest = partitions.day_of(now - timedelta(days=cut.keep_days))
         for day, name in sorted(_all(table)):
             if cut.end(day) <= oldest and (table != "tele_minute" or _is_compacted(day)):
-                yield table, name
+                yield table, name, day
 
 
 def _all(table: str) -> list[tuple[date, str]]:

@@ -3,7 +3,16 @@
 from celery import shared_task
 from django.utils import timezone
 
-from fleet.telemetry import baselines, compaction, gaps, judging, labels, partitions, retention
+from fleet.telemetry import (
+    baselines,
+    compaction,
+    export_jobs,
+    gaps,
+    judging,
+    labels,
+    partitions,
+    retention,
+)
 
 
 @shared_task(name="telemetry.make_partitions")  # type: ignore[untyped-decorator]
@@ -14,6 +23,7 @@ def make_partitions() -> None:
     retention.drop_expired(now)
     labels.forget(now)
     gaps.forget(now)
+    export_jobs.forget(now=now)
 
 
 @shared_task(name="telemetry.compact")  # type: ignore[untyped-decorator]
@@ -34,3 +44,17 @@ def join_labels() -> None:
 def judge_drift() -> None:
     """Compare windows that came since with the references of their runs."""
     judging.judge(timezone.now())
+
+
+@shared_task(name="telemetry.write_exports", soft_time_limit=600, time_limit=660)  # type: ignore[untyped-decorator]
+def write_exports() -> None:
+    """Carry on with large exports; the last step of one, which makes one file of its parts, may take long."""
+    export_jobs.work(now=timezone.now())
+
+
+@shared_task(name="telemetry.cool", soft_time_limit=3_000, time_limit=3_060)  # type: ignore[untyped-decorator]
+def cool() -> None:
+    """Export raw partitions past retention to the cold tier, where one is configured, and drop them."""
+    now = timezone.now()
+    if retention.cool_expired(now):
+        retention.drop_expired(now)

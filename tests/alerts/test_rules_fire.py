@@ -7,10 +7,16 @@ import pytest
 
 from fleet.accounts.audit import SYSTEM
 from fleet.alerts import evaluation, rules
+from fleet.alerts.errors import AlertError
 from fleet.alerts.kinds import KINDS
 from fleet.alerts.models import Alert
+from fleet.alerts.pausing import subject
+from fleet.console import alert_words
 from fleet.devices.models import Device
+from fleet.telemetry import ingesters
 from fleet.telemetry.gap_models import Gap
+from fleet.telemetry.ingesters import Told
+from fleet.telemetry.models import ColdPart
 from tests.alerts.planting import plant_devices, plant_drift, plant_events, plant_letters, plant_windows
 
 pytestmark = pytest.mark.django_db
@@ -47,6 +53,18 @@ def with_letters(now: datetime, code: str, n: int) -> None:
     plant_letters(one, now - MINUTE, code, n)
 
 
+def with_gateway(now: datetime, *, held_s: int | None = None, silent_s: int = 1) -> None:
+    since = None if held_s is None else now - timedelta(seconds=held_s)
+    ingesters.tell([Told("telemetry-0", since, 3 if held_s else 0)], now=now - timedelta(seconds=silent_s))
+
+
+def with_cold(now: datetime, problem: str) -> None:
+    for back in (31, 32):
+        day = now.date() - timedelta(days=back)
+        name = f"tele_window_{day:%Y%m%d}"
+        ColdPart.objects.create(name=name, kind="window", day=day, problem=problem, tried_at=now)
+
+
 def with_gap(now: datetime, age_s: int, state: str = "open") -> None:
     (one,) = plant_devices(1, now)
     found = now - timedelta(seconds=age_s)
@@ -64,6 +82,8 @@ FIRING: dict[str, Callable[[datetime], None]] = {
     "latency_budget": plant_slow,
     "low_heap": lambda now: with_windows(now, heap_min_64b=255),
     "telemetry_gap": lambda now: with_gap(now, 3_601),
+    "ingest_lag": lambda now: with_gateway(now, held_s=61),
+    "cold_export_failed": lambda now: with_cold(now, "no space left on device"),
     "silent": plant_silent,
 }
 JUST_NOT: dict[str, Callable[[datetime], None]] = {
@@ -75,6 +95,8 @@ JUST_NOT: dict[str, Callable[[datetime], None]] = {
     "drift": lambda now: plant_drift(plant_devices(1, now), now, worst=9.0, flagged=2),
     "low_heap": lambda now: with_windows(now, heap_min_64b=256),
     "telemetry_gap": lambda now: with_gap(now, 3_600, "asked"),
+    "ingest_lag": lambda now: with_gateway(now, held_s=60),
+    "cold_export_failed": lambda now: with_cold(now, ""),
     "silent": lambda now: plant_windows(plant_devices(1, now), now - timedelta(minutes=14), 5),
 }
 
@@ -92,7 +114,8 @@ def test_a_rule_of_each_kind_fires_on_what_it_is_for(kind: str, now: datetime) -
     assert (outcome.opened, outcome.problems) == (1, 0)
     alert = Alert.objects.get()
     assert (alert.kind, alert.state, alert.count) == (kind, "open", 1)
-    assert alert.evidence["devices"]
+    assert bool(alert.evidence["devices"]) != KINDS[kind].is_system
+    assert alert_words.sentence(alert).endswith(".")
 
 
 @pytest.mark.parametrize("kind", JUST_NOT)
@@ -160,3 +183,34 @@ def test_a_gap_that_is_known_to_be_lost_is_no_open_one(now: datetime) -> None:
     with_gap(now, 90_000, "lost")
     evaluation.run(now)
     assert not Alert.objects.exists()
+
+
+def test_a_gateway_that_says_nothing_is_late_since_its_last_word(now: datetime) -> None:
+    make("ingest_lag", now)
+    with_gateway(now, silent_s=61)
+    evaluation.run(now)
+    alert = Alert.objects.get()
+    assert (subject(alert), alert.scope_key, alert.severity) == (
+        "gateway telemetry-0", "gateway:telemetry-0", "warning",
+    )  # fmt: skip
+    assert (alert.evidence["value"], alert.evidence["is_silent"]) == (61.0, True)
+    assert "said nothing for 1 min 1 s" in alert_words.sentence(alert)
+
+
+def test_a_gateway_that_ends_as_asked_is_late_no_more(now: datetime) -> None:
+    make("ingest_lag", now)
+    with_gateway(now, silent_s=300)
+    evaluation.run(now)
+    ingesters.forget(["telemetry-0"])
+    for n in (1, 2, 3):
+        evaluation.run(now + n * MINUTE)
+    assert Alert.objects.get().state == "resolved"
+
+
+@pytest.mark.parametrize(("field", "given"), [("q", "id==dev-1"), ("action", "pause")])
+def test_a_rule_about_the_installation_has_no_devices_and_pauses_no_rollout(
+    now: datetime, field: str, given: str
+) -> None:
+    with pytest.raises(AlertError) as caught:
+        make("ingest_lag", now, **{field: given})
+    assert (caught.value.code, caught.value.field) == ("validation", field)

@@ -10,7 +10,7 @@ from asgiref.sync import async_to_sync
 from django.db import connection
 from django.test import AsyncClient
 
-from fleet.telemetry import export, ingest, partitions
+from fleet.telemetry import export, export_jobs, ingest, partitions
 from fleet.telemetry.ingest import Delivery
 from tests.api.conftest import Caller, clock
 from tests.telemetry.batches import make_batch
@@ -68,7 +68,7 @@ def test_an_asynchronous_server_gets_it_in_parts(
     ("asked", "status", "code"),
     [
         ({"kind": "event"}, 400, "unknown_kind"),
-        ({"format": "parquet"}, 400, "format_unknown"),
+        ({"format": "xml"}, 400, "format_unknown"),
         ({"from": "2026-01-01T00:00:00"}, 400, "range_invalid"),
         ({"from": "2020-01-01T00:00:00Z"}, 400, "range_too_wide"),
         ({"where": "version=="}, 400, "query_syntax"),
@@ -89,14 +89,53 @@ def test_what_cannot_be_exported_is_refused_before_the_stream(
         assert (whole.status_code, whole.getvalue().count(b"\n")) == (200, 25)
 
 
-def test_too_many_rows_and_too_many_exports_have_their_status(
+def test_too_many_exports_have_their_status(
     call: Caller, told: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "MOST_ROWS", 24)
-    answer = call("GET", path(**told))
-    assert (answer.status_code, answer.json()["code"]) == (400, "too_many_rows")
-    monkeypatch.setattr(export, "MOST_ROWS", 25)
     monkeypatch.setattr(export, "SLOTS", 0)
     answer = call("GET", path(**told))
     assert (answer.status_code, answer.json()["code"]) == (503, "contended")
     assert answer["Retry-After"]
+
+
+def test_more_rows_than_a_stream_gives_are_an_operation_with_a_file_at_its_end(
+    call: Caller, told: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = call("GET", path(format="csv", **told)).getvalue()
+    monkeypatch.setattr(export, "MOST_ROWS", 24)
+    monkeypatch.setattr(export_jobs, "PART_ROWS", 5)
+    answer = call("GET", path(format="csv", **told))
+    body = answer.json()
+    assert (answer.status_code, answer["Location"]) == (202, f"/api/v1/operations/{body['id']}")
+    assert (body["kind"], body["state"], body["progress"], body["result"]) == (
+        "telemetry.export", "queued", {"done": 0, "total": None}, None,
+    )  # fmt: skip
+    here = f"/operations/{body['id']}"
+    assert call("GET", here).json() == body
+    assert call("GET", f"/telemetry/exports/{body['id']}").status_code == 404
+    export_jobs.work(now=clock())
+    done = call("GET", here).json()
+    assert (done["state"], done["progress"], done["problem"]) == (
+        "succeeded", {"done": 25, "total": 25}, None,
+    )  # fmt: skip
+    found = call("GET", done["result"].removeprefix("/api/v1"))
+    data = found.getvalue()
+    assert sorted(data.splitlines()) == sorted(whole.splitlines())
+    assert (found["Content-Type"], found["Content-Length"]) == ("text/csv", str(done["bytes"]))
+    refused = call("POST", f"{here}/cancel", {})
+    assert (refused.status_code, refused.json()["code"], refused.json()["state"]) == (
+        409, "illegal_transition", "succeeded",
+    )  # fmt: skip
+
+
+def test_an_export_is_cancelled_by_whoever_asked_and_by_no_other(
+    call: Caller, told: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "MOST_ROWS", 24)
+    here = f"/operations/{call('GET', path(**told)).json()['id']}"
+    other = call.as_role("operator")
+    refused = other("POST", f"{here}/cancel", {})
+    assert (refused.status_code, refused.json()["code"]) == (403, "scope_missing")
+    gone = call("POST", f"{here}/cancel", {})
+    assert (gone.status_code, gone.json()["state"], gone.json()["result"]) == (200, "cancelled", None)
+    assert export_jobs.work(now=clock()) == 0

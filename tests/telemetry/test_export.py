@@ -5,16 +5,18 @@ import io
 import itertools
 import json
 import os
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyarrow.parquet
 import pytest
 from django.db import connection, transaction
 
-from fleet.telemetry import export, ingest, partitions, queries
+from fleet.telemetry import export, export_forms, ingest, partitions, queries
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.export import Wanted, open_export
 from fleet.telemetry.ingest import Delivery
@@ -59,10 +61,16 @@ def wanted(**change: Any) -> Wanted:
 
 def read(**change: Any) -> list[dict[str, Any]]:
     asked = wanted(**change)
-    text = b"".join(open_export(asked, now=NOW)).decode()
+    text = b"".join(open_export(asked, now=NOW)).decode() if asked.form != "parquet" else ""
+    if asked.form == "parquet":
+        return list(table(asked).to_pylist())
     if asked.form == "csv":
         return list(csv.DictReader(io.StringIO(text, newline="")))
     return [json.loads(line) for line in text.splitlines()]
+
+
+def table(asked: Wanted) -> Any:
+    return pyarrow.parquet.read_table(io.BytesIO(b"".join(open_export(asked, now=NOW))))
 
 
 def test_windows_are_those_of_a_device_series(sent: None) -> None:
@@ -85,6 +93,45 @@ def test_csv_holds_what_ndjson_holds(sent: None, kind: str) -> None:
         body = told.pop("body", None)
         assert json.loads(row.pop("body", "null")) == body
         assert {name: str(value) for name, value in told.items()} == row
+
+
+@pytest.mark.parametrize("kind", export.KINDS)
+def test_parquet_holds_what_ndjson_holds_with_its_types(sent: None, kind: str) -> None:
+    lines, rows = (read(kind=kind, form=form) for form in ("ndjson", "parquet"))
+    assert lines
+    for told, row in zip(lines, rows, strict=True):
+        at, body = row.pop("at"), told.pop("body", None)
+        assert told.pop("at") == f"{at:%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"
+        assert json.loads(row.pop("body", "null")) == body
+        assert row == told
+    schema = table(wanted(kind=kind, form="parquet")).schema
+    assert schema.names == list(export.columns(kind))
+    assert (str(schema.field("at").type), str(schema.field("seq").type)) == ("timestamp[us, tz=UTC]", "int64")
+
+
+def test_parquet_comes_in_groups_of_rows_while_it_is_read(
+    sent: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "FETCH", 2)
+    monkeypatch.setattr(export_forms, "GROUP_ROWS", 4)
+    parts = list(open_export(wanted(form="parquet"), now=NOW))
+    assert len(parts) >= 4
+    assert pyarrow.parquet.ParquetFile(io.BytesIO(b"".join(parts))).num_row_groups == 2
+
+
+def test_an_empty_parquet_has_its_columns(sent: None) -> None:
+    found = table(wanted(form="parquet", q="version==9"))
+    assert (found.num_rows, found.schema.names) == (0, list(export.columns("window")))
+
+
+def test_parquet_without_the_extra_is_refused_and_the_extra_named(
+    sent: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)  # as where it is not installed
+    with pytest.raises(QueryError, match=r"tinyfleet\[cold\]") as caught:
+        open_export(wanted(form="parquet"), now=NOW)
+    assert caught.value.code == "format_unknown"
+    assert read()
 
 
 def test_sampled_inferences_carry_the_id_that_labels_use(sent: None) -> None:
@@ -190,7 +237,7 @@ def test_a_count_that_takes_too_long_is_ended(sent: None, monkeypatch: pytest.Mo
     ("code", "change"),
     [
         ("unknown_kind", {"kind": "event"}),
-        ("format_unknown", {"form": "parquet"}),
+        ("format_unknown", {"form": "xml"}),
         ("range_invalid", {"start": NOW}),
         ("range_invalid", {"start": START.replace(tzinfo=None)}),
         ("range_too_wide", {"start": NOW - timedelta(days=400)}),

@@ -1,4 +1,4 @@
-"""Operations: the start of a rollout, which a worker does, and how far such work is."""
+"""Operations: the start of a rollout or a large export, which workers do, and how far such work is."""
 
 import uuid
 from typing import Any
@@ -8,11 +8,13 @@ from django.utils import timezone
 from ninja import Router
 
 from fleet.api import within
-from fleet.api.auth import Scope, actor
-from fleet.api.errors import document, status_of
+from fleet.api.auth import Scope, actor, person, require
+from fleet.api.errors import ApiProblem, document, status_of
 from fleet.api.idempotency import idempotent
 from fleet.api.render import stamp
 from fleet.api.routes.rollouts import VerbBody, expect, rollout_of
+from fleet.telemetry import export_jobs
+from fleet.telemetry.export_models import ExportJob
 from ota import rollouts
 from ota.choices import OperationState
 from ota.models import Operation
@@ -38,16 +40,75 @@ def start(request: HttpRequest, rollout_id: uuid.UUID, body: VerbBody) -> Any:
     return asked if isinstance(asked, dict) else (202, operation_json(asked))
 
 
+_READ = Scope("rollouts:read", "telemetry:read")
+
+
 @router.get(
-    "/operations/{operation_id}", auth=Scope("rollouts:read", knows_limits=True), response=dict[str, Any]
+    "/operations/{operation_id}",
+    auth=Scope("rollouts:read", "telemetry:read", knows_limits=True),
+    response=dict[str, Any],
 )
 def get_operation(request: HttpRequest, operation_id: uuid.UUID) -> Any:
-    """How far it is, and what came of it; kept for 30 days after its end."""
+    """How far it is, and what came of it; kept for 30 days after its end. One of a rollout needs the scope
+    rollouts:read, an export telemetry:read.
+    """
     found = Operation.objects.defer("frozen").select_related("rollout").filter(id=operation_id).first()
-    if found is None:
+    if found is not None:
+        require(request, "rollouts:read")
+        within.require_rollout(request, found.rollout)
+        return operation_json(found)
+    if within.limit_of(request) is not None:  # an export is of the whole fleet
         raise Http404(f"no operation {operation_id}")
-    within.require_rollout(request, found.rollout)
-    return operation_json(found)
+    return export_json(_export(request, operation_id))
+
+
+@router.post(
+    "/operations/{operation_id}/cancel", auth=_READ, response=dict[str, Any], summary="Cancel an operation"
+)
+@idempotent(is_required=False)
+def cancel_operation(request: HttpRequest, operation_id: uuid.UUID) -> Any:
+    """End an export that is not finished; what it wrote is deleted. Whoever asked for it may, and an
+    administrator. A start of a rollout is ended by cancelling the rollout.
+    """
+    started = Operation.objects.defer("frozen").filter(id=operation_id).first()
+    if started is not None:
+        require(request, "rollouts:read")
+        detail = f"cancel the rollout instead: POST /api/v1/rollouts/{started.rollout_id}/cancel"
+        raise ApiProblem("illegal_transition", detail, state=str(started.state), allowed=[])
+    job = _export(request, operation_id)
+    if job.asked_by.person != person(request):
+        require(request, "users:admin")
+    return export_json(export_jobs.cancel(job, actor=actor(request), now=timezone.now()))
+
+
+def _export(request: HttpRequest, operation_id: uuid.UUID) -> ExportJob:
+    job = ExportJob.objects.filter(pk=operation_id).first()
+    if job is None:
+        raise Http404(f"no operation {operation_id}")
+    require(request, "telemetry:read")
+    return job
+
+
+def export_json(job: ExportJob) -> dict[str, Any]:
+    """A large export as it is told. `progress` counts rows, total null until they are counted; `result`: the
+    file once it succeeded, while it is kept; `problem`: as of any operation.
+    """
+    is_there = export_jobs.file_of(job) is not None
+    told = job.problem
+    kept = job.finished_at + export_jobs.KEPT if job.finished_at and is_there else None
+    return {
+        "id": str(job.id),
+        "kind": "telemetry.export",
+        "state": str(job.state),
+        "progress": {"done": job.done, "total": job.total},
+        "result": f"/api/v1/telemetry/exports/{job.id}" if is_there else None,
+        "bytes": job.size,
+        "kept_until": stamp(kept),
+        "problem": document(status_of(told["code"]), told["code"], told["text"]) if told else None,
+        "asked_by": job.asked_by.name,
+        "asked_at": stamp(job.asked_at),
+        "finished_at": stamp(job.finished_at),
+    }
 
 
 def operation_json(row: Operation) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""`manage.py telemetry`: compare rollups with raw rows, make them anew, compact, choose references, replay.
+"""`manage.py telemetry`: compare rollups with raw rows, make them anew, compact, cool, choose references,
+replay.
 
 It is the gateway's because replaying is: what was refused goes through the gateway's reading once more.
 """
@@ -18,9 +19,9 @@ from fleet.devices.installation import installation_id
 from fleet.gateway import replay
 from fleet.gateway.uplink import Reader
 from fleet.sealing import SealError
-from fleet.telemetry import baselines, compaction, partitions, recompute, verification
+from fleet.telemetry import baselines, cold, compaction, partitions, recompute, retention, verification
 from fleet.telemetry.errors import TelemetryError
-from fleet.telemetry.models import Version
+from fleet.telemetry.models import ColdPart, Version
 
 ACTOR = Actor("command", "manage.py telemetry")
 DAY = timedelta(days=1)
@@ -44,6 +45,7 @@ class Command(BaseCommand):
         base.add_argument("--from", dest="start", required=True, help="first UTC day, 2026-05-01")
         base.add_argument("--to", dest="end", required=True, help="last UTC day")
         verbs.add_parser("compact", help="compact the hours that are due, as the workers do each minute")
+        verbs.add_parser("cool", help="export raw days past retention to the cold tier, then drop them")
         again = verbs.add_parser("replay", help="send refused messages through the pipeline once more")
         again.add_argument("--code", required=True, help="under which they were refused: format_unknown, ...")
         again.add_argument("--device", default="", help="of this device only")
@@ -53,6 +55,9 @@ class Command(BaseCommand):
         try:
             if options["verb"] == "compact":
                 self.stdout.write(f"compacted {self._compact(now)} hours")
+                return
+            if options["verb"] == "cool":
+                self._cool(now)
                 return
             if options["verb"] == "baseline":
                 self._baseline(options, now)
@@ -98,6 +103,16 @@ class Command(BaseCommand):
                 at=now, after=after,
             )  # fmt: skip
         self.stdout.write(f"made {hours} hours anew, compacted {self._compact(now)}")
+
+    def _cool(self, now: datetime) -> None:
+        if not cold.is_on():
+            raise CommandError("not_set_up: FLEET_COLD_DIR is not set, so there is no cold tier")
+        for name in retention.cool_expired(now):
+            self.stdout.write(f"{name} is in the cold tier")
+        self.stdout.write(f"dropped {len(retention.drop_expired(now))} partitions")
+        failed = ColdPart.objects.exclude(problem="").order_by("name").first()
+        if failed is not None:
+            raise CommandError(f"cold_export_failed: {failed.name}: {failed.problem}")
 
     def _baseline(self, options: dict[str, Any], now: datetime) -> None:
         runs = list(Version.objects.filter(mid=options["mid"].lower()))

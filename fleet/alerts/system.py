@@ -1,0 +1,73 @@
+"""What rules about the installation itself find: how far ingest is behind, what the cold tier did not take.
+
+Their alerts name no device and no part of the fleet; `evidence["subject"]` says what they are about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
+from itertools import groupby
+from typing import Any, Final
+
+from fleet.alerts.findings import Finding
+from fleet.alerts.kinds import Kind
+from fleet.telemetry import ingesters
+from fleet.telemetry.cold_models import ColdPart
+
+GATEWAY: Final = "gateway:"
+COLD: Final = "cold:"
+_NAMED: Final = 5
+
+
+def findings(
+    kind: Kind, threshold: float, *, now: datetime, open_keys: Collection[str] = ()
+) -> list[Finding]:
+    """Whatever fires, and whatever is known of `open_keys`: what is not there any more is clear."""
+    found = _FIND[kind.name](threshold, now)
+    known = {one.key for one in found}
+    gone = [Finding(key, False, True, {}) for key in sorted(set(open_keys) - known)]
+    about = {"unit": kind.unit, "to": now.isoformat(), "from": (now - kind.span).isoformat(), "devices": []}
+    return [
+        Finding(one.key, one.is_firing, one.is_clear, {**one.evidence, **about}) for one in (*found, *gone)
+    ]
+
+
+def _lags(threshold: float, now: datetime) -> list[Finding]:
+    found = []
+    for one in ingesters.lags(now=now):
+        lag_s = one.lag.total_seconds()
+        is_firing = lag_s > threshold
+        evidence: dict[str, Any] = {
+            "subject": f"gateway {one.name}",
+            "value": lag_s,
+            "limit": threshold,
+            "n": one.messages,
+            "is_silent": one.told.total_seconds() > threshold,
+        }
+        found.append(Finding(GATEWAY + one.name, is_firing, not is_firing, evidence))
+    return found
+
+
+def _cold(threshold: float, now: datetime) -> list[Finding]:
+    """One finding per kind of rows: those of a disk that is full fail together."""
+    found = []
+    rows = ColdPart.objects.exclude(problem="").order_by("kind", "day")
+    for name, parts in groupby(rows, key=lambda one: one.kind):
+        failed = list(parts)
+        evidence: dict[str, Any] = {
+            "subject": f"cold tier, {name} rows",
+            "value": len(failed),
+            "limit": threshold,
+            "n": len(failed),
+            "days": [str(one.day) for one in failed[:_NAMED]],
+            "problem": failed[0].problem,
+        }
+        found.append(Finding(COLD + name, len(failed) >= threshold, len(failed) < threshold, evidence))
+    return found
+
+
+_FIND: Final[Mapping[str, Callable[[float, datetime], list[Finding]]]] = {
+    "ingest_lag": _lags,
+    "cold_export_failed": _cold,
+}
