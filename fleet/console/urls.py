@@ -4,6 +4,7 @@ from django.urls import path
 
 from fleet.console.views import (
     alerts,
+    bulk,
     devices,
     drift,
     evidence,
@@ -13,6 +14,8 @@ from fleet.console.views import (
     models,
     overview,
     plan,
+    saved,
+    search,
     sign_in,
     silences,
     telemetry,
@@ -20,6 +23,17 @@ from fleet.console.views import (
     uploads,
     verbs,
     versions,
+)
+from fleet.console.views.settings import (
+    about,
+    broker,
+    classes,
+    dead_letters,
+    hub,
+    keyboard,
+    retention,
+    tokens,
+    webhooks,
 )
 
 app_name = "console"
@@ -66,6 +80,32 @@ urlpatterns = [
     path("alerts/<uuid:alert_id>", alerts.alert, name="alert"),
     path("alerts/<uuid:alert_id>/acknowledge", alerts.acknowledge, name="alert-acknowledge"),
     path("alerts/<uuid:alert_id>/resolve", alerts.resolve, name="alert-resolve"),
+    path("search", search.results, name="search"),
+    path("views", saved.save, name="view-save"),
+    path("views/<int:view_id>/forget", saved.forget, name="view-forget"),
+    path("bulk/devices", bulk.devices, name="bulk-devices"),
+    path("settings", hub.hub, name="settings"),
+    path("settings/tokens", tokens.token_list, name="tokens"),
+    path("settings/tokens/<slug:public_id>/revoke", tokens.revoke, name="token-revoke"),
+    path("settings/keyboard", keyboard.keyboard, name="keyboard"),
+    path("settings/webhooks", webhooks.webhook_list, name="webhooks"),
+    path("settings/new-webhook", webhooks.new, name="webhook-new"),
+    path("settings/webhooks/<uuid:webhook_id>", webhooks.webhook, name="webhook"),
+    path("settings/webhooks/<uuid:webhook_id>/test", webhooks.test, name="webhook-test"),
+    path("settings/webhooks/<uuid:webhook_id>/delete", webhooks.delete, name="webhook-delete"),
+    path(
+        "settings/webhooks/<uuid:webhook_id>/deliveries/<uuid:delivery_id>/redeliver",
+        webhooks.redeliver,
+        name="webhook-redeliver",
+    ),
+    path("settings/classes", classes.class_list, name="classes"),
+    path("settings/new-class", classes.new, name="class-new"),
+    path("settings/classes/<str:name>", classes.edit, name="class"),
+    path("settings/retention", retention.retention, name="retention"),
+    path("settings/broker", broker.broker, name="broker"),
+    path("settings/dead-letters", dead_letters.dead_letters, name="dead-letters"),
+    path("settings/dead-letters/replay", dead_letters.replay, name="dead-letters-replay"),
+    path("settings/about", about.about, name="about"),
     path("telemetry", telemetry.explorer, name="telemetry"),
     path("telemetry/drift", drift.drift, name="drift"),
 ]
