@@ -29,7 +29,8 @@ def save(request: HttpRequest) -> HttpResponse:
         )
         messages.success(request, f"Saved as {row.name}.")
     except ViewError as error:
-        messages.error(request, f"{error.code}: {error.text}.", extra_tags="bad")
+        told = f"{error.code}: {error.text}. Request {getattr(request, 'request_id', '')}."
+        messages.error(request, told, extra_tags="bad")
     return see(reverse(f"console:{name}") + (f"?{query}" if query else ""))
 
 

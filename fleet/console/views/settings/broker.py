@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from fleet.accounts.scopes import READ
 from fleet.console.access import page
+from fleet.console.templatetags.console import num
 from fleet.mqtt import broker_status
 from fleet.mqtt.broker_files import BrokerFilesError
 from fleet.mqtt.broker_status import Names, Status
@@ -80,7 +81,7 @@ def broker(request: HttpRequest) -> HttpResponse:
         "figures": [(label, status.number(topic)) for topic, label in FIGURES],
         "limits": _limits(users),
         "finding": health.check_broker_limits(users),
-        "disk": health.check_disk(Path(settings.RUN_DIR)),
+        "disk": health.check_disk(Path(settings.RUN_DIR)).text.partition(" at ")[0],
         "names": _names(users),
     }
     return render(request, "console/settings/broker.html", context)
@@ -104,9 +105,13 @@ def _limits(users: Path) -> list[Limit]:
     lines = config.read_text().splitlines() if config.is_file() else []
     found = dict(line.split(" ", 1) for line in lines if " " in line)
     return [
-        Limit(name, wanted, found.get(name, ""), MEANING.get(name, ""), name in LOSES)
+        Limit(name, _spaced(wanted), _spaced(found.get(name, "")), MEANING.get(name, ""), name in LOSES)
         for name, wanted in mosquitto.LIMITS.items()
     ]
+
+
+def _spaced(value: str) -> str:
+    return num(int(value)) if value.isascii() and value.isdigit() else value
 
 
 def _names(users: Path) -> list[Names]:
