@@ -31,6 +31,7 @@ __all__ = [
 ]
 MAX_DESCRIPTION: Final = 256
 MAX_ESP_NN: Final = 16
+MAX_CUSTOM: Final = 64
 _FIRMWARE: Final = re.compile(r"\d{1,5}\.\d{1,5}\.\d{1,5}", re.ASCII)
 _NAMES: Final = {code: name for name, code in OPERATORS.items()}
 
@@ -168,12 +169,12 @@ def operators_of(names: Iterable[str]) -> list[Operator]:
     """
     found: list[Operator] = []
     for name in names:
-        if len(name) > 2 and name[0] == name[-1] == '"':
+        if 2 < len(name) <= MAX_CUSTOM + 2 and name[0] == name[-1] == '"' and name.isprintable():
             found.append(name[1:-1])
         elif name.upper() in OPERATORS:
             found.append(OPERATORS[name.upper()])
-        elif name.isascii() and name.isdigit() and int(name[:4]) in _NAMES:
-            found.append(int(name[:4]))
+        elif name.isascii() and name.isdigit() and len(name) <= 3 and int(name) in _NAMES:
+            found.append(int(name))
         else:
             text = f"{name[:40]!r} is no operator of TFLite Micro; a custom one is written in quotes"
             raise ClassError("validation", text, field="operators")
