@@ -7,6 +7,7 @@ that failed again only for a higher one.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +19,7 @@ from fleet.accounts.audit import TICK, Actor
 from fleet.devices.models import DeviceEvent
 from fleet.devices.timeline import CHANGED
 from ota.backoff import FAILED, newest, retryable
-from ota.choices import JOB_TERMINAL, JobState
+from ota.choices import JOB_TERMINAL, JobState, RolloutState
 from ota.gates.failures import COMPAT, failure_class
 from ota.models import Job, Rollout
 from ota.offers import install_jobs, next_attempts
@@ -26,6 +27,8 @@ from ota.permits import permitted, refreshed, refused
 from ota.transitions import BATCH
 
 VERB = "retry-failed"
+RETRIED_IN = (RolloutState.RUNNING, RolloutState.PAUSED)
+"""States in which failed devices may be tried again (`ota.verbs`)."""
 
 
 def retry_failed(
@@ -57,6 +60,38 @@ def retry_failed(
             reason=reason,
         )
     return refreshed(rollout)
+
+
+def retry_devices(
+    ids: Collection[str], *, actor: Actor, now: datetime, reason: str = "", dry_run: bool = False
+) -> dict[str, int]:
+    """As `retry_failed`, for some devices in every rollout that may be retried: {rollout id: devices}.
+
+    Rollouts in which none of them can be tried again are left out; so is one that was paused, ended or
+    retried by somebody else in the same moment, which is refused there and not here.
+    """
+    done: dict[str, int] = {}
+    for rollout in Rollout.objects.filter(state__in=RETRIED_IN, jobs__device__in=ids).distinct():
+        with transaction.atomic():
+            mine = retryable(rollout).filter(device__in=ids)
+            if dry_run:
+                done |= {str(rollout.pk): n for n in [mine.count()] if n}
+                continue
+            fresh = Rollout.objects.filter(pk=rollout.pk, state=rollout.state, rev=rollout.rev)
+            if not mine.exists() or not fresh.update(rev=F("rev") + 1):
+                continue
+            count = Job.objects.filter(pk__in=mine.values("pk")).update(retry_at=now)
+            done[str(rollout.pk)] = count
+            audit.record(
+                actor=actor,
+                verb="rollout.retry_failed",
+                subject_kind="rollout",
+                subject_id=str(rollout.pk),
+                at=now,
+                after={"devices": count, "asked_of": len(ids)},
+                reason=reason,
+            )
+    return done
 
 
 def retry_due(rollout: Rollout, *, now: datetime) -> int:

@@ -83,6 +83,7 @@ def device_class_json(row: DeviceClass) -> dict[str, Any]:
         "esp_nn_version": row.esp_nn_version,
         "firmware_version": row.firmware_version,
         "description": row.description,
+        "rev": row.rev,
     }
 
 

@@ -13,6 +13,7 @@ from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.db import DataError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.urls import reverse
@@ -28,7 +29,7 @@ from fleet.sealing import SealError
 from ota.errors import OtaError
 
 log = logging.getLogger(__name__)
-View = Callable[..., HttpResponse]
+View = Callable[..., HttpResponseBase]
 
 CONFLICTS = frozenset(
     {"illegal_transition", "immutable", "in_use", "duplicate", "overlap", "evidence_not_current"}
@@ -58,7 +59,7 @@ def page(
 
     def wrap(view: View) -> View:
         @wraps(view)
-        def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             try:
                 if not request.user.is_authenticated:
                     return _to_login(request)
@@ -182,6 +183,18 @@ def person(request: HttpRequest) -> str:
 def role(request: HttpRequest) -> str:
     """Role of the signed-in person."""
     return str(getattr(request.user, "role", ""))
+
+
+def scopes(request: HttpRequest) -> frozenset[str]:
+    """What the signed-in person may do."""
+    return scopes_of(cast(User, request.user))
+
+
+def see(url: str) -> HttpResponse:
+    """303 to a page: what a POST that did its work answers with."""
+    answer = HttpResponseRedirect(url)
+    answer.status_code = 303
+    return answer
 
 
 def refused(

@@ -25,11 +25,12 @@ class Section:
 
 SECTIONS = (
     Section("overview", "Overview", "overview", ("",)),
-    Section("devices", "Devices", "device", ("devices", "groups", "new-group")),
-    Section("models", "Models", "model", ("models", "upload", "keys")),
+    Section("devices", "Devices", "device", ("devices", "groups", "new-group", "bulk")),
+    Section("models", "Models", "model", ("models", "upload")),
     Section("rollouts", "Rollouts", "rollout", ("rollouts",)),
     Section("telemetry", "Telemetry", "telemetry", ("telemetry",)),
     Section("alerts", "Alerts", "bell", ("alerts",)),
+    Section("settings", "Settings", "gear", ("settings", "keys")),
 )
 
 
@@ -51,6 +52,7 @@ def frame(request: HttpRequest) -> dict[str, Any]:
     return {
         "theme": theme if theme in {"light", "dark"} else "",
         "sections": [item for item in SECTIONS if not is_limited or item.name in OF_GROUPS],
+        "shortcuts": request.COOKIES.get("shortcuts") != "off",
         "section": next((item.name for item in SECTIONS if first in item.prefixes), ""),
         "scopes": scopes,
         "open_alerts": open_alerts if "telemetry:read" in scopes and not is_limited else 0,

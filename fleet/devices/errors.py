@@ -15,7 +15,7 @@ class DeviceError(Exception):
 
 
 class ClassError(DeviceError):
-    """A device class was refused. code: `validation`, `duplicate`, `unknown_class`."""
+    """A device class was refused. code: `validation`, `duplicate`, `unknown_class`, `stale`."""
 
 
 class EnrolmentError(DeviceError):

@@ -111,6 +111,34 @@ def set_members(
     return answer
 
 
+def add_members(group: DeviceGroup, ids: Sequence[str], *, actor: Actor, now: datetime) -> dict[str, int]:
+    """Add these devices to a static group, whoever is in it: {"members": n, "added": n}.
+
+    Unlike `set_members` it takes no revision from its caller: what others added meanwhile stays. Raises
+    GroupError `immutable` for a dynamic group, `unknown_device`; then no member changes.
+    """
+    if group.kind != GroupKind.STATIC:
+        raise GroupError("immutable", f"{group.name} is dynamic: its query says who is in it", field="group")
+    wanted = list(dict.fromkeys(ids))
+    _check_known(wanted, {})
+    with transaction.atomic():
+        # the row is locked until commit: of two who add at a time the second one sees what the first added
+        found = DeviceGroup.objects.filter(pk=group.pk)
+        if found.update(rev=F("rev") + 1, changed_at=now) != 1:
+            raise GroupError("not_found", f"there is no group {group.name} any more", field="group")
+        rows = GroupMember.objects.filter(group=group)
+        old = set(rows.values_list("device_id", flat=True))
+        new = [pk for pk in wanted if pk not in old]
+        for start in range(0, len(new), BATCH):
+            batch = [GroupMember(group=group, device_id=pk) for pk in new[start : start + BATCH]]
+            GroupMember.objects.bulk_create(batch)
+        answer = {"members": len(old) + len(new), "added": len(new)}
+        after = {**answer, "added_first": new[:SAMPLE]}
+        _record(group, "group.add", actor, now, before={"members": len(old)}, after=after)
+    group.refresh_from_db()
+    return answer
+
+
 def delete(group: DeviceGroup, *, actor: Actor, now: datetime) -> None:
     """Remove a group. Raises GroupError `in_use` when the stored query of another one names it, `stale`."""
     with transaction.atomic():

@@ -19,6 +19,7 @@ class DeviceClass(models.Model):
     firmware_version = models.CharField(max_length=24, default="1.0.0")  # what the line ships now
     class_id = models.CharField(max_length=32, unique=True)  # 16 bytes, hex
     description = models.TextField(blank=True, default="")
+    rev = models.PositiveIntegerField(default=1)
     created_at = models.DateTimeField()
 
     class Meta:

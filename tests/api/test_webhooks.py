@@ -57,3 +57,24 @@ def test_a_finished_delivery_is_sent_again_a_waiting_one_is_not(call: Any, setti
     again = call("POST", f"{path}/{row.pk}/redeliver").json()
     assert (again["state"], again["attempts"]) == ("pending", 0)
     assert call("POST", f"{path}/{row.pk}/redeliver").json()["code"] == "illegal_transition"
+
+
+def test_a_webhook_is_changed_under_its_revision_and_tried(call: Any, settings: Any) -> None:
+    settings.WEBHOOK_ALLOW_PRIVATE = True
+    hook = call("POST", "/webhooks", {"name": "pager", "url": "http://127.0.0.1:9/"}).json()["id"]
+    path = f"/webhooks/{hook}"
+    assert call("PATCH", path, {"name": "chat"}).status_code == 428
+    changed = call("PATCH", path, {"name": "chat", "events": ["alert.opened"]}, if_match='"1"')
+    assert (changed.status_code, changed["ETag"], changed.json()["events"]) == (200, '"2"', ["alert.opened"])
+    assert call("PATCH", path, {"name": "late"}, if_match='"1"').status_code == 412
+    assert call("PATCH", path, {"events": ["tea"]}, if_match='"2"').json()["code"] == "validation"
+    assert call("PATCH", path, {"url": "ftp://x/"}, if_match='"2"').json()["code"] == "validation"
+    tried = call("POST", f"{path}/test")
+    assert (tried.status_code, tried.json()["event"], tried.json()["state"]) == (
+        202,
+        "webhook.test",
+        "pending",
+    )
+    call("PATCH", path, {"is_enabled": False}, if_match='"2"')
+    refused = call("POST", f"{path}/test")
+    assert (refused.status_code, refused.json()["code"]) == (409, "illegal_transition")

@@ -3,9 +3,9 @@
 Things are found by their `data-test` attributes, which are part of the console's interface and stay when
 words change:
 
-- frame: `nav-overview` `nav-devices` `nav-models` `nav-rollouts` `nav-telemetry` `nav-alerts`, `logout`,
-  and `message` after an action. Sign-in: `login-form` with `#id_username` and `#id_password`, `login-submit`,
-  `login-error`.
+- frame: `nav-overview` `nav-devices` `nav-models` `nav-rollouts` `nav-telemetry` `nav-alerts` `nav-settings`,
+  `logout`, and `message` after an action. Sign-in: `login-form` with `#id_username` and `#id_password`,
+  `login-submit`, `login-error`.
 - overview: `figure-online` `figure-newest` `figure-running` `figure-anomaly`, `versions`, `live-rollout`,
   `events`.
 - devices: `devices`, `filters`, `total`, `next-page`, `query-error[data-code]`, `groups-link`,
@@ -29,12 +29,21 @@ words change:
   `alert-devices`, `alert-rollouts`, `folded`, `alert-verbs` with `acknowledge` `resolve`, `history`. Rules:
   `rules` with `tr[data-rule]`. A rollout that one paused: `paused-by`.
 - telemetry: `telemetry-form`, `chart`, `gaps`, `telemetry-table`, `api-call`, `query-error`.
+- lists: `list-tools` with `view` `save-view` `forget-view` `csv` `json`; on devices `bulk` with `bulk-ticked`
+  `bulk-all`. Bulk: `bulk-count`, `bulk-form`, `moved`, `retried`, `confirm`. Search: `found` with
+  `[data-kind]`.
+- settings: `settings-<page>`; `tokens` with `tr[data-token]`, `token-form`, `make-token`, `made`,
+  `token-value`; `webhooks`, `webhook-form`, `save-webhook`, `webhook-secret`, `test-webhook`, `deliveries`,
+  `redeliver`; `classes`, `class-form`, `save-class`, `resting`; `broker-state[data-code]`, `dropped`,
+  `limits` with `tr[data-limit]`; `retention` with `tr[data-table]`; `dead-letters`, `replay`, `replays`;
+  `packages`; `shortcuts`.
 - refusals: `refusal`, `allowed`, `error`. Empty lists: `empty`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,12 +103,12 @@ def at(page: Page | Locator, name: str) -> Locator:
     return page.locator(f'[data-test="{name}"]')
 
 
-def shot(page: Page, folder: Path, name: str) -> Path:
-    """A picture of what is visible, kept below `$FLEET_SCREENSHOTS` when that is set."""
+def shot(page: Page, folder: Path, name: str, *, is_whole: bool = False) -> Path:
+    """A picture of what is visible, or of the whole page, kept below `$FLEET_SCREENSHOTS` if that is set."""
     kept = Path(os.environ.get("FLEET_SCREENSHOTS", folder))
     kept.mkdir(parents=True, exist_ok=True)
-    path = kept / f"{name}.png"
-    page.screenshot(path=path)
+    path = kept / f"{re.sub('[^a-z0-9.-]+', '-', name.lower())[:80]}.png"
+    page.screenshot(path=path, full_page=is_whole)
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -10,19 +11,23 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from fleet.accounts import second_factor
-from fleet.accounts.models import User
-from fleet.alerts import evaluation, rules, silences
-from fleet.alerts.models import Alert
+from fleet.accounts import second_factor, tokens
+from fleet.alerts import evaluation, rules, silences, webhooks
+from fleet.alerts.models import Alert, Webhook
+from fleet.console import saved_views
 from fleet.devices import groups
 from fleet.devices.models import Device
+from fleet.telemetry import dead
+from fleet.telemetry.dead import Quota, Refused
 from ota.models import Job, Rollout
 from tests.alerts.planting import plant_events
-from tests.console import pages, rows
+from tests.console import accessibility, pages, rows
 
 pytestmark = pytest.mark.browser
 WIDTHS = (1360, 360, 320)
 WEIGHT_BYTES = 150_000
+SHOTS = Path(__file__).resolve().parents[2] / ".run" / "screenshots" / "console"
+UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +39,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def site(browser: Browser, live_server: Any, present: datetime, make_user: Callable[..., Any]) -> rows.Filled:
+def site(
+    browser: Browser, live_server: Any, present: datetime, make_user: Callable[..., Any], settings: Any
+) -> rows.Filled:
     """A filled database behind a web server."""
-    make_user("admin")
+    admin = make_user("admin")
     second_factor.begin(make_user("viewer", "kim"), now=present)
-    second_factor.begin(User.objects.get(username="admin"), now=present)
+    second_factor.begin(admin, now=present)
     filled = rows.fill(present)
     Device.objects.filter(pk__in=["dev-001", "dev-061"]).update(
         tags=["line-2"], attributes={"site": "berlin"}
@@ -51,6 +58,13 @@ def site(browser: Browser, live_server: Any, present: datetime, make_user: Calla
     until = present + timedelta(hours=4)
     silences.create(q="id==dev-001", until=until, reason="on the bench", actor=rows.ADMIN, now=present)
     groups.create("line", kind="dynamic", q="tag==line-2,group==pilot", actor=rows.ADMIN, now=present)
+    settings.WEBHOOK_ALLOW_PRIVATE = True
+    hook, _ = webhooks.create("pager", url="http://127.0.0.1:9/hook", actor=rows.ADMIN, now=present)
+    webhooks.send_test(hook, actor=rows.ADMIN, now=present)
+    tokens.issue(admin, "nightly", ["devices:read"], actor=rows.ADMIN, now=present)
+    saved_views.save(admin, "devices", name="late shift", query="class=host-b", now=present)
+    letter = Refused("dev-001", "f1/dev/dev-001/telemetry", "range", "n is 70,000", b"\xa1\x00\x01")
+    dead.record([letter], slot=0, now=present, quota=Quota())
     return filled
 
 
@@ -105,6 +119,21 @@ def paths(site: rows.Filled) -> list[str]:
         "/settings/users",
         "/settings/users/admin",
         "/settings/users/kim",
+        "/search?find=dev",
+        "/bulk/devices?of=all&class=host-b",
+        "/settings",
+        "/settings/tokens",
+        "/settings/keyboard",
+        "/settings/webhooks",
+        f"/settings/webhooks/{Webhook.objects.get().pk}",
+        "/settings/new-webhook",
+        "/settings/classes",
+        "/settings/classes/esp32s3-8m",
+        "/settings/broker",
+        "/settings/retention",
+        "/settings/dead-letters?code=range",
+        "/settings/about",
+        "/keys",
         "/nothing",
     ]
 
@@ -123,15 +152,26 @@ _SMALL = """() => [...document.querySelectorAll('button, .button, nav a, input:n
   .map(e => e.outerHTML.slice(0, 120))"""
 
 
-def test_every_page_fits_every_width_and_names_every_control(
-    page: Page, live_server: Any, site: rows.Filled, tmp_path: Path
+def test_every_page_fits_every_width_and_is_accessible_in_both_themes(
+    page: Page, live_server: Any, site: rows.Filled
 ) -> None:
-    for path in paths(site):
+    """Pictures of each page in light, dark and on a phone are kept with the run."""
+    for n, path in enumerate(paths(site)):
+        page.emulate_media(color_scheme="light", reduced_motion="reduce")
+        page.set_viewport_size(pages.DESKTOP)
         page.goto(live_server.url + path)
+        name = f"{n:02d}-{re.sub(UUID, 'one', path).strip('/') or 'overview'}"
+        assert accessibility.found(page, accessibility.EVERY_RULE) == [], path
+        pages.shot(page, SHOTS, f"{name}-light", is_whole=True)
+        page.emulate_media(color_scheme="dark")
+        assert accessibility.found(page, accessibility.COLOURS) == [], f"{path}, dark"
+        pages.shot(page, SHOTS, f"{name}-dark")
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 800})
             wide = page.evaluate("document.documentElement.scrollWidth")
             assert wide <= width, f"{path} is {wide} px wide at {width}"
+        page.emulate_media(color_scheme="light", reduced_motion="reduce")
+        pages.shot(page, SHOTS, f"{name}-phone", is_whole=True)
         assert page.evaluate(_NAMELESS) == [], path
         assert page.evaluate(_TWICE) == [], path
         assert page.evaluate(_SMALL) == [], path
@@ -222,6 +262,81 @@ def test_nothing_is_swapped_under_the_focus(page: Page, live_server: Any, site: 
     page.locator("h1").click()
     page.evaluate("document.activeElement.blur()")
     expect(pages.at(page, "sentence")).to_contain_text("12 of 20 confirmed", timeout=8000)
+
+
+def test_keys_lead_about_and_are_silent_in_fields_and_when_they_are_off(page: Page, live_server: Any) -> None:
+    page.goto(live_server.url + "/devices")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    page.keyboard.press("j")
+    assert page.evaluate("document.activeElement.textContent") == "dev-001"
+    page.keyboard.press("?")
+    expect(page.locator("#shortcuts")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#shortcuts")).to_be_hidden()
+    page.keyboard.press("/")
+    expect(page.locator("#search")).to_be_focused()
+    page.keyboard.type("gm?j/")
+    assert page.input_value("#search") == "gm?j/"
+    page.keyboard.press("Escape")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.type("gs")
+    expect(page.locator("h1")).to_have_text("Settings")
+    page.goto(live_server.url + "/settings/keyboard")
+    pages.at(page, "shortcuts").click()
+    expect(pages.at(page, "message")).to_contain_text("off")
+    page.keyboard.type("gd?/")
+    page.wait_for_load_state("networkidle")
+    expect(page.locator("h1")).to_have_text("Keyboard")
+    assert page.evaluate("document.activeElement.id") != "search"
+
+
+def test_what_is_typed_survives_a_reload_and_a_lost_login_until_it_is_saved(
+    page: Page, live_server: Any
+) -> None:
+    url = live_server.url + "/settings/classes/esp32s3-8m"
+    page.goto(url)
+    page.fill("#id_description", "half a sentence")
+    page.goto(live_server.url + "/devices")
+    page.goto(url)
+    assert page.input_value("#id_description") == "half a sentence"
+    assert page.input_value("#id_firmware_version") == "1.0.0", "what was not touched is the server's"
+    page.context.clear_cookies(name="sessionid")
+    pages.at(page, "save-class").click()
+    page.fill("#id_username", "admin")
+    page.fill("#id_password", "pass-admin-word")
+    pages.at(page, "login-submit").click()
+    page.goto(url)
+    assert page.input_value("#id_description") == "half a sentence"
+    pages.at(page, "save-class").click()
+    expect(pages.at(page, "message")).to_contain_text("Saved")
+    page.goto(url)
+    assert page.input_value("#id_description") == "half a sentence"
+    ours = "Object.keys(sessionStorage).filter(key => key.startsWith('form'))"
+    assert page.evaluate(ours) == [], "what was saved is not kept beside it"
+    page.fill("#id_description", "thought better of it")
+    page.get_by_role("link", name="Cancel").click()
+    page.goto(url)
+    assert page.input_value("#id_description") == "half a sentence"
+
+
+def test_evidence_and_a_report_print_without_what_paper_cannot_do(
+    page: Page, live_server: Any, site: rows.Filled
+) -> None:
+    halted = site.rollouts["halted"]
+    evidence = f"/rollouts/{halted.pk}/evidence/{halted.halted_on_id}"
+    for name, path in {"evidence": evidence, "report": "/models/activity/2.0.0"}.items():
+        page.goto(live_server.url + path)
+        page.emulate_media(media="print", color_scheme="dark")
+        for gone in (".rail", ".bar-top", "button", "summary"):
+            assert not any(one.is_visible() for one in page.locator(gone).all()), f"{gone} on {path}"
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        ink = page.evaluate("getComputedStyle(document.querySelector('h1')).color")
+        assert sum(int(part) for part in ink.strip("rgb()").split(",")) < 150, ink
+        page.pdf(path=SHOTS / f"print-{name}.pdf")
+        pages.shot(page, SHOTS, f"print-{name}", is_whole=True)
+        page.emulate_media(media="screen", color_scheme="light")
 
 
 def test_updates_can_be_paused(page: Page, live_server: Any, site: rows.Filled) -> None:

@@ -34,26 +34,45 @@ LISTS = (
     "/alerts",
     "/alerts/rules",
     "/alerts/silences",
+    "/search",
+    "/settings",
+    "/settings/tokens",
+    "/settings/keyboard",
+    "/settings/classes",
+    "/settings/dead-letters",
+    "/settings/broker",
+    "/settings/retention",
+    "/settings/about",
 )
-FORMS = ("/upload", "/rollouts/new", "/new-group")
+FORMS = ("/upload", "/rollouts/new", "/new-group", "/settings/new-class", "/settings/new-webhook")
 # Most queries a page may cost, session and user included, whatever the number of rows.
 BUDGET = {
     "/": 18,
-    "/devices": 10,
+    "/devices": 11,
     "/devices/dev-001": 17,
     "/models": 9,
     "/models/activity": 11,
     "/models/activity/2.0.0": 15,
-    "/rollouts": 9,
+    "/rollouts": 10,
     "/telemetry": 12,
     "/telemetry/anomalies": 12,
     "/telemetry/compare": 6,
     "/telemetry/drift": 4,
-    "/alerts": 7,
+    "/alerts": 8,
     "/alerts/rules": 5,
     "/alerts/silences": 7,
     "/account": 5,
     "/settings/users": 7,
+    "/search?find=dev-": 9,
+    "/bulk/devices?of=all&class=host-b": 12,
+    "/settings": 3,
+    "/settings/tokens": 5,
+    "/settings/classes": 5,
+    "/settings/webhooks": 5,
+    "/settings/dead-letters": 7,
+    "/settings/broker": 3,
+    "/settings/retention": 5,
+    "/settings/about": 3,
 }
 
 
@@ -61,6 +80,7 @@ def every_page(filled: rows.Filled) -> list[str]:
     rollouts = [str(row.pk) for row in filled.rollouts.values()]
     return [
         *LISTS,
+        "/search?find=dev",
         "/devices/dev-000",
         "/devices/dev-033",
         "/devices/dev-079",

@@ -14,6 +14,7 @@ from fleet.api.routes import (
     alerts,
     comparison,
     dead_letters,
+    device_classes,
     devices,
     emails,
     evidence,
@@ -69,6 +70,7 @@ api = Api(
 )
 errors.install(api)
 api.add_router("", devices.router)
+api.add_router("", device_classes.router)
 api.add_router("", groups.router)
 api.add_router("/models", models.router)
 api.add_router("/rollouts", rollouts.router)

@@ -15,7 +15,7 @@ from fleet.api.auth import Scope, actor
 from fleet.api.errors import ApiProblem
 from fleet.api.moments import Moment
 from fleet.api.paging import page
-from fleet.api.render import device_class_json, device_json, event_json
+from fleet.api.render import device_json, event_json
 from fleet.api.revisions import LIST_BODY, list_body, list_format, must_match, tag
 from fleet.devices import enrolment, labels, quarantine, records, retirement, selection
 from fleet.devices.models import Device, DeviceClass, DeviceEvent
@@ -252,28 +252,6 @@ def set_config(request: HttpRequest, body: ConfigBody) -> Any:
     if ids:
         delivery.set_config(ids, values, actor=actor(request), now=timezone.now())
     return {"devices": len(ids)}
-
-
-@router.get("/device-classes", auth=Scope("devices:read", knows_limits=True), response=dict[str, Any])
-def list_classes(request: HttpRequest, limit: int = 50, cursor: str = "") -> Any:
-    """Device classes."""
-    return page(
-        DeviceClass.objects.all(),
-        key="name",
-        limit=limit,
-        cursor=cursor,
-        filters={},
-        render=device_class_json,
-    )
-
-
-@router.get("/device-classes/{name}", auth=Scope("devices:read", knows_limits=True), response=dict[str, Any])
-def get_class(request: HttpRequest, name: str) -> Any:
-    """One device class."""
-    found = DeviceClass.objects.filter(name=name).first()
-    if found is None:
-        raise Http404(f"no device class {name}")
-    return device_class_json(found)
 
 
 def _changed(request: HttpRequest, device_id: str, verb: str, body: QuarantineBody) -> dict[str, Any]:

@@ -29,6 +29,15 @@ class WebhookBody(Strict):
     events: list[str] = Field(default_factory=lambda: list(EVENTS), max_length=16)
 
 
+class WebhookPatch(Strict):
+    """What changes; an absent field stays."""
+
+    name: str | None = Field(None, max_length=64)
+    url: str | None = Field(None, max_length=512)
+    events: list[str] | None = Field(None, max_length=16)
+    is_enabled: bool | None = None
+
+
 @router.get("/webhooks", auth=ADMIN, response=dict[str, Any])
 def list_webhooks(request: HttpRequest, limit: int = 50, cursor: str = "") -> Any:
     """Receivers by name."""
@@ -49,6 +58,24 @@ def get_webhook(request: HttpRequest, webhook_id: UUID, response: HttpResponse) 
     row = _webhook(webhook_id)
     tag(response, row.rev)
     return webhook_json(row)
+
+
+@router.patch("/webhooks/{webhook_id}", auth=ADMIN, response=dict[str, Any])
+def change_webhook(request: HttpRequest, webhook_id: UUID, body: WebhookPatch, response: HttpResponse) -> Any:
+    """Change a receiver; its secret stays. Needs If-Match."""
+    row = _webhook(webhook_id)
+    must_match(request, row.rev)
+    given = body.dict(exclude_unset=True)
+    webhooks.change(row, **given, actor=actor(request), now=timezone.now())
+    tag(response, row.rev)
+    return webhook_json(row)
+
+
+@router.post("/webhooks/{webhook_id}/test", auth=ADMIN, response={202: dict[str, Any]})
+def test_webhook(request: HttpRequest, webhook_id: UUID) -> Any:
+    """Send a message of the type `webhook.test`; the answer is its delivery, which is sent within seconds."""
+    made = webhooks.send_test(_webhook(webhook_id), actor=actor(request), now=timezone.now())
+    return Status(202, delivery_json(made))
 
 
 @router.delete("/webhooks/{webhook_id}", auth=ADMIN, response={204: None})

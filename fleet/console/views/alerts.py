@@ -9,6 +9,7 @@ from django.contrib import messages
 from django.db.models import Case, CharField, F, Q, Value, When
 from django.db.models.functions import Cast, Concat
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
@@ -20,9 +21,10 @@ from fleet.alerts.errors import AlertError
 from fleet.alerts.kinds import KINDS
 from fleet.alerts.models import Alert, Rule
 from fleet.alerts.pausing import subject
-from fleet.console import alert_words, query_box
+from fleet.console import alert_rows, alert_words, query_box, row_export, saved_views
 from fleet.console.access import actor, page
 from fleet.console.context import spoken
+from fleet.console.models import ListPage
 from fleet.console.paging import page_of
 from fleet.devices.models import Device
 from ota.models import Rollout
@@ -34,9 +36,10 @@ FOLDED = 60
 
 @require_safe
 @page("telemetry:read")
-def alert_list(request: HttpRequest) -> HttpResponse:
+def alert_list(request: HttpRequest) -> HttpResponseBase:
     """Alerts, open ones first, then newest first; GET parameters q (a query over devices), state and severity
-    filter. A query that is wrong selects nothing, says where, and answers 422.
+    filter; `format=csv` or `json` gives every row that matches as a file. A query that is wrong selects
+    nothing, says where, and answers 422.
     """
     now = timezone.now()
     query = query_box.asked(request, now=now)
@@ -48,11 +51,15 @@ def alert_list(request: HttpRequest) -> HttpResponse:
         rows = rows.filter(severity=severity)
     if query.q:
         rows = rows.none() if query.condition is None else rows.filter(_about(query.condition))
-    found = page_of(request, rows.annotate(place=_PLACE), key="place", is_descending=True)
+    rows = rows.annotate(place=_PLACE)
+    if (form := row_export.wanted(request)) and not query.error:
+        return row_export.answer(request, alert_rows.listing(rows), form)
+    found = page_of(request, rows, key="place", is_descending=True)
     active = list(silences.active(now))
     hiding = silences.hiding([one for one in found.rows if one.state in ALERT_ACTIVE], now=now, among=active)
     context = {
         "page": found,
+        "tools": saved_views.tools(request, ListPage.ALERTS),
         "items": [{"alert": row, "silence": hiding.get(row.pk), **_said(row)} for row in found.rows],
         "silences": len(active),
         "query": query,

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import messages
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
-from fleet.console import charts, query_box
+from fleet.console import charts, device_rows, query_box, row_export, saved_views
 from fleet.console.access import actor, kept, limit_of, page, refused
 from fleet.console.banks import draw
+from fleet.console.models import ListPage
 from fleet.console.paging import page_of
 from fleet.console.templatetags.console import tone_of
 from fleet.devices import limits, quarantine, retirement
@@ -34,23 +36,23 @@ QUARANTINED = "quarantined"
 
 @require_safe
 @page("devices:read", knows_limits=True)
-def device_list(request: HttpRequest) -> HttpResponse:
+def device_list(request: HttpRequest) -> HttpResponseBase:
     """Devices with what they run; GET parameters q (a query), find (part of an id), class, presence and run
-    filter. A query that is wrong selects nothing, says where, and answers 422.
+    filter; `format=csv` or `json` gives every row that matches as a file. A query that is wrong selects
+    nothing, says where, and answers 422.
     """
-    now = timezone.now()
-    query = query_box.asked(request, now=now)
-    asked = {name: request.GET.get(name, "").strip()[:64] for name in ("find", "class", "presence", "run")}
-    mine = Device.objects.filter(limits.inside(limit_of(request), now=now), retired_at=None)
-    rows = _filtered(mine, asked)
-    if query.q:
-        rows = rows.none() if query.condition is None else rows.filter(query.condition)
+    asked = _asked(request)
+    query, rows = chosen(request, now=timezone.now())
+    if (form := row_export.wanted(request)) and not query.error:
+        return row_export.answer(request, device_rows.listing(rows), form)
     is_filtered = bool(query.q) or any(asked.values())
     found = page_of(request, rows.prefetch_related("slots"))
     names = inventory.names([slot for row in found.rows for slot in row.slots.all()])
     last = queries.last_values([row.pk for row in found.rows])
     context = {
         "page": found,
+        "tools": saved_views.tools(request, ListPage.DEVICES),
+        "bulk_filter": [(name, value) for name, value in (("q", query.q), *asked.items()) if value],
         "items": [_item(row, names, last.get(row.pk)) for row in found.rows],
         "asked": asked,
         "query": query,
@@ -69,6 +71,22 @@ def device_list(request: HttpRequest) -> HttpResponse:
 def _mine(request: HttpRequest) -> QuerySet[Device]:
     """Devices that the person may see, retired ones too."""
     return Device.objects.filter(limits.inside(limit_of(request), now=timezone.now()))
+
+
+def chosen(request: HttpRequest, *, now: datetime) -> tuple[query_box.Asked, QuerySet[Device]]:
+    """The query, and the devices in service that the URL's whole filter selects, of those the person may see:
+    none for a wrong query.
+    """
+    query = query_box.asked(request, now=now)
+    mine = Device.objects.filter(limits.inside(limit_of(request), now=now), retired_at=None)
+    rows = _filtered(mine, _asked(request))
+    if query.q:
+        rows = rows.none() if query.condition is None else rows.filter(query.condition)
+    return query, rows
+
+
+def _asked(request: HttpRequest) -> dict[str, str]:
+    return {name: request.GET.get(name, "").strip()[:64] for name in ("find", "class", "presence", "run")}
 
 
 def _as_query(query: query_box.Asked, asked: dict[str, str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
@@ -17,8 +18,9 @@ from django.views.decorators.http import require_safe
 
 from fleet.accounts.models import AuditEvent
 from fleet.alerts import pausing
-from fleet.console import alert_words, charts, figures
+from fleet.console import alert_words, charts, figures, rollout_rows, row_export, saved_views
 from fleet.console.access import limit_of, page, person, role
+from fleet.console.models import ListPage
 from fleet.console.paging import page_of
 from fleet.console.templatetags.console import by_tone, label_of, tone_of
 from ota import reach, rollouts
@@ -53,16 +55,28 @@ def rollout_within(request: HttpRequest, rollout_id: uuid.UUID) -> Rollout:
 
 @require_safe
 @page("rollouts:read", knows_limits=True)
-def rollout_list(request: HttpRequest) -> HttpResponse:
-    """Rollouts, newest first."""
+def rollout_list(request: HttpRequest) -> HttpResponseBase:
+    """Rollouts, newest first; GET parameter state filters, `format=csv` or `json` gives all as a file."""
     state = request.GET.get("state", "")[:24]
     rows = Rollout.objects.select_related("manifest__version")
     if state in RolloutState.values:
         rows = rows.filter(state=state)
+    if form := row_export.wanted(request):
+        if limit_of(request) is not None:
+            raise PermissionDenied(
+                "scope_missing: the file has rollouts beyond the groups you are limited to"
+            )
+        return row_export.answer(request, rollout_rows.listing(rows), form)
     found = page_of(request, rows, is_descending=True)
     waves = figures.wave_counts(found.rows)
     items = [{"rollout": row, "bar": whole(row, waves.get(str(row.pk), []))} for row in found.rows]
-    context = {"page": found, "items": items, "state": state, "states": RolloutState.choices}
+    context = {
+        "page": found,
+        "items": items,
+        "state": state,
+        "states": RolloutState.choices,
+        "tools": saved_views.tools(request, ListPage.ROLLOUTS),
+    }
     return render(request, "console/rollouts.html", context)
 
 

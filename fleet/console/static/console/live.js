@@ -123,6 +123,75 @@
     window.addEventListener("pageshow", () => { delete form.dataset.sent; }, { once: true });
   });
 
+  // Forms survive a reload, a lost login and a way back: what differs from the page as it came is kept in this
+  // tab until it was saved. A form names itself by data-keep; hidden fields, secrets and files are not kept.
+  const UNKEPT = ["hidden", "password", "file", "submit", "button"];
+  const nameOf = (form) => `form:${form.dataset.keep}`;
+  const fields = (form) => [...form.elements].filter((field) => field.name && !UNKEPT.includes(field.type));
+  const isTick = (field) => field.type === "checkbox" || field.type === "radio";
+  const keyOf = (field) => (isTick(field) ? `${field.name}=${field.value}` : field.name);
+  const valueOf = (field) => (isTick(field) ? field.checked : field.value);
+  function before(field) {
+    if (isTick(field)) return field.defaultChecked;
+    if (!field.options) return field.defaultValue;
+    const chosen = [...field.options].find((option) => option.defaultSelected) || field.options[0];
+    return chosen ? chosen.value : "";
+  }
+  function recall(form) {
+    let known = {};
+    try { known = JSON.parse(sessionStorage.getItem(nameOf(form)) || "{}"); } catch { /* not ours */ }
+    for (const field of fields(form)) {
+      if (!(keyOf(field) in known)) continue;
+      if (isTick(field)) field.checked = known[keyOf(field)]; else field.value = known[keyOf(field)];
+    }
+  }
+  function keep(form) {
+    const dirty = fields(form).filter((field) => valueOf(field) !== before(field));
+    const said = Object.fromEntries(dirty.map((field) => [keyOf(field), valueOf(field)]));
+    if (dirty.length) sessionStorage.setItem(nameOf(form), JSON.stringify(said));
+    else sessionStorage.removeItem(nameOf(form));
+  }
+  // A page that says that something was done ends what was typed for it.
+  const sent = sessionStorage.getItem("form-sent");
+  sessionStorage.removeItem("form-sent");
+  if (sent && document.querySelector("[data-test='message'].tone-good, [data-test='made']")) {
+    sessionStorage.removeItem(sent);
+  }
+  for (const form of document.querySelectorAll("form[data-keep]")) {
+    // An answer to what was sent has the values in it already, beside what is wrong with them.
+    if (!form.querySelector("[aria-invalid='true'], [role='alert']")) recall(form);
+    form.addEventListener("input", () => keep(form));
+    form.addEventListener("submit", () => sessionStorage.setItem("form-sent", nameOf(form)));
+    for (const link of form.querySelectorAll("a.quiet")) {
+      link.addEventListener("click", () => sessionStorage.removeItem(nameOf(form)));
+    }
+  }
+
+  // Shortcuts: single keys, silent in fields; without the mark on the body they are off.
+  const TYPED = "input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable], dialog *";
+  let goneAt = 0;
+  function step(by) {
+    const links = [...document.querySelectorAll(".table td.main a")];
+    const row = document.activeElement.closest("tr");
+    const at = row ? links.findIndex((link) => link.closest("tr") === row) : -1;
+    const next = at < 0 ? links[by > 0 ? 0 : links.length - 1] : links[at + by];
+    if (next) next.focus();
+  }
+  document.addEventListener("keydown", (event) => {
+    if (!("shortcuts" in document.body.dataset) || event.target.closest(TYPED)) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    const isSecond = Date.now() - goneAt < 1500;
+    goneAt = 0;
+    const link = isSecond && /^[a-z]$/.test(event.key) && document.querySelector(`[data-go="${event.key}"]`);
+    if (link) link.click();
+    else if (event.key === "g") goneAt = Date.now();
+    else if (event.key === "/") document.getElementById("search").focus();
+    else if (event.key === "?") document.getElementById("shortcuts").showModal();
+    else if (event.key === "j" || event.key === "k") step(event.key === "j" ? 1 : -1);
+    else return;
+    event.preventDefault();
+  });
+
   const firstError = document.querySelector("[aria-invalid='true']");
   if (firstError) firstError.focus();
 

@@ -1,0 +1,31 @@
+"""What people keep of the console itself."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+
+
+class ListPage(models.TextChoices):
+    """Lists that keep views. The value is the name of the page's URL."""
+
+    DEVICES = "devices", "Devices"
+    ROLLOUTS = "rollouts", "Rollouts"
+    ALERTS = "alerts", "Alerts"
+
+
+class SavedView(models.Model):
+    """A filter of a list under a name, of one person: the query of its URL."""
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="views")
+    page = models.CharField(max_length=16, choices=ListPage.choices)
+    name = models.CharField(max_length=48)
+    query = models.CharField(max_length=4000, blank=True, default="")
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["owner", "page", "name"], name="one_view_per_name")]
+
+    def __str__(self) -> str:
+        return f"{self.page}: {self.name}"

@@ -1,0 +1,1 @@
+"""Pages below /settings, one a module."""

@@ -1,0 +1,112 @@
+"""Webhooks in the console: made, changed, tried, removed; every message with what became of it."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from fleet.accounts.models import AuditEvent, User
+from fleet.alerts import sending
+from fleet.alerts.models import Delivery, Webhook
+from tests.alerts.test_webhooks import Receiver
+from tests.alerts.test_webhooks import receiver as receiver
+
+AsRole = Callable[[str], Client]
+pytestmark = pytest.mark.django_db
+RNG = random.Random(7)
+
+
+@pytest.fixture
+def hook(as_role: AsRole, receiver: Receiver) -> Webhook:
+    """Made through the form, to a receiver that answers."""
+    url = f"http://127.0.0.1:{receiver.server_port}/hook"
+    said = {"name": "pager", "url": url, "events": ["alert.opened"]}
+    made = as_role("admin").post("/settings/new-webhook", said)
+    assert made.status_code == 201
+    assert re.search(r'data-test="webhook-secret">whsec_', made.content.decode())
+    return Webhook.objects.get()
+
+
+def test_a_test_message_goes_the_whole_way_and_can_be_sent_again(hook: Webhook, receiver: Receiver) -> None:
+    client = _admin()
+    path = f"/settings/webhooks/{hook.pk}"
+    assert "whsec_" not in client.get(path).content.decode(), "the secret is shown once"
+    assert client.post(f"{path}/test").status_code == 303
+    row = Delivery.objects.get()
+    assert row.event == "webhook.test"
+    assert client.post(f"{path}/deliveries/{row.pk}/redeliver").status_code == 409, "it still waits"
+    assert sending.send(str(row.pk), now=timezone.now(), rng=RNG)
+    headers, body = receiver.got[0]
+    assert headers["webhook-signature"].startswith("v1,")
+    assert b'"type":"webhook.test"' in body
+    assert 'data-state="delivered"' in client.get(path).content.decode()
+    assert client.post(f"{path}/deliveries/{row.pk}/redeliver").status_code == 303
+    row.refresh_from_db()
+    assert row.state == "pending"
+    verbs = list(AuditEvent.objects.order_by("id").values_list("verb", flat=True))
+    assert verbs[-2:] == ["webhook.test", "delivery.redeliver"]
+
+
+def _admin() -> Client:
+    """The administrator who made the webhook."""
+    client = Client()
+    client.force_login(User.objects.get(username="admin-of-test"))
+    return client
+
+
+def test_a_change_keeps_the_secret_and_a_stale_form_is_refused(hook: Webhook) -> None:
+    client = _admin()
+    path, before = f"/settings/webhooks/{hook.pk}", bytes(hook.sealed_secret)
+    said = {"name": "chat", "url": hook.url, "events": ["alert.resolved"], "rev": "1"}
+    assert client.post(path, said).status_code == 303
+    hook.refresh_from_db()
+    assert (hook.name, hook.events, hook.is_enabled, hook.rev) == ("chat", ["alert.resolved"], False, 2)
+    assert bytes(hook.sealed_secret) == before
+    event = AuditEvent.objects.get(verb="webhook.change")
+    assert (event.before["name"], event.after["name"]) == ("pager", "chat")  # type: ignore[index]
+    stale = client.post(path, said | {"name": "late"})
+    assert stale.status_code == 409
+    assert "stale: " in stale.content.decode()
+    assert 'value="late"' in stale.content.decode(), "what was typed stays"
+    assert client.post(f"{path}/test").status_code == 409, "it is off"
+    hook.refresh_from_db()
+    assert hook.name == "chat"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"url": "http://169.254.169.254/latest"}, "address_refused"),
+        ({"url": "ftp://example.org/"}, "validation"),
+        ({"events": []}, "error-events"),
+        ({"events": ["tea.ready"]}, "error-events"),
+        ({"name": ""}, "error-name"),
+    ],
+)
+def test_what_is_wrong_stands_beside_its_field(
+    as_role: AsRole, changes: dict[str, object], said: str
+) -> None:
+    given = {"name": "x", "url": "http://169.254.0.1/", "events": ["alert.opened"]} | changes
+    refused = as_role("admin").post("/settings/new-webhook", given)
+    assert refused.status_code == 422
+    assert said in refused.content.decode()
+    assert not Webhook.objects.exists()
+
+
+def test_it_is_removed_after_a_look_and_only_by_administrators(as_role: AsRole, hook: Webhook) -> None:
+    path = f"/settings/webhooks/{hook.pk}"
+    for role in ("viewer", "operator", "approver"):
+        client = as_role(role)
+        assert 'data-test="settings-webhooks"' not in client.get("/settings").content.decode()
+        for one in ("/settings/webhooks", path):
+            assert client.get(one).status_code == 403
+        assert client.post(f"{path}/delete").status_code == 403
+    client = _admin()
+    assert "gone for good" in client.get(f"{path}/delete").content.decode()
+    assert client.post(f"{path}/delete").status_code == 303
+    assert 'data-test="empty"' in client.get("/settings/webhooks").content.decode()
