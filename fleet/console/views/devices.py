@@ -61,7 +61,7 @@ def device_list(request: HttpRequest) -> HttpResponseBase:
         "query_fields": query_box.help_of_fields(),
         "query_examples": query_box.EXAMPLES,
         "is_filtered": is_filtered,
-        "all": mine.count() if is_filtered else found.total,
+        "all": _mine(request).filter(retired_at=None).count() if is_filtered else found.total,
         "classes": DeviceClass.objects.all(),
         "presences": [*Presence.choices, (QUARANTINED, "Quarantined")],
     }

@@ -63,9 +63,7 @@ def rollout_list(request: HttpRequest) -> HttpResponseBase:
         rows = rows.filter(state=state)
     if form := row_export.wanted(request):
         if limit_of(request) is not None:
-            raise PermissionDenied(
-                "scope_missing: the file has rollouts beyond the groups you are limited to"
-            )
+            raise PermissionDenied("scope_missing: the file has rollouts beyond your groups")
         return row_export.answer(request, rollout_rows.listing(rows), form)
     found = page_of(request, rows, is_descending=True)
     waves = figures.wave_counts(found.rows)
