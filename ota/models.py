@@ -9,6 +9,7 @@ from django.db.models import F, Q
 
 from fleet.devices.models import Device, DeviceClass
 from fleet.ids import uuid7
+from ota.alias_models import ModelAlias as ModelAlias
 from ota.choices import (
     JOB_TERMINAL,
     Arm,
@@ -21,6 +22,7 @@ from ota.choices import (
     WaveState,
 )
 from ota.operations import Operation as Operation
+from ota.sample_models import FleetSample as FleetSample
 from ota.submissions import Approval as Approval
 from ota.submissions import Submission as Submission
 

@@ -77,6 +77,8 @@ def paths(site: rows.Filled) -> list[str]:
         "/models/activity",
         "/models/activity/2.0.0",
         "/models/activity/0.9.0",
+        "/models/activity/compare",
+        "/models/activity/compare?versions=1.0.0,2.0.0,3.0.0,3.1.0",
         "/upload",
         "/rollouts",
         "/rollouts/new",

@@ -12,6 +12,7 @@ from fleet.api.guard import guarded
 from fleet.api.routes import (
     accounts,
     alerts,
+    aliases,
     comparison,
     dead_letters,
     devices,
@@ -25,6 +26,8 @@ from fleet.api.routes import (
     previews,
     rollouts,
     telemetry,
+    version_comparison,
+    version_origin,
     waves,
     webhooks,
 )
@@ -69,6 +72,9 @@ errors.install(api)
 api.add_router("", devices.router)
 api.add_router("", groups.router)
 api.add_router("/models", models.router)
+api.add_router("/models", version_comparison.router)
+api.add_router("/models", version_origin.router)
+api.add_router("/models", aliases.router)
 api.add_router("/rollouts", rollouts.router)
 api.add_router("/rollouts", waves.router)
 api.add_router("", operations.router)
