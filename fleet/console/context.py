@@ -25,7 +25,7 @@ class Section:
 
 SECTIONS = (
     Section("overview", "Overview", "overview", ("",)),
-    Section("devices", "Devices", "device", ("devices", "groups", "new-group")),
+    Section("devices", "Devices", "device", ("devices", "new-devices", "groups", "new-group")),
     Section("models", "Models", "model", ("models", "upload", "keys")),
     Section("rollouts", "Rollouts", "rollout", ("rollouts",)),
     Section("telemetry", "Telemetry", "telemetry", ("telemetry",)),

@@ -79,6 +79,7 @@ def paths(site: rows.Filled) -> list[str]:
         "/models/activity/0.9.0",
         "/models/activity/compare",
         "/models/activity/compare?versions=1.0.0,2.0.0,3.0.0,3.1.0",
+        "/new-devices",
         "/upload",
         "/rollouts",
         "/rollouts/new",

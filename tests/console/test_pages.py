@@ -33,7 +33,7 @@ LISTS = (
     "/alerts/rules",
     "/alerts/silences",
 )
-FORMS = ("/upload", "/rollouts/new", "/new-group")
+FORMS = ("/upload", "/rollouts/new", "/new-group", "/new-devices")
 # Most queries a page may cost, session and user included, whatever the number of rows.
 BUDGET = {
     "/": 20,
@@ -44,6 +44,7 @@ BUDGET = {
     "/models/activity/2.0.0": 19,
     "/models/activity/compare": 6,
     "/models/activity/compare?versions=1.0.0,2.0.0,3.0.0,3.1.0": 18,
+    "/new-devices": 7,
     "/rollouts": 9,
     "/telemetry": 12,
     "/telemetry/drift": 4,
