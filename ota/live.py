@@ -24,6 +24,7 @@ from ota.choices import (
 from ota.gates.collapse import collapsed
 from ota.gates.evaluate import Row, hard_rows
 from ota.gates.failures import failure_class
+from ota.job_counts import counts_of, newest_of
 from ota.models import Evidence, Job, Membership, Rollout, Wave
 from ota.offers import install_jobs, is_staged
 from ota.plan import NOWHERE, Plan
@@ -165,11 +166,8 @@ def _opens_at(rollout: Rollout, plan: Plan, now: datetime) -> datetime | None:
 
 def _wave_counts(rollout: Rollout, waves: list[Wave]) -> dict[int, dict[str, int]]:
     """Per wave: devices by the state of their newest attempt; the sum is the frozen size of the wave."""
-    newest = install_jobs(rollout).order_by("device_id", "-attempt").distinct("device_id")
-    rows = Job.objects.filter(pk__in=newest.values("pk")).values_list("wave__n", "state").order_by()
-    counts: dict[int, dict[str, int]] = {wave.n: {} for wave in waves}
-    for n, name, count in rows.annotate(count=Count("pk")):
-        counts[n][str(name)] = count
+    found = counts_of([wave.pk for wave in waves])
+    counts = {wave.n: found.get(wave.pk, {}) for wave in waves}
     taken = rollback.revert_jobs(rollout).filter(state=JobState.CONFIRMED).order_by()
     for n, count in taken.values_list("wave__n").annotate(count=Count("pk")):
         confirmed = counts[n].pop(str(JobState.CONFIRMED), 0)
@@ -272,8 +270,7 @@ def _gates(rollout: Rollout, plan: Plan, waves: list[Wave]) -> list[dict[str, An
 
 
 def _failures(rollout: Rollout) -> list[dict[str, Any]]:
-    newest = install_jobs(rollout).order_by("device_id", "-attempt").distinct("device_id")
-    jobs = Job.objects.filter(pk__in=newest.values("pk"), state__in=_BAD)
+    jobs = newest_of(install_jobs(rollout).filter(state__in=_BAD))
     groups = jobs.values("state", "code").annotate(n=Count("pk")).order_by("-n", "state", "code")
     shown = []
     for group in groups[:50]:

@@ -360,8 +360,9 @@ class Job(models.Model):
     class Meta:
         ordering = ["created_at"]
         indexes = [
-            models.Index(fields=["wave", "state"], name="job_wave_state"),
+            models.Index(fields=["wave", "state"], include=["kind", "is_reconciled"], name="job_wave_counts"),
             models.Index(fields=["rollout", "state"], name="job_rollout_state"),
+            models.Index(fields=["rollout", "id"], name="job_rollout_page"),  # pages of its list
             models.Index(  # whom to offer to next, without sorting everybody who waits
                 fields=["rollout", "wave", "h", "device"],
                 condition=Q(state=JobState.QUEUED, kind="install"),

@@ -12,7 +12,8 @@ from fleet.console.context import open_alerts
 from fleet.devices.models import Device, DeviceSlot, Presence
 from fleet.telemetry.models import Minute
 from ota.fleet_samples import day_before, newest_completed
-from ota.models import Job, Manifest, Rollout, Wave
+from ota.job_counts import counts_of_rollouts
+from ota.models import Manifest, Rollout, Wave
 
 HISTORY = timedelta(hours=24)
 STOPPED = 2  # bank flag of a slot that was told to run nothing
@@ -159,15 +160,10 @@ def wave_counts(rollouts: list[Rollout]) -> dict[str, list[dict[str, object]]]:
     """Waves of some rollouts with devices per job state: {rollout id: [{"n", "state", "size", "counts"},
     ...]}.
     """
-    ids = [row.pk for row in rollouts]
-    newest = Job.objects.filter(rollout__in=ids, kind="install")
-    newest = newest.order_by("rollout_id", "device_id", "-attempt").distinct("rollout_id", "device_id")
-    rows = Job.objects.filter(pk__in=newest.values("pk")).order_by().values_list("wave_id", "state")
-    counts: dict[int, dict[str, int]] = {}
-    for wave_id, state, n in rows.annotate(n=Count("pk")):
-        counts.setdefault(wave_id, {})[str(state)] = n
+    waves = list(Wave.objects.filter(rollout__in=rollouts).order_by("rollout_id", F("n")))
+    counts = counts_of_rollouts(rollouts, waves)
     found: dict[str, list[dict[str, object]]] = {}
-    for wave in Wave.objects.filter(rollout__in=ids).order_by("rollout_id", F("n")):
+    for wave in waves:
         entry = {"n": wave.n, "state": wave.state, "size": wave.size, "counts": counts.get(wave.pk, {})}
         found.setdefault(str(wave.rollout_id), []).append(entry)
     return found
