@@ -107,7 +107,11 @@ def _more(what: str, before: int, after: int) -> str:
     share = after / before - 1
     if abs(share) < 0.005:
         return f"as many {what}" if what == "bytes" else f"as much {what}"
-    return f"{abs(share):.0%} {'more' if share > 0 else 'fewer' if what == 'bytes' else 'less'} {what}"
+    if share >= 1:
+        return f"{after / before:.1f} times the {what}"
+    return (
+        f"{abs(share) * 100:.0f} % {'more' if share > 0 else 'fewer' if what == 'bytes' else 'less'} {what}"
+    )
 
 
 def _better(base: Compared, one: Compared) -> str:
@@ -118,7 +122,7 @@ def _better(base: Compared, one: Compared) -> str:
     if not after.is_same_set:
         return "measured on another evaluation set"
     if after.lower > before.upper:
-        return f"more accurate ({after.ratio:.1%} against {before.ratio:.1%})"
+        return f"more accurate ({after.ratio * 100:.1f} % against {before.ratio * 100:.1f} %)"
     if after.upper < before.lower:
-        return f"less accurate ({after.ratio:.1%} against {before.ratio:.1%})"
+        return f"less accurate ({after.ratio * 100:.1f} % against {before.ratio * 100:.1f} %)"
     return "accuracy not told apart"
