@@ -51,6 +51,7 @@ app.conf.update(
         "telemetry-compact": {"task": "telemetry.compact", "schedule": 60.0, "options": {"expires": 55}},
         "telemetry-labels": {"task": "telemetry.join_labels", "schedule": 60.0, "options": {"expires": 55}},
         "telemetry-drift": {"task": "telemetry.judge_drift", "schedule": 30.0, "options": {"expires": 25}},
+        "fleet-samples": {"task": "ota.sample_fleet", "schedule": 300.0, "options": {"expires": 240}},
         "telemetry-gaps": {"task": "ota.repair_gaps", "schedule": 60.0, "options": {"expires": 55}},
         "telemetry-cool": {"task": "telemetry.cool", "schedule": 3600.0, "options": {"expires": 600}},
         "telemetry-exports": {"task": "telemetry.write_exports", "schedule": 5.0, "options": {"expires": 5}},

@@ -9,6 +9,7 @@ from django.db.models import Q, QuerySet
 
 from ota.choices import JobState
 from ota.gates.failures import RETRYABLE_ONCE, failure_class
+from ota.job_counts import newest_of
 from ota.models import Job, Rollout
 from ota.plan import Plan
 
@@ -63,8 +64,7 @@ def retryable(rollout: Rollout) -> QuerySet[Job]:
 
 def newest(rollout: Rollout) -> QuerySet[Job]:
     """The newest attempt of each device of a rollout."""
-    last = _installs(rollout).order_by("device_id", "-attempt").distinct("device_id")
-    return Job.objects.filter(pk__in=last.values("pk"))
+    return newest_of(_installs(rollout))
 
 
 def _installs(rollout: Rollout) -> QuerySet[Job]:

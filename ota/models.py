@@ -9,6 +9,7 @@ from django.db.models import F, Q
 
 from fleet.devices.models import Device, DeviceClass
 from fleet.ids import uuid7
+from ota.alias_models import ModelAlias as ModelAlias
 from ota.choices import (
     JOB_TERMINAL,
     Arm,
@@ -21,6 +22,7 @@ from ota.choices import (
     WaveState,
 )
 from ota.operations import Operation as Operation
+from ota.sample_models import FleetSample as FleetSample
 from ota.submissions import Approval as Approval
 from ota.submissions import Submission as Submission
 
@@ -358,8 +360,9 @@ class Job(models.Model):
     class Meta:
         ordering = ["created_at"]
         indexes = [
-            models.Index(fields=["wave", "state"], name="job_wave_state"),
+            models.Index(fields=["wave", "state"], include=["kind", "is_reconciled"], name="job_wave_counts"),
             models.Index(fields=["rollout", "state"], name="job_rollout_state"),
+            models.Index(fields=["rollout", "id"], name="job_rollout_page"),  # pages of its list
             models.Index(  # whom to offer to next, without sorting everybody who waits
                 fields=["rollout", "wave", "h", "device"],
                 condition=Q(state=JobState.QUEUED, kind="install"),

@@ -12,8 +12,8 @@ from celery import current_app, shared_task
 from django.utils import timezone
 
 from fleet.mqtt.client import MqttError
+from ota import fleet_samples, resend, staging, ticking, verdicts
 from ota import reconcile as reconciling
-from ota import resend, staging, ticking, verdicts
 from ota.staging import StagingError
 
 log = structlog.get_logger(__name__)
@@ -82,3 +82,9 @@ def reconcile() -> None:
 def repair_gaps() -> None:
     """Find telemetry that is missing and ask devices for it."""
     _with_broker("ota.repair_gaps", lambda: resend.repair(now=timezone.now()))
+
+
+@shared_task(name="ota.sample_fleet")  # type: ignore[untyped-decorator]
+def sample_fleet() -> None:
+    """Note how many devices are there, for the curves of the overview."""
+    fleet_samples.sample(now=timezone.now())

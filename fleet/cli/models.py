@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fleet.cli import output
+from fleet.cli import output, verification
 from fleet.cli.connection import connected
 from fleet.cli.exits import EndedBadly, UsageError
 from fleet.client import TinyFleet, wait_for
@@ -64,6 +64,7 @@ def add(areas: Any) -> None:
     one.add_argument("--hints", type=Path, help="JSON file: how the model wants to be fed and read")
     _patience(one)
     one.set_defaults(run=_upload)
+    verification.add(verbs)
     for name, words, run in (
         ("show", "a version and its verdicts", _show),
         ("yank", "no new rollouts of it", _yank),

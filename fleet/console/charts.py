@@ -203,6 +203,49 @@ def trace_chart(title: str, trace: Sequence[Sequence[float]], *, limit: float, p
     return Chart(title, lines, xs, ys[:: 2 if len(ys) > 7 else 1], limits, 210)
 
 
+@dataclass(frozen=True)
+class Spark:
+    """A curve without axes. runs: polylines in a 1000 x 100 box, broken where nobody measured."""
+
+    title: str
+    runs: list[str]
+
+
+def spark(
+    name: str,
+    values: Sequence[tuple[datetime, float | None]],
+    *,
+    start: datetime,
+    end: datetime,
+    unit: str,
+    gap: timedelta = timedelta(hours=1, minutes=1),
+) -> Spark:
+    """A small curve over [start, end] that says its least, most and last value. unit: as `amount` takes it.
+
+    The axis begins at 0 and ends at the most; two values further apart than `gap` are not joined.
+    """
+    known = [(at, value) for at, value in values if value is not None and start <= at <= end]
+    if not known:
+        return Spark(f"{name}: nothing was counted in the last 24 hours", [])
+    top = max(value for _, value in known) or 1.0
+    span_s = max((end - start).total_seconds(), 1.0)
+    runs: list[list[tuple[float, float]]] = []
+    before: datetime | None = None
+    for at, value in known:
+        if before is None or at - before > gap:
+            runs.append([])
+        runs[-1].append(((at - start).total_seconds() / span_s * 1000.0, 96.0 - 92.0 * value / top))
+        before = at
+    least, most, last = min(value for _, value in known), top, known[-1][1]
+    if max(value for _, value in known) == 0:
+        most = 0.0
+    words = ", ".join(
+        f"{word} {amount(value, unit, 0.001 if unit == 'ratio' else 1)}"
+        for word, value in (("least", least), ("most", most), ("now", last))
+    )
+    return Spark(f"{name} over 24 hours: {words}", [polyline(run) for run in runs if len(run) > 1])
+
+
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 

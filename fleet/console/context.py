@@ -25,7 +25,7 @@ class Section:
 
 SECTIONS = (
     Section("overview", "Overview", "overview", ("",)),
-    Section("devices", "Devices", "device", ("devices", "groups", "new-group", "bulk")),
+    Section("devices", "Devices", "device", ("devices", "new-devices", "groups", "new-group", "bulk")),
     Section("models", "Models", "model", ("models", "upload")),
     Section("rollouts", "Rollouts", "rollout", ("rollouts",)),
     Section("telemetry", "Telemetry", "telemetry", ("telemetry",)),

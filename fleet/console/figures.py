@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.db import connection
 from django.db.models import Count, F, Sum
 
+from fleet.console.context import open_alerts
 from fleet.devices.models import Device, DeviceSlot, Presence
 from fleet.telemetry.models import Minute
-from ota.choices import RolloutState
-from ota.models import Job, Manifest, Rollout, Wave
+from ota.fleet_samples import day_before, newest_completed
+from ota.job_counts import counts_of_rollouts
+from ota.models import Manifest, Rollout, Wave
 
 HISTORY = timedelta(hours=24)
 STOPPED = 2  # bank flag of a slot that was told to run nothing
@@ -75,13 +78,51 @@ def fleet_now() -> Fleet:
 
 
 def _newest(counts: dict[str, int]) -> Running | None:
-    done = Rollout.objects.filter(state=RolloutState.COMPLETED, slot=0, finished_at__isnull=False)
-    row = done.select_related("manifest__version").order_by("-manifest__seq", "-finished_at").first()
+    row = newest_completed()
     if row is None:
         return None
-    version = row.manifest.version
-    id16 = row.manifest.id16
-    return Running(id16, counts.get(id16, 0), version.model_id, version.version, row.manifest.seq)
+    version = row.version
+    return Running(row.id16, counts.get(row.id16, 0), version.model_id, version.version, row.seq)
+
+
+@dataclass(frozen=True)
+class Alerts:
+    """Alerts that are open and speak for themselves, and by hour over the last day those not resolved."""
+
+    open: int
+    hours: list[tuple[datetime, float | None]]
+
+
+def alerts(now: datetime) -> Alerts:
+    """Open alerts now, and by hour; an alert folded into another does not count."""
+    since = (now - HISTORY).replace(minute=0, second=0, microsecond=0)
+    hours = [since + timedelta(hours=index) for index in range(1, 25)] + [now]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT h.n, count(a.id) FROM unnest(%s::timestamptz[]) WITH ORDINALITY AS h (at, n)"
+            " LEFT JOIN alerts_alert a ON a.first_seen_at <= h.at AND a.folded_into_id IS NULL"
+            " AND (a.resolved_at IS NULL OR a.resolved_at > h.at) GROUP BY h.n ORDER BY h.n",
+            [hours],
+        )
+        found = [float(row[1]) for row in cursor.fetchall()]
+    return Alerts(open_alerts(), list(zip(hours, found, strict=True)))
+
+
+@dataclass(frozen=True)
+class Day:
+    """Curves of the last 24 hours from samples, shares in [0, 1], None where nobody counted."""
+
+    online: list[tuple[datetime, float | None]]
+    on_newest: list[tuple[datetime, float | None]]
+
+
+def day(now: datetime) -> Day:
+    """The last day of the fleet, a point a sample. A sample of another newest version counts as it was."""
+    rows = day_before(now)
+    return Day(
+        [(row.at, row.online / row.devices if row.devices else None) for row in rows],
+        [(row.at, row.on_newest / row.devices if row.devices and row.newest else None) for row in rows],
+    )
 
 
 @dataclass(frozen=True)
@@ -119,15 +160,10 @@ def wave_counts(rollouts: list[Rollout]) -> dict[str, list[dict[str, object]]]:
     """Waves of some rollouts with devices per job state: {rollout id: [{"n", "state", "size", "counts"},
     ...]}.
     """
-    ids = [row.pk for row in rollouts]
-    newest = Job.objects.filter(rollout__in=ids, kind="install")
-    newest = newest.order_by("rollout_id", "device_id", "-attempt").distinct("rollout_id", "device_id")
-    rows = Job.objects.filter(pk__in=newest.values("pk")).order_by().values_list("wave_id", "state")
-    counts: dict[int, dict[str, int]] = {}
-    for wave_id, state, n in rows.annotate(n=Count("pk")):
-        counts.setdefault(wave_id, {})[str(state)] = n
+    waves = list(Wave.objects.filter(rollout__in=rollouts).order_by("rollout_id", F("n")))
+    counts = counts_of_rollouts(rollouts, waves)
     found: dict[str, list[dict[str, object]]] = {}
-    for wave in Wave.objects.filter(rollout__in=ids).order_by("rollout_id", F("n")):
+    for wave in waves:
         entry = {"n": wave.n, "state": wave.state, "size": wave.size, "counts": counts.get(wave.pk, {})}
         found.setdefault(str(wave.rollout_id), []).append(entry)
     return found

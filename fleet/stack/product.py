@@ -16,6 +16,8 @@ from fleet.stack.tls import TlsFiles
 
 WORKER_CONCURRENCY = 2
 READY_DEADLINE_S = 60.0
+SIMULATED = "simulate/console"
+"""Below the run folder: the virtual devices that the console starts."""
 MANAGE = (sys.executable, str(PROJECT_ROOT / "manage.py"))
 _CELERY = (sys.executable, "-m", "celery", "-A", "fleet.celery")
 _SERVE = (sys.executable, "-m", "fleet.stack.serve")
@@ -29,6 +31,18 @@ def specs(run: RunDir, env: Mapping[str, str], tls: TlsFiles) -> tuple[ChildSpec
         service("beat", _beat(run), env, ready=partial(has_logged, words="beat: Starting")),
         service("gateway", (*MANAGE, "gateway"), env, ready=partial(has_logged, words="gateway is ready")),
     )
+
+
+def attendant(run: RunDir, env: Mapping[str, str]) -> ChildSpec:
+    """Who runs virtual devices that are asked for in the console; nothing but a waiting process until then.
+    Started after the services, which it needs and which do not need it.
+    """
+    argv = (
+        *(sys.executable, "-m", "device_firmware.host.attendant"),
+        *("--dir", str(run.root / SIMULATED), "--data", str(run.root / "data" / "watch")),
+        *("--ca", env["FLEET_WEB_CA"]),
+    )
+    return ChildSpec("simulated", argv, child_env(env), is_restarted=True, stop_grace_s=15.0)
 
 
 def service(

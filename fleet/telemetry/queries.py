@@ -15,6 +15,8 @@ from fleet.telemetry.comparison import Comparison, compare
 from fleet.telemetry.coverage import Coverage, Covered, coverage
 from fleet.telemetry.drift import DriftPoint, DriftResult, DriftSeries
 from fleet.telemetry.errors import QueryError
+from fleet.telemetry.field_figures import FieldFigures, Figure, field_figures
+from fleet.telemetry.field_figures import span as field_span
 from fleet.telemetry.outcomes import Outcome, Span, device_outcomes, has_window
 from fleet.telemetry.selection import condition
 from fleet.telemetry.series import Point, Series, TelemetryResult, query
@@ -31,6 +33,8 @@ __all__ = [
     "DriftPoint",
     "DriftResult",
     "DriftSeries",
+    "FieldFigures",
+    "Figure",
     "Metric",
     "Outcome",
     "Point",
@@ -46,6 +50,8 @@ __all__ = [
     "device_outcomes",
     "device_series",
     "drift_answer",
+    "field_figures",
+    "field_span",
     "has_window",
     "last_answer",
     "last_values",

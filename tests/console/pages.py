@@ -6,7 +6,7 @@ words change:
 - frame: `nav-overview` `nav-devices` `nav-models` `nav-rollouts` `nav-telemetry` `nav-alerts` `nav-settings`,
   `logout`, and `message` after an action. Sign-in: `login-form` with `#id_username` and `#id_password`,
   `login-submit`, `login-error`.
-- overview: `figure-online` `figure-newest` `figure-running` `figure-anomaly`, `versions`, `live-rollout`,
+- overview: `figure-online` `figure-newest` `figure-alerts` `figure-anomaly`, `versions`, `live-rollout`,
   `events`.
 - devices: `devices`, `filters`, `total`, `next-page`, `query-error[data-code]`, `groups-link`,
   `save-as-group`. A device: `why[data-code]`, `slot-0`, `timeline`, `last-window`, `simulated`, `tags`,

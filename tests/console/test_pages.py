@@ -44,15 +44,21 @@ LISTS = (
     "/settings/retention",
     "/settings/about",
 )
-FORMS = ("/upload", "/rollouts/new", "/new-group", "/settings/new-class", "/settings/new-webhook")
+FORMS = (
+    *("/upload", "/rollouts/new", "/new-group", "/new-devices"),
+    *("/settings/new-class", "/settings/new-webhook"),
+)
 # Most queries a page may cost, session and user included, whatever the number of rows.
 BUDGET = {
-    "/": 18,
+    "/": 20,
     "/devices": 11,
     "/devices/dev-001": 17,
     "/models": 9,
-    "/models/activity": 11,
-    "/models/activity/2.0.0": 15,
+    "/models/activity": 12,
+    "/models/activity/2.0.0": 19,
+    "/models/activity/compare": 6,
+    "/models/activity/compare?versions=1.0.0,2.0.0,3.0.0,3.1.0": 18,
+    "/new-devices": 7,
     "/rollouts": 10,
     "/telemetry": 12,
     "/telemetry/anomalies": 12,
@@ -87,6 +93,8 @@ def every_page(filled: rows.Filled) -> list[str]:
         "/models/activity",
         "/models/activity/2.0.0",
         "/models/activity/0.9.0",
+        "/models/activity/compare",
+        "/models/activity/compare?versions=1.0.0,2.0.0,0.9.0",
         "/telemetry?metric=latency&range=6h",
         "/telemetry?metric=latency-max&range=24h",
         "/telemetry?metric=latency-p95&range=24h",

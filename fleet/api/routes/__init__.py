@@ -12,6 +12,7 @@ from fleet.api.guard import guarded
 from fleet.api.routes import (
     accounts,
     alerts,
+    aliases,
     comparison,
     dead_letters,
     device_classes,
@@ -28,6 +29,8 @@ from fleet.api.routes import (
     rollouts,
     telemetry,
     users,
+    version_comparison,
+    version_origin,
     waves,
     webhooks,
 )
@@ -73,6 +76,9 @@ api.add_router("", devices.router)
 api.add_router("", device_classes.router)
 api.add_router("", groups.router)
 api.add_router("/models", models.router)
+api.add_router("/models", version_comparison.router)
+api.add_router("/models", version_origin.router)
+api.add_router("/models", aliases.router)
 api.add_router("/rollouts", rollouts.router)
 api.add_router("/rollouts", waves.router)
 api.add_router("/rollouts", evidence.router)

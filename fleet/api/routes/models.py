@@ -108,7 +108,7 @@ def upload_version(
     """
     line = _model(model)
     said = _meta(meta)
-    parent = _version(line.name, said.parent) if said.parent else None
+    parent = version_of(line.name, said.parent) if said.parent else None
     made = registry.upload(
         line.name,
         said.version,
@@ -130,7 +130,7 @@ def upload_version(
 )
 def get_version(request: HttpRequest, model: str, version: str) -> Any:
     """One version with everything known about it."""
-    return version_json(_version(model, version))
+    return version_json(version_of(model, version))
 
 
 @router.post(
@@ -138,30 +138,30 @@ def get_version(request: HttpRequest, model: str, version: str) -> Any:
 )
 def preflight(request: HttpRequest, response: HttpResponse, model: str, version: str) -> Any:
     """Inspect, probe and preflight again, e.g. after a device class changed."""
-    row = _version(model, version)
+    row = version_of(model, version)
     verdicts.request_inspection(row, actor=actor(request), now=timezone.now())
     response["Location"] = _address(row)
-    return Status(202, version_json(_version(model, version)))
+    return Status(202, version_json(version_of(model, version)))
 
 
 @router.post("/{model}/versions/{version}/acknowledge", auth=Scope("models:write"), response=dict[str, Any])
 def acknowledge(request: HttpRequest, model: str, version: str, body: AcknowledgeBody) -> Any:
     """Accept `unproven` for one class, with a reason that the audit trail keeps."""
     registry.acknowledge(
-        _version(model, version),
+        version_of(model, version),
         body.device_class,
         reason=body.reason,
         actor=actor(request),
         now=timezone.now(),
     )
-    return version_json(_version(model, version))
+    return version_json(version_of(model, version))
 
 
 @router.post("/{model}/versions/{version}/release", auth=Scope("models:sign"), response={201: dict[str, Any]})
 def release(request: HttpRequest, model: str, version: str, body: ReleaseBody) -> Any:
     """Sign the manifest with the release key and stage its chunks."""
     made = releases.release(
-        _version(model, version), slot=body.slot, floor=body.floor, actor=actor(request), now=timezone.now()
+        version_of(model, version), slot=body.slot, floor=body.floor, actor=actor(request), now=timezone.now()
     )
     return Status(201, manifest_json(made))
 
@@ -169,8 +169,8 @@ def release(request: HttpRequest, model: str, version: str, body: ReleaseBody) -
 @router.post("/{model}/versions/{version}/yank", auth=Scope("models:sign"), response=dict[str, Any])
 def yank(request: HttpRequest, model: str, version: str, body: ReasonBody) -> Any:
     """Take a version out of the choice for new rollouts."""
-    registry.yank(_version(model, version), reason=body.reason, actor=actor(request), now=timezone.now())
-    return version_json(_version(model, version))
+    registry.yank(version_of(model, version), reason=body.reason, actor=actor(request), now=timezone.now())
+    return version_json(version_of(model, version))
 
 
 def _model(name: str) -> MLModel:
@@ -180,7 +180,8 @@ def _model(name: str) -> MLModel:
     return found
 
 
-def _version(model: str, version: str) -> ModelVersion:
+def version_of(model: str, version: str) -> ModelVersion:
+    """A version by its model and name. Raises Http404."""
     rows = ModelVersion.objects.select_related("artifact", "parent", "model")
     found = rows.filter(model_id=model, version=version).first()
     if found is None:

@@ -13,6 +13,7 @@ from fleet.console.access import page
 from fleet.console.paging import page_of
 from fleet.devices.models import DeviceSlot
 from fleet.telemetry import queries
+from ota import aliases
 from ota.models import Manifest, MLModel, ModelVersion
 
 
@@ -63,7 +64,8 @@ def model(request: HttpRequest, name: str) -> HttpResponse:
         field = summary.get(manifest.mid) if manifest else None
         devices = running.get(manifest.id16, 0) if manifest else 0
         items.append({"version": row, "manifest": manifest, "field": field, "devices": devices})
-    return render(request, "console/model.html", {"model": line, "page": found, "items": items})
+    context = {"model": line, "page": found, "items": items, "aliases": aliases.aliases(name)}
+    return render(request, "console/model.html", context)
 
 
 def _newest_manifests(version_ids: list[Any]) -> dict[Any, Manifest]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
@@ -16,6 +16,7 @@ from fleet.console import charts, figures
 from fleet.console.access import page, person, role
 from fleet.console.templatetags.console import by_tone, label_of, tone_of
 from fleet.console.views.live import whole
+from ota import fleet_samples
 from ota.choices import ROLLOUT_LIVE, RolloutState
 from ota.models import MLModel, ModelVersion, Rollout
 from ota.verbs import allowed
@@ -35,6 +36,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     now = timezone.now()
     fleet = figures.fleet_now()
     anomalies = figures.anomalies(now)
+    alerts = figures.alerts(now)
     live = list(
         Rollout.objects.filter(state__in=ROLLOUT_LIVE)
         .select_related("manifest__version")
@@ -50,6 +52,9 @@ def overview(request: HttpRequest) -> HttpResponse:
         "fleet": fleet,
         "versions": _versions(fleet),
         "anomalies": anomalies,
+        "alerts": alerts,
+        "open_alerts": alerts.open,  # what the rail would count again
+        "sparks": _sparks(now, alerts, anomalies),
         "spark": _spark(anomalies),
         "waiting": _waiting(request),
         "live": [{"rollout": row, "waves": _bars(row, waves.get(str(row.pk), []))} for row in live],
@@ -127,6 +132,19 @@ def _bars(rollout: Rollout, waves: list[dict[str, Any]]) -> list[dict[str, Any]]
         ]
         shown.append({**wave, "segments": charts.bar(parts, wave["size"])})
     return shown
+
+
+def _sparks(now: datetime, alerts: figures.Alerts, anomalies: figures.Anomalies) -> dict[str, charts.Spark]:
+    """The curves below the four figures."""
+    day = figures.day(now)
+    span: dict[str, Any] = {"start": now - figures.HISTORY, "end": now}
+    sampled: dict[str, Any] = {**span, "unit": "ratio", "gap": 3 * fleet_samples.EVERY}
+    return {
+        "online": charts.spark("Share online", day.online, **sampled),
+        "newest": charts.spark("Share on the newest version", day.on_newest, **sampled),
+        "alerts": charts.spark("Alerts not resolved", alerts.hours, **span, unit="1"),
+        "anomaly": charts.spark("Anomaly share", anomalies.hours, **span, unit="ratio"),
+    }
 
 
 def _spark(anomalies: figures.Anomalies) -> charts.Chart:

@@ -13,13 +13,15 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
-from fleet.console import charts
+from fleet.console import charts, version_facts
 from fleet.console.access import actor, page
-from fleet.devices.models import DeviceClass, DeviceSlot
+from fleet.devices.models import DeviceClass
 from fleet.telemetry import queries
-from ota import registry
+from ota import aliases, registry
 from ota.choices import StagingState, VerdictKind, VersionState
+from ota.inventory_figures import runs_by_class
 from ota.models import Manifest, ModelVersion, Rollout, Staging
+from ota.provenance import provenance
 
 MOVING = (VersionState.UPLOADED, VersionState.INSPECTING, VersionState.STAGING)
 
@@ -37,8 +39,18 @@ def _version(name: str, version: str) -> ModelVersion:
 @require_safe
 @page("models:read")
 def version(request: HttpRequest, name: str, version: str) -> HttpResponse:
-    """The whole page."""
-    return render(request, "console/version.html", _context(_version(name, version)))
+    """The whole page: the part that moves, and below it what only people change."""
+    row = _version(name, version)
+    context = _context(row)
+    named = list(aliases.aliases(name))
+    context |= {
+        "provenance": provenance(row),
+        "aliases": named,
+        "moves": aliases.history(named),
+        "revs": " ".join(f"{one.name}={one.rev}" for one in named),
+        "others": ModelVersion.objects.filter(model_id=name).exclude(pk=row.pk).exists(),
+    }
+    return render(request, "console/version.html", context)
 
 
 @require_safe
@@ -52,9 +64,7 @@ def fragment(request: HttpRequest, name: str, version: str) -> HttpResponse:
 
 
 def _context(row: ModelVersion) -> dict[str, Any]:
-    manifest = (
-        Manifest.objects.filter(version=row).defer("message", "leaves", "blob").order_by("-seq").first()
-    )
+    manifest = Manifest.objects.filter(version=row).defer("leaves", "blob").order_by("-seq").first()
     staging = Staging.objects.filter(manifest=manifest).first() if manifest else None
     table = registry.preflight_table(row)
     allowed = registry.allowed(row)
@@ -62,10 +72,12 @@ def _context(row: ModelVersion) -> dict[str, Any]:
     shown = [row.state, table, allowed, staging and [staging.state, staging.published, staging.error]]
     field = queries.version_summary([manifest.mid]).get(manifest.mid) if manifest else None
     probe = row.probe or {}
+    classes = list(DeviceClass.objects.all())
+    running = runs_by_class([manifest.id16]).get(manifest.id16, []) if manifest else []
     return {
         "version": row,
         "inspection": row.inspection,
-        "operators": _operators(row),
+        "operators": _operators(row, classes),
         "probe": probe,
         "golden": probe.get("golden"),
         "evaluated": probe.get("accuracy"),
@@ -80,15 +92,20 @@ def _context(row: ModelVersion) -> dict[str, Any]:
         "is_moving": row.state in MOVING or is_staging,
         "digest": hashlib.sha256(json.dumps(shown, default=str).encode()).hexdigest()[:16],
         "field": field,
-        "devices": _devices(manifest),
+        "running": running,
+        "devices": sum(one.devices for one in running),
+        "maps": version_facts.maps(row, manifest, table, classes),
+        "difference": version_facts.difference(row),
+        "verify": version_facts.verify_command(manifest) if manifest else "",
+        "manifest_text": version_facts.text_of(manifest) if manifest else "",
         "rollouts": Rollout.objects.filter(manifest__version=row)[:5] if manifest else [],
     }
 
 
-def _operators(row: ModelVersion) -> list[dict[str, Any]]:
+def _operators(row: ModelVersion, known: list[DeviceClass]) -> list[dict[str, Any]]:
     """Operators of the model, and for each device class whether its firmware links it."""
     found = (row.inspection or {}).get("operators", [])
-    classes = [item for item in DeviceClass.objects.all() if item.operators] if found else []
+    classes = [item for item in known if item.operators]
     shown = []
     for operator in found:
         name, code = operator["custom"], operator["builtin"]
@@ -126,12 +143,6 @@ def _staging_bar(staging: Staging | None, manifest: Manifest | None) -> list[cha
     css = "tone-good" if is_done else "tone-active"
     n = manifest.chunks if is_done else staging.published
     return charts.bar([("chunks on the broker", n, css, "")], manifest.chunks)
-
-
-def _devices(manifest: Manifest | None) -> int:
-    if manifest is None:
-        return 0
-    return DeviceSlot.objects.filter(run=manifest.id16, device__retired_at=None).count()
 
 
 def _back(row: ModelVersion) -> HttpResponse:

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from fleet.stack import product
 from fleet.stack.errors import StackError
 from fleet.stack.run import Stack, ended_by_signals
 
@@ -23,7 +24,10 @@ class Command(BaseCommand):
         try:
             with ended_by_signals(), Stack(say=self.stdout.write, console_port=options["port"]) as stack:
                 info = stack.start()
+                stack.supervisor.start(product.attendant(info.run, info.env))
                 self.stdout.write(f"\nConsole   {info.console_url}\nAPI       {info.web_url}/api/v1/docs")
+                if (password := info.run.root / "admin.txt").exists():
+                    self.stdout.write(f"Sign in   admin, with the password in {password}")
                 self.stdout.write(f"Devices   {info.web_url} (authority: {info.env['FLEET_WEB_CA']})")
                 self.stdout.write(f"Logs      {info.run.logs}\n\nCtrl-C stops everything.")
                 stack.wait()

@@ -1,0 +1,287 @@
+"""Pages and lists over 100,000 devices and 1,000,000 jobs: time of an answer, its weight, its queries.
+
+    python -m tests.bench.web [--devices 100000] [--jobs 1000000] [--rounds 40] [--explain 30] [--json FILE]
+
+A private PostgreSQL and Redis, rows by COPY (`tests.bench.web_rows`), and the product's own web server
+(uvicorn, plain HTTP on loopback) in a process of its own with one client that asks one page after the other:
+what is timed is one request on an open connection, from its first byte sent to its last received. Goal of the
+design: p95 below 100 ms for list and live pages and the main REST lists. `--explain` prints the plan of every
+statement of a page above so many milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from fleet.stack import postgres, redis
+from fleet.stack.children import ChildSpec
+from fleet.stack.paths import PROJECT_ROOT, RunDir
+from fleet.stack.ports import free_port
+from fleet.stack.processes import Supervisor
+
+GOAL_MS = 100.0
+FIRST_LOAD_BYTES = 150_000
+_SETUP = (
+    "import json, sys, django; django.setup()\n"
+    "from tests.bench import web\n"
+    "print(json.dumps(web.prepare({devices}, {jobs}, {seed})))\n"
+)
+_QUERIES = (
+    "import json, sys, django; django.setup()\n"
+    "from tests.bench import web\n"
+    "print(json.dumps(web.queries(json.loads(sys.argv[1]), {explain})))\n"
+)
+PAGES = {
+    "overview": "/",
+    "devices": "/devices",
+    "devices, third page": "/devices?after=sc-000100",
+    "devices, by class and presence": "/devices?class=host-a&presence=online",
+    "devices, by id": "/devices?find=sc-0000",
+    "devices, that run a version": "/devices?run={run}",
+    "devices, by query": "/devices?q=class%3D%3Dhost-a%3Bonline%3D%3Dtrue",
+    "device": "/devices/{device}",
+    "groups": "/groups",
+    "models": "/models",
+    "model": "/models/scale",
+    "version": "/models/scale/1.0.3",
+    "versions compared": "/models/scale/compare?versions=1.0.3,1.0.4",
+    "rollouts": "/rollouts",
+    "rollout under way": "/rollouts/{running}",
+    "rollout under way, live part": "/rollouts/{running}/live",
+    "rollout that ended": "/rollouts/{ended}",
+    "its jobs": "/rollouts/{ended}/jobs",
+    "jobs under way": "/rollouts/{running}/jobs?wave=3",
+    "telemetry, a day": "/telemetry?metric=accuracy&range=24h",
+    "alerts": "/alerts",
+}
+REST = {
+    "GET /devices": "/devices?limit=50",
+    "GET /devices, total": "/devices?limit=50&total=true",
+    "GET /devices, q": "/devices?limit=50&q=class%3D%3Dhost-a",
+    "GET /devices/{id}": "/devices/{device}",
+    "GET /groups": "/groups",
+    "GET /models/{model}/versions": "/models/scale/versions",
+    "GET /models/{model}/compare": "/models/scale/compare?versions=1.0.3,1.0.4",
+    "GET /rollouts": "/rollouts?limit=50",
+    "GET /rollouts/{id}": "/rollouts/{running}",
+    "GET /rollouts/{id}/jobs": "/rollouts/{running}/jobs?limit=50",
+    "GET /rollouts/{id}/explain": "/rollouts/{running}/explain/{device}",
+    "GET /alerts": "/alerts",
+    "GET /audit": "/audit?limit=50",
+}
+
+
+@contextmanager
+def servers(folder: Path) -> Iterator[tuple[Supervisor, RunDir, dict[str, str]]]:
+    """PostgreSQL and Redis of the stack; yields supervisor, run folder and environment."""
+    run = RunDir(folder).ensure()
+    database_port, cache_port = free_port(), free_port()
+    with Supervisor(run.logs, say=lambda _line: None) as supervisor:
+        supervisor.start(postgres.spec(run, database_port), redis.spec(run, cache_port))
+        postgres.ensure_database(run, database_port)
+        yield (
+            supervisor,
+            run,
+            {
+                "DJANGO_SETTINGS_MODULE": "fleet.settings",
+                "FLEET_RUN_DIR": str(folder),
+                "FLEET_KEY_PASSPHRASE": run.secret("passphrase"),
+                "FLEET_SECRET_KEY": run.secret("django"),
+                "DATABASE_URL": postgres.url(run, database_port),
+                "REDIS_URL": redis.url(run, cache_port),
+            },
+        )
+
+
+def prepare(devices: int, jobs: int, seed: int) -> dict[str, str]:
+    """In the filling process: migrate, fill, sign a person in. Names of pages, session key and API token."""
+    from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+    from django.contrib.sessions.backends.db import SessionStore
+    from django.core.management import call_command
+    from django.utils import timezone
+
+    from fleet.accounts import tokens
+    from fleet.accounts.audit import Actor
+    from fleet.accounts.models import User
+    from fleet.accounts.scopes import scopes_of
+    from tests.bench import web_rows
+
+    call_command("migrate", verbosity=0)
+    now = timezone.now()
+    say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+    names = web_rows.fill(devices, jobs, now=now, seed=seed, told=say)
+    user = User.objects.create_user("bench", role="admin")
+    session = SessionStore()
+    session[SESSION_KEY] = str(user.pk)
+    session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
+    session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+    session.create()
+    actor = Actor("command", "bench")
+    _, token = tokens.issue(user, "bench", scopes_of(user), actor=actor, now=now)
+    rows = {name: str(n) for name, n in web_rows.count().items()}
+    return {**names, "session": str(session.session_key), "token": token, **rows}
+
+
+def queries(names: dict[str, str], explain_ms: float) -> dict[str, list[float]]:
+    """In a process of its own: queries of each page and their time in the database, [n, ms, longest ms].
+
+    explain_ms: print the plan of slower statements; 0 for none.
+    """
+    from django.db import connection
+    from django.test import Client
+    from django.test.utils import CaptureQueriesContext
+
+    client = Client(SERVER_NAME="127.0.0.1")
+    client.cookies["sessionid"] = names["session"]
+    found = {}
+    for title, path in everything(names).items():
+        headers = {"HTTP_AUTHORIZATION": f"Bearer {names['token']}"} if title.startswith("GET ") else {}
+        client.get(path, **headers)  # type: ignore[arg-type]
+        with CaptureQueriesContext(connection) as seen:
+            client.get(path, **headers)  # type: ignore[arg-type]
+        times = [float(one["time"]) * 1000 for one in seen.captured_queries]
+        found[title] = [len(times), sum(times), max(times, default=0.0)]
+        for one in seen.captured_queries:
+            if explain_ms and float(one["time"]) * 1000 > explain_ms and one["sql"].startswith("SELECT"):
+                with connection.cursor() as cursor:
+                    cursor.execute("EXPLAIN (ANALYZE, BUFFERS) " + one["sql"].replace("%", "%%"))
+                    plan = "\n  ".join(row[0] for row in cursor.fetchall())
+                print(f"-- {title}: {one['time']} s\n{one['sql'][:1500]}\n  {plan}", file=sys.stderr)
+    return found
+
+
+def everything(names: dict[str, str]) -> dict[str, str]:
+    """Title to path of all that is asked; REST below its prefix."""
+    rest = {title: f"/api/v1{path}" for title, path in REST.items()}
+    return {title: path.format(**names) for title, path in {**PAGES, **rest}.items()}
+
+
+def measure(client: httpx.Client, path: str, rounds: int, **headers: str) -> dict[str, Any]:
+    """Times of `rounds` answers in ms, after one that is not counted, and bytes of a body on the wire."""
+    times = []
+    for index in range(rounds + 1):
+        started = time.perf_counter()
+        answer = client.get(path, headers=headers)
+        taken = (time.perf_counter() - started) * 1000
+        if answer.status_code != 200:
+            raise SystemExit(f"{path} answered {answer.status_code}: {answer.text[:300]}")
+        if index:
+            times.append(taken)
+    times.sort()
+    return {
+        "p50_ms": statistics.median(times),
+        "p95_ms": times[min(len(times) - 1, int(0.95 * len(times)))],
+        "bytes": answer.num_bytes_downloaded,
+    }
+
+
+def first_load(client: httpx.Client, path: str) -> int:
+    """Bytes of a page with everything it links, as a browser without a cache gets them."""
+    page = client.get(path)
+    linked = set(re.findall(r'(?:src|href)="(/static/[^"#]+)', page.text))
+    return int(
+        page.num_bytes_downloaded + sum(client.get(one).num_bytes_downloaded for one in sorted(linked))
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Fill, serve, ask."""
+    with tempfile.TemporaryDirectory(prefix="web-") as folder, servers(Path(folder)) as (supervisor, _, env):
+        whole = {**os.environ, **env}
+        started = time.perf_counter()
+        names = _python(_SETUP.format(devices=args.devices, jobs=args.jobs, seed=args.seed), whole)
+        filled_s = time.perf_counter() - started
+        counts = _python(
+            _QUERIES.format(explain=args.explain), {**whole, "FLEET_NO_DB_POOL": "1"}, json.dumps(names)
+        )
+        port = free_port()
+        argv = (sys.executable, "-m", "uvicorn", "fleet.asgi:application", "--port", str(port))
+        argv += ("--no-access-log",)
+        address = f"http://127.0.0.1:{port}"
+        ready = functools.partial(_answers, address)
+        supervisor.start(ChildSpec("web", argv, env, ready=ready, ready_deadline_s=60))
+        results: dict[str, Any] = {}
+        with httpx.Client(base_url=address, cookies={"sessionid": names["session"]}, timeout=60) as client:
+            for title, path in everything(names).items():
+                is_rest = title.startswith("GET ")
+                headers = {"Authorization": f"Bearer {names['token']}"} if is_rest else {}
+                rounds = measure(client, path, args.rounds, **headers)
+                n, all_ms, longest_ms = counts[title]
+                results[title] = rounds | {"queries": n, "sql_ms": all_ms, "longest_sql_ms": longest_ms}
+            paths = ("/", "/devices", f"/rollouts/{names['running']}")
+            weights = {path: first_load(client, path) for path in paths}
+        return {
+            "rows": {name: int(names[name]) for name in ("devices", "jobs", "audit rows")},
+            "filled_s": round(filled_s, 1),
+            "answers": results,
+            "first_load_bytes": weights,
+        }
+
+
+def _answers(address: str, _child: object) -> bool:
+    try:
+        return httpx.get(f"{address}/healthz", timeout=3).status_code < 500
+    except httpx.HTTPError:
+        return False
+
+
+def _python(code: str, env: dict[str, str], *arguments: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *arguments], env=env, cwd=PROJECT_ROOT,
+        stdout=subprocess.PIPE, check=True, text=True,
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(found: dict[str, Any]) -> str:
+    """What a person reads."""
+    rows = ", ".join(f"{n:,} {name}" for name, n in found["rows"].items())
+    lines = [f"{rows}; filled in {found['filled_s']:.0f} s", ""]
+    lines.append(f"{'':<32}{'p50 ms':>9}{'p95 ms':>9}{'bytes':>9}{'queries':>9}{'SQL ms':>9}{'longest':>9}")
+    for title, one in found["answers"].items():
+        mark = "" if one["p95_ms"] < GOAL_MS else f"  above {GOAL_MS:.0f} ms"
+        lines.append(
+            f"{title:<32}{one['p50_ms']:>9.1f}{one['p95_ms']:>9.1f}{one['bytes']:>9,}{one['queries']:>9}"
+            f"{one['sql_ms']:>9.1f}{one['longest_sql_ms']:>9.1f}{mark}"
+        )
+    lines.append("")
+    for path, size in found["first_load_bytes"].items():
+        words = "" if size < FIRST_LOAD_BYTES else f"  above {FIRST_LOAD_BYTES:,}"
+        lines.append(f"first load of {re.sub('[0-9a-f-]{36}', '<id>', path):<18}{size:>10,} bytes{words}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Command line entry."""
+    options = argparse.ArgumentParser(prog="python -m tests.bench.web", description=__doc__)
+    options.add_argument("--devices", type=int, default=100_000)
+    options.add_argument("--jobs", type=int, default=1_000_000)
+    options.add_argument("--rounds", type=int, default=40, help="answers timed of each page")
+    options.add_argument("--explain", type=float, default=0, metavar="MS", help="plans of slower statements")
+    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--json", type=Path, help="write the figures here")
+    args = options.parse_args()
+    found = run(args)
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+    print(table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
