@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_safe
@@ -27,7 +28,7 @@ _KINDS = (
 
 @require_safe
 @page("models:read")
-def compare(request: HttpRequest, name: str) -> HttpResponse:
+def compare(request: HttpRequest, name: str) -> HttpResponseBase:
     """The comparison that the URL names, base first: `versions` with commas or repeated."""
     if "versions" not in request.GET and ModelVersion.objects.filter(model=name, version="compare").exists():
         return version_page.version(request, name, "compare")  # somebody called a version so
