@@ -138,6 +138,13 @@ EVALUATION_UPLOAD_BYTES = 32 * 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024  # labels; other bodies of the API end at fleet.api.limits
 FILE_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
 
+# Calls that each API token may make a minute (fleet/api/rates.py); 0 sets no limit.
+API_RATES = {
+    "reads": env.int("FLEET_RATE_READS", default=600),
+    "writes": env.int("FLEET_RATE_WRITES", default=120),
+    "telemetry-queries": env.int("FLEET_RATE_QUERIES", default=60),
+}
+
 # A rollout to more devices than this needs a second person's approval; 0 asks for one always.
 APPROVAL_OVER = env.int("FLEET_APPROVAL_OVER", default=100)
 

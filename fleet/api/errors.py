@@ -44,6 +44,7 @@ STATUS = {
     "label_unknown sample_expired sample_invalid source_unknown "
     "signature sequence expired trust unknown_action window_never_opens rollback_unavailable",
     428: "if_match_required",
+    429: "rate_limited",
     500: "internal",
     503: "unavailable query_timeout passphrase_missing passphrase_wrong passphrase_weak key_unreadable "
     "keys_missing not_set_up contended",

@@ -8,6 +8,7 @@ from django.views.decorators.csrf import csrf_exempt
 from ninja import NinjaAPI
 
 from fleet.api import errors
+from fleet.api.asked import refuse_unknown
 from fleet.api.guard import guarded
 from fleet.api.routes import (
     accounts,
@@ -31,7 +32,9 @@ from fleet.api.routes import (
 
 
 class Api(NinjaAPI):
-    """An API in which unknown paths, wrong methods and oversized bodies answer with problem documents too."""
+    """An API in which unknown paths, wrong methods and oversized bodies answer with problem documents too,
+    and unknown parameters are refused.
+    """
 
     def get_openapi_schema(self, *args: Any, **kwargs: Any) -> Any:
         """The document, in which every operation may answer with a problem."""
@@ -45,6 +48,10 @@ class Api(NinjaAPI):
         return found
 
     def _get_urls(self) -> list[Any]:
+        for router in self._get_bound_routers():
+            for served in router.path_operations.values():
+                for operation in served.operations:
+                    refuse_unknown(operation)
         patterns = super()._get_urls()
         for pattern in patterns:
             pattern.callback = guarded(pattern.callback)  # type: ignore[arg-type]
