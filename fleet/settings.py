@@ -145,6 +145,9 @@ API_RATES = {
     "telemetry-queries": env.int("FLEET_RATE_QUERIES", default=60),
 }
 
+# Event streams that one token or session may have open at once on one web process.
+STREAMS_PER_CALLER = env.int("FLEET_STREAMS_PER_CALLER", default=20)
+
 # A rollout to more devices than this needs a second person's approval; 0 asks for one always.
 APPROVAL_OVER = env.int("FLEET_APPROVAL_OVER", default=100)
 

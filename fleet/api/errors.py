@@ -16,6 +16,7 @@ from fleet.accounts.tokens import TokenError
 from fleet.alerts.errors import AlertError
 from fleet.api.render import stamp
 from fleet.devices.errors import DeviceError
+from fleet.live.errors import LiveError
 from fleet.sealing import SealError
 from fleet.telemetry.errors import TelemetryError
 from ota.errors import OtaError
@@ -190,6 +191,10 @@ def install(api: NinjaAPI) -> None:
     @api.exception_handler(ApiProblem)
     def own(request: HttpRequest, error: ApiProblem) -> HttpResponse:
         return problem(request, status_of(error.code), error.code, error.detail, **error.more)
+
+    @api.exception_handler(LiveError)
+    def live(request: HttpRequest, error: LiveError) -> HttpResponse:
+        return problem(request, status_of(error.code), error.code, error.text, **error.more)
 
     def coded(request: HttpRequest, error: Any) -> HttpResponse:
         return problem(

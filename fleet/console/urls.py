@@ -2,6 +2,7 @@
 
 from django.urls import path
 
+from fleet.console import events
 from fleet.console.views import (
     alerts,
     devices,
@@ -28,6 +29,7 @@ urlpatterns = [
     path("", overview.overview, name="overview"),
     path("login", sign_in.login, name="login"),
     path("logout", sign_in.logout, name="logout"),
+    path("events", events.events, name="events"),
     path("theme", theme.choose, name="theme"),
     path("devices", devices.device_list, name="devices"),
     path("devices/<str:device_id>", devices.device, name="device"),

@@ -110,6 +110,7 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "POST /tokens": ("users:admin",),
     "DELETE /tokens/{public_id}": ("users:admin",),
     "GET /audit": ("audit:read",),
+    "GET /stream": ("devices:read", "models:read", "rollouts:read", "telemetry:read"),
     "GET /signing-keys": ("keys:admin",),
     "POST /signing-keys/{kid}/revoke": ("keys:admin",),
     "GET /trust": ("keys:admin",),

@@ -25,6 +25,7 @@ from fleet.api.routes import (
     operations,
     previews,
     rollouts,
+    stream,
     telemetry,
     waves,
     webhooks,
@@ -90,3 +91,4 @@ api.add_router("", webhooks.router)
 api.add_router("", emails.router)
 api.add_router("", accounts.router)
 api.add_router("", keys.router)
+api.add_router("", stream.router)
