@@ -15,12 +15,15 @@ from fleet.alerts.models import Alert
 
 @dataclass(frozen=True)
 class Section:
-    """An entry of the rail. prefix: first part of the paths that belong to it."""
+    """An entry of the rail. prefixes: first parts of the paths that belong to it. scope: who sees it, "" =
+    everybody.
+    """
 
     name: str
     label: str
     icon: str
     prefixes: tuple[str, ...]
+    scope: str = ""
 
 
 SECTIONS = (
@@ -30,6 +33,7 @@ SECTIONS = (
     Section("rollouts", "Rollouts", "rollout", ("rollouts",)),
     Section("telemetry", "Telemetry", "telemetry", ("telemetry",)),
     Section("alerts", "Alerts", "bell", ("alerts",)),
+    Section("audit", "Audit", "book", ("audit",), scope="audit:read"),
 )
 
 
@@ -45,7 +49,7 @@ def frame(request: HttpRequest) -> dict[str, Any]:
     scopes = scopes_of(cast(User, user)) if is_known else frozenset[str]()
     return {
         "theme": theme if theme in {"light", "dark"} else "",
-        "sections": SECTIONS,
+        "sections": [item for item in SECTIONS if not item.scope or item.scope in scopes],
         "section": next((item.name for item in SECTIONS if first in item.prefixes), ""),
         "scopes": scopes,
         "open_alerts": open_alerts if "telemetry:read" in scopes else 0,

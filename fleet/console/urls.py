@@ -5,6 +5,7 @@ from django.urls import path
 from fleet.console import events
 from fleet.console.views import (
     alerts,
+    audit,
     devices,
     drift,
     evidence,
@@ -68,6 +69,9 @@ urlpatterns = [
     path("alerts/<uuid:alert_id>", alerts.alert, name="alert"),
     path("alerts/<uuid:alert_id>/acknowledge", alerts.acknowledge, name="alert-acknowledge"),
     path("alerts/<uuid:alert_id>/resolve", alerts.resolve, name="alert-resolve"),
+    path("audit", audit.trail, name="audit"),
+    path("audit/check", audit.check, name="audit-check"),
+    path("audit/export", audit.export, name="audit-export"),
     path("telemetry", telemetry.explorer, name="telemetry"),
     path("telemetry/drift", drift.drift, name="drift"),
 ]

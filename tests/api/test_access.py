@@ -110,6 +110,8 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "POST /tokens": ("users:admin",),
     "DELETE /tokens/{public_id}": ("users:admin",),
     "GET /audit": ("audit:read",),
+    "GET /audit/verify": ("audit:read",),
+    "GET /audit/export": ("audit:read",),
     "GET /stream": ("devices:read", "models:read", "rollouts:read", "telemetry:read"),
     "GET /signing-keys": ("keys:admin",),
     "POST /signing-keys/{kid}/revoke": ("keys:admin",),

@@ -29,6 +29,7 @@ words change:
   `alert-devices`, `alert-rollouts`, `folded`, `alert-verbs` with `acknowledge` `resolve`, `history`. Rules:
   `rules` with `tr[data-rule]`. A rollout that one paused: `paused-by`.
 - telemetry: `telemetry-form`, `chart`, `gaps`, `telemetry-table`, `api-call`, `query-error`.
+- audit: `audit`, `filters`, `export-csv`, `export-ndjson`, `audit-check[data-state]` with `check-now`.
 - refusals: `refusal`, `allowed`, `error`. Empty lists: `empty`.
 """
 

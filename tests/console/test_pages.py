@@ -48,6 +48,7 @@ BUDGET = {
     "/alerts": 7,
     "/alerts/rules": 5,
     "/alerts/silences": 7,
+    "/audit": 5,
 }
 
 

@@ -13,6 +13,7 @@ from fleet.api.guard import guarded
 from fleet.api.routes import (
     accounts,
     alerts,
+    audit,
     comparison,
     dead_letters,
     devices,
@@ -90,5 +91,6 @@ api.add_router("", alerts.router)
 api.add_router("", webhooks.router)
 api.add_router("", emails.router)
 api.add_router("", accounts.router)
+api.add_router("", audit.router)
 api.add_router("", keys.router)
 api.add_router("", stream.router)
