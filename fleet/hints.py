@@ -46,6 +46,8 @@ def changed(*topics: str) -> None:
     Calls that follow each other in one transaction become one message. Nothing is raised and nobody waits:
     without Redis there are no hints, and pages poll.
     """
+    if not topics:
+        return
     connection = transaction.get_connection()
     if not connection.in_atomic_block:
         _Telling(topics)()
@@ -86,8 +88,6 @@ class _Telling:
         self.topics = dict.fromkeys(topics)
 
     def __call__(self) -> None:
-        if not self.topics:
-            return
         said = json.dumps({"rev": now_us(), "topics": list(self.topics)}, separators=(",", ":"))
         name = channel(settings.REDIS_URL)
 
