@@ -72,8 +72,10 @@ def go_on(*, now: datetime, clock: Callable[[], float] = time.monotonic) -> Audi
     if row.finished_at is not None and row.broken_seal is None:
         _compare(row)
     won = AuditCheck.objects.filter(pk=row.pk, seals=seen, finished_at=None)
-    fields = ("moved_at", "finished_at", "seals", "rows", "last_id", "digest")
-    fields += ("broken_seal", "broken_what", "broken_row")
+    fields = (
+        *("moved_at", "finished_at", "seals", "rows", "last_id", "digest"),
+        *("broken_seal", "broken_what", "broken_row"),
+    )
     if won.update(**{name: getattr(row, name) for name in fields}) and row.broken_seal is not None:
         log.error("audit_broken", seal=row.broken_seal, what=row.broken_what, row=str(row.broken_row))
     return row

@@ -8,7 +8,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
@@ -63,7 +63,7 @@ def check(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 @page("audit:read")
-def export(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
+def export(request: HttpRequest) -> Any:
     """Everything that the filter finds, oldest first, as a file. GET parameter format: ndjson or csv."""
     query, problem = _query(request)
     form = request.GET.get("format", "ndjson")
@@ -75,7 +75,9 @@ def export(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
 
 def _query(request: HttpRequest) -> tuple[AuditQuery, tuple[str, str] | None]:
     """What is asked for, and the parameter that cannot be meant."""
-    text = {name: request.GET.get(name, "").strip().replace("\0", "")[:most] for name, most in _TEXT.items()}
+    text: dict[str, Any] = {
+        name: request.GET.get(name, "").strip().replace("\0", "")[:most] for name, most in _TEXT.items()
+    }
     try:
         start, end = (_moment(request.GET.get(name, "")) for name in ("from", "to"))
     except ValueError:
@@ -99,10 +101,8 @@ def _shown(row: AuditEvent) -> dict[str, Any]:
 
 def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, str]]:
     """What differs, value by value; a value that was not there before, or is not any more, is empty."""
-    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    return [
-        {"name": name, "before": _said(before.get(name)), "after": _said(after.get(name))} for name in names
-    ]
+    texts = [(name, _said(before.get(name)), _said(after.get(name))) for name in {**before, **after}]
+    return [{"name": name, "before": old, "after": new} for name, old, new in texts if old != new]
 
 
 def _said(value: Any) -> str:
