@@ -173,6 +173,16 @@ FILE_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
 EXPORT_DIR = Path(env.str("FLEET_EXPORT_DIR", default=str(RUN_DIR / "exports")))
 COLD_DIR = env.str("FLEET_COLD_DIR", default="")
 
+# Calls that each API token may make a minute (fleet/api/rates.py); 0 sets no limit.
+API_RATES = {
+    "reads": env.int("FLEET_RATE_READS", default=600),
+    "writes": env.int("FLEET_RATE_WRITES", default=120),
+    "telemetry-queries": env.int("FLEET_RATE_QUERIES", default=60),
+}
+
+# Event streams that one token or session may have open at once on one web process.
+STREAMS_PER_CALLER = env.int("FLEET_STREAMS_PER_CALLER", default=20)
+
 # A rollout to more devices than this needs a second person's approval; 0 asks for one always.
 APPROVAL_OVER = env.int("FLEET_APPROVAL_OVER", default=100)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from fleet import hints
 from ota.baselines import HISTORY_LEAST, baselines, strata_means
 from ota.choices import JobState
 from ota.exposure import Tally, hard_counts, is_settled, is_soaked, reach, soak_ends, tally
@@ -95,6 +96,7 @@ def newest(wave: Wave) -> Evidence | None:
 
 def store(wave: Wave, inputs: Inputs, evaluation: Evaluation, *, now: datetime) -> Evidence:
     """Write an evidence row. Never changed afterwards."""
+    hints.changed(hints.rollout(wave.rollout_id))
     return Evidence.objects.create(
         rollout_id=wave.rollout_id,
         wave=wave,

@@ -20,6 +20,7 @@ from django.db import connection, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
+from fleet import hints
 from fleet.accounts import audit
 from fleet.accounts.audit import SYSTEM
 from fleet.devices.models import DeviceSlot
@@ -262,10 +263,12 @@ def _progress(row: Staging, fence: int, published: int, fresh: int) -> None:
     more = {"publishes": F("publishes") + fresh, "lease_until": timezone.now() + LEASE}
     if not held.update(published=published, **more):
         raise StagingError("lease_lost", "another worker took the staging over")
+    hints.changed(hints.version(row.manifest.version_id))
 
 
 def _move_version(manifest: Manifest, states: Sequence[str], to: str) -> None:
-    ModelVersion.objects.filter(pk=manifest.version_id, state__in=states).update(state=to)
+    if ModelVersion.objects.filter(pk=manifest.version_id, state__in=states).update(state=to):
+        hints.changed(hints.version(manifest.version_id))
 
 
 def _lost(row: Staging) -> int:

@@ -8,7 +8,7 @@ made.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -16,6 +16,7 @@ from uuid import UUID
 from django.db import connection, transaction
 from django.db.models import F
 
+from fleet import hints
 from fleet.accounts.audit import Actor, record
 from fleet.accounts.models import AuditEvent
 from fleet.ids import uuid7
@@ -119,6 +120,7 @@ def move_job(job: Job, to: str, *, actor: Actor, now: datetime, reason: str = ""
         if found.update(**values) != 1:
             return False
         _record(actor, "job", str(job.pk), job.state, to, now, reason, _about(job, values))
+        _hint([job])
     return _apply(job, values)
 
 
@@ -149,6 +151,7 @@ def move_jobs(
         moved = [job for job in jobs if job.pk in won]
         trail = [_trail_row(job, to, values, actor=actor, now=now, reason=reason) for job in moved]
         copy_rows(AuditEvent, _TRAIL, trail)
+        _hint(moved)
     for job in moved:
         _apply(job, values if counters is None else values | {"counter": counters[job.pk]})
     return moved
@@ -181,9 +184,17 @@ class HeldMoves:
     def save(self) -> None:
         """Write what was moved and noted so far. Raises django.db.Error."""
         update_rows(list(self._changed.values()), _HELD)
+        _hint(self._changed.values())
         if self._trail:
             copy_rows(AuditEvent, _TRAIL, self._trail)
         self._changed, self._trail = {}, []
+
+
+def _hint(jobs: Collection[Job]) -> None:
+    """Have those who watch the rollouts and devices of some jobs told, by one message."""
+    topics = dict.fromkeys(hints.rollout(job.rollout_id) for job in jobs)
+    if topics:
+        hints.changed(hints.ROLLOUTS, *topics, *(hints.device(job.device_id) for job in jobs))
 
 
 def _trail_row(

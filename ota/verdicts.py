@@ -14,6 +14,7 @@ import structlog
 from celery.exceptions import SoftTimeLimitExceeded
 from django.db import transaction
 
+from fleet import hints
 from fleet.accounts import audit
 from fleet.accounts.audit import SYSTEM, Actor
 from fleet.devices.models import DeviceClass
@@ -105,6 +106,7 @@ def inspect_version(version_id: int, *, now: datetime) -> bool:
         ModelVersion.objects.filter(pk=version_id, state=VersionState.UPLOADED).update(
             state=VersionState.INSPECTING
         )
+        hints.changed(hints.version(version_id))
         found, reasons = _examined(version, now)
         if is_released:
             _store_verdicts(version, _judged(version, found, reasons), now)

@@ -4,6 +4,7 @@ import dataclasses
 from datetime import datetime
 from typing import Any
 
+from fleet import hints
 from fleet.accounts.models import AuditEvent
 
 
@@ -47,8 +48,10 @@ def record(
     """Write one audit row. Call it inside the transaction of the change; if the row cannot be written, the
     change does not happen.
 
-    before, after: JSON-serialisable values of what changed; secrets only as digests.
+    before, after: JSON-serialisable values of what changed; secrets only as digests. Whoever watches the
+    subject is told of it after the commit.
     """
+    hints.changed(*hints.of_subject(subject_kind, subject_id))
     return AuditEvent.objects.create(
         at=at,
         actor_kind=actor.kind,

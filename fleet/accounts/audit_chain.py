@@ -29,9 +29,11 @@ log = structlog.get_logger(__name__)
 LAG: Final = timedelta(minutes=10)
 BATCH: Final = 10_000
 """Most rows of a seal."""
+START: Final = uuid.UUID(int=0)
+"""Before every row."""
+FIELDS: Final = tuple(field.name for field in AuditEvent._meta.concrete_fields)
+"""Columns of a row, as it is hashed and exported."""
 _SHORT: Final = 8
-_START: Final = uuid.UUID(int=0)
-_FIELDS: Final = tuple(field.name for field in AuditEvent._meta.concrete_fields)
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,16 @@ class Broken:
     seal: int
     what: str
     row: uuid.UUID | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Up to where the chain was looked at. digest: of seal number `seals`; last: the newest row under it."""
+
+    seals: int = 0
+    rows: int = 0
+    last: uuid.UUID = START
+    digest: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,7 @@ def seal(now: datetime) -> int:
     done = 0
     while True:
         before = AuditSeal.objects.order_by("-n").first()
-        rows = _rows(before.last_id if before else _START, _bound(now - LAG), BATCH)
+        rows = _rows(before.last_id if before else START, _bound(now - LAG), BATCH)
         hashes = [(row_id, digest) for row_id, digest in rows]
         if not hashes:
             return done
@@ -90,20 +102,46 @@ def verify(told: Callable[[int], None] = lambda _rows: None) -> Verified:
 
     One seal's rows are in memory at a time.
     """
-    last, digest, seals, rows = _START, b"", 0, 0
-    broken: Broken | None = None
-    for one in AuditSeal.objects.order_by("n").iterator(chunk_size=100):
-        found = list(_rows(last, None, None, up_to=one.last_id))
-        if one.n != seals + 1:
-            broken = Broken(one.n, "chain")
-        elif _link(digest, (row for _, row in found)) != bytes(one.digest):
-            broken = _difference(one, found)
-        if broken is not None:
-            break
-        seals, rows, last, digest = one.n, rows + one.count, one.last_id, bytes(one.digest)
-        told(rows)
-    unsealed = AuditEvent.objects.filter(id__gt=last).count() if broken is None else 0
-    return Verified(seals, rows, digest.hex(), unsealed, broken)
+    place, broken = Place(), None
+    for reached in walk(Place()):
+        place, broken = reached
+        told(place.rows)
+    younger = unsealed(place) if broken is None else 0
+    return Verified(place.seals, place.rows, place.digest.hex(), younger, broken)
+
+
+def walk(place: Place) -> Iterator[tuple[Place, Broken | None]]:
+    """Compare seal after seal behind `place` with its rows; each turn gives how far the trail is as written.
+    The first place that is not ends the walk.
+    """
+    for one in AuditSeal.objects.filter(n__gt=place.seals).order_by("n").iterator(chunk_size=20):
+        found = list(_rows(place.last, None, None, up_to=one.last_id))
+        if one.n != place.seals + 1:
+            yield place, Broken(one.n, "chain")
+            return
+        if _link(place.digest, (row for _, row in found)) != bytes(one.digest):
+            yield place, _difference(one, found)
+            return
+        place = Place(one.n, place.rows + one.count, one.last_id, bytes(one.digest))
+        yield place, None
+
+
+def place_of(n: int) -> Place | None:
+    """Behind seal number n, taken at its word; 0 is the start, None when there is no such seal."""
+    if n == 0:
+        return Place()
+    one = AuditSeal.objects.filter(n=n).first()
+    return None if one is None else Place(one.n, 0, one.last_id, bytes(one.digest))
+
+
+def is_last(place: Place) -> bool:
+    """True when no seal is behind it."""
+    return not AuditSeal.objects.filter(n__gt=place.seals).exists()
+
+
+def unsealed(place: Place) -> int:
+    """How many rows are behind it."""
+    return AuditEvent.objects.filter(id__gt=place.last).count()
 
 
 def is_in_chain(digest: str) -> bool:
@@ -119,8 +157,8 @@ def export(start: datetime | None, end: datetime | None) -> Iterator[dict[str, A
     rows = AuditEvent.objects.order_by("id")
     rows = rows.filter(at__gte=start) if start else rows
     rows = rows.filter(at__lt=end) if end else rows
-    for row in rows.values(*_FIELDS).iterator(chunk_size=2_000):
-        yield _said(row)
+    for row in rows.values(*FIELDS).iterator(chunk_size=2_000):
+        yield said(row)
 
 
 def _difference(one: AuditSeal, found: list[tuple[uuid.UUID, bytes]]) -> Broken:
@@ -154,16 +192,17 @@ def _rows(
         rows = rows.filter(id__lt=before)
     if up_to is not None:
         rows = rows.filter(id__lte=up_to)
-    for row in rows[:most].values(*_FIELDS).iterator(chunk_size=2_000):
+    for row in rows[:most].values(*FIELDS).iterator(chunk_size=2_000):
         yield row["id"], _hash(row)
 
 
 def _hash(row: dict[str, Any]) -> bytes:
-    text = json.dumps(_said(row), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    text = json.dumps(said(row), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).digest()
 
 
-def _said(row: dict[str, Any]) -> dict[str, Any]:
+def said(row: dict[str, Any]) -> dict[str, Any]:
+    """A row's columns as JSON types, exactly as they are hashed."""
     return row | {"id": str(row["id"]), "at": row["at"].astimezone(UTC).isoformat(timespec="microseconds")}
 
 

@@ -130,6 +130,10 @@ class ApiToken(models.Model):
         return f"{self.name} (tfk_{self.public_id}_…)"
 
 
+PEOPLE = ("user", "token", "command")
+"""Kinds of actors behind which is a person."""
+
+
 class AuditEvent(models.Model):
     """One state change: who did what to which object. Written in the transaction of the change itself,
     never edited.
@@ -150,7 +154,21 @@ class AuditEvent(models.Model):
 
     class Meta:
         ordering = ["-at", "-id"]
-        indexes = [models.Index(fields=["subject_kind", "subject_id", "-at"], name="audit_subject")]
+        indexes = [
+            models.Index(fields=["subject_kind", "subject_id", "-at"], name="audit_subject"),
+            models.Index(
+                fields=["actor", "id"],
+                name="audit_people",
+                condition=models.Q(actor_kind__in=PEOPLE),
+                opclasses=["varchar_pattern_ops", "uuid_ops"],
+            ),
+            models.Index(
+                fields=["verb", "id"],
+                name="audit_verbs",
+                condition=~models.Q(subject_kind="job"),
+                opclasses=["varchar_pattern_ops", "uuid_ops"],
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.verb} {self.subject_kind}:{self.subject_id}"
@@ -174,3 +192,31 @@ class AuditSeal(models.Model):
 
     def __str__(self) -> str:
         return f"seal {self.n} over {self.count} rows"
+
+
+class AuditCheck(models.Model):
+    """A walk over the whole chain: how far it is, and what it found (`fleet.accounts.audit_checks`)."""
+
+    started_at = models.DateTimeField()
+    started_by = models.CharField(max_length=128)
+    moved_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+    of_seals = models.PositiveIntegerField()  # how many there were when it began
+    seals = models.PositiveIntegerField(default=0)  # how many were as written
+    rows = models.PositiveBigIntegerField(default=0)
+    last_id = models.UUIDField(null=True)
+    digest = models.CharField(max_length=64, blank=True, default="")  # of seal number `seals`, hex
+    broken_seal = models.PositiveIntegerField(null=True)
+    broken_what = models.CharField(max_length=16, blank=True, default="")
+    broken_row = models.UUIDField(null=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                models.Value(1), condition=models.Q(finished_at=None), name="one_audit_check_at_a_time"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"audit check {self.pk}"

@@ -3,10 +3,16 @@
 from celery import shared_task
 from django.utils import timezone
 
-from fleet.accounts import audit_chain
+from fleet.accounts import audit_chain, audit_checks
 
 
 @shared_task(name="accounts.seal_audit")  # type: ignore[untyped-decorator]
 def seal_audit() -> None:
     """Seal the audit rows that are old enough. A killed worker's seal is made by the next."""
     audit_chain.seal(timezone.now())
+
+
+@shared_task(name="accounts.check_audit")  # type: ignore[untyped-decorator]
+def check_audit() -> None:
+    """A slice of the check of the audit chain that is under way or due. A killed worker's is done again."""
+    audit_checks.tick(now=timezone.now())

@@ -14,6 +14,7 @@ from typing import Any, Final
 from django.db import IntegrityError, connection, transaction
 from django.db.models import F
 
+from fleet import hints
 from fleet.accounts import audit
 from fleet.accounts.audit import Actor
 from fleet.alerts import outbox
@@ -114,6 +115,7 @@ def keep(pairs: Sequence[tuple[Alert, Finding]], *, now: datetime) -> int:
     """Count one more firing evaluation of these alerts; returns how many were not counted at `now` yet."""
     if not pairs:
         return 0
+    hints.changed(hints.ALERTS)
     with connection.cursor() as cursor:
         cursor.execute(
             "UPDATE alerts_alert a SET count = a.count + 1, clear_n = 0, last_seen_at = %s,"

@@ -9,12 +9,13 @@ from ninja.security import HttpBearer
 from fleet.accounts import tokens
 from fleet.accounts.audit import Actor
 from fleet.accounts.models import ApiToken
+from fleet.api import rates
 from fleet.api.errors import ApiProblem
 
 
 class Scope(HttpBearer):
-    """Authenticates a token and asks for one of some scopes. Problems: `token_missing`, `token_invalid`,
-    `token_expired`, `scope_missing`.
+    """Authenticates a token, counts its call and asks for one of some scopes. Problems: `token_missing`,
+    `token_invalid`, `token_expired`, `rate_limited`, `scope_missing`.
     """
 
     openapi_name = "ApiToken"
@@ -28,8 +29,17 @@ class Scope(HttpBearer):
         self.knows_limits = knows_limits
 
     def authenticate(self, request: HttpRequest, token: str) -> ApiToken:
-        """The token, when it is live and has one of the scopes."""
+        """The token, when it is live, within its rate and has one of the scopes."""
         found = tokens.authenticate(token, now=timezone.now())
+        used = rates.count(request, found.public_id)
+        request.rate = used  # type: ignore[attr-defined]
+        if used is not None and used.is_over:
+            raise ApiProblem(
+                "rate_limited",
+                f"{used.quota} {used.policy} a minute are allowed; ask again in {used.reset_s} s",
+                policy=used.policy,
+                limit=used.quota,
+            )
         if not tokens.effective_scopes(found) & set(self.scopes):
             raise missing(*self.scopes)
         if not self.knows_limits and tokens.effective_limit(found) is not None:

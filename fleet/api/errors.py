@@ -17,6 +17,7 @@ from fleet.accounts.tokens import TokenError
 from fleet.alerts.errors import AlertError
 from fleet.api.render import stamp
 from fleet.devices.errors import DeviceError
+from fleet.live.errors import LiveError
 from fleet.sealing import SealError
 from fleet.telemetry.errors import TelemetryError
 from ota.errors import OtaError
@@ -45,6 +46,7 @@ STATUS = {
     "label_unknown sample_expired sample_invalid source_unknown "
     "signature sequence expired trust unknown_action window_never_opens rollback_unavailable",
     428: "if_match_required",
+    429: "rate_limited",
     500: "internal",
     503: "unavailable query_timeout passphrase_missing passphrase_wrong passphrase_weak key_unreadable "
     "keys_missing not_set_up contended",
@@ -190,6 +192,10 @@ def install(api: NinjaAPI) -> None:
     @api.exception_handler(ApiProblem)
     def own(request: HttpRequest, error: ApiProblem) -> HttpResponse:
         return problem(request, status_of(error.code), error.code, error.detail, **error.more)
+
+    @api.exception_handler(LiveError)
+    def live(request: HttpRequest, error: LiveError) -> HttpResponse:
+        return problem(request, status_of(error.code), error.code, error.text, **error.more)
 
     def coded(request: HttpRequest, error: Any) -> HttpResponse:
         return problem(

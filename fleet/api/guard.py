@@ -10,8 +10,8 @@ from fleet.api.limits import limit_of, refusal
 
 
 def guarded(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """A view that refuses oversized bodies by their Content-Length and paths with NUL, and answers a wrong
-    method with a problem document.
+    """A view that refuses oversized bodies by their Content-Length and paths with NUL, answers a wrong method
+    with a problem document, and tells a token how much of its rate is left.
     """
 
     @functools.wraps(view)
@@ -26,6 +26,11 @@ def guarded(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
             answer = view(request, *args, **kwargs)
         except Http404:
             return problem(request, 404, "not_found", "there is nothing at this path")
+        used = getattr(request, "rate", None)
+        if used is not None:
+            used.tell(answer)
+            if answer.status_code == 429:
+                answer["Retry-After"] = str(used.reset_s)
         if answer.status_code != 405:
             return answer
         names = sorted(answer.headers.get("Allow", "").split(", "))

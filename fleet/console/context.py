@@ -15,12 +15,15 @@ from fleet.alerts.models import Alert
 
 @dataclass(frozen=True)
 class Section:
-    """An entry of the rail. prefix: first part of the paths that belong to it."""
+    """An entry of the rail. prefixes: first parts of the paths that belong to it. scope: who sees it, "" =
+    everybody.
+    """
 
     name: str
     label: str
     icon: str
     prefixes: tuple[str, ...]
+    scope: str = ""
 
 
 SECTIONS = (
@@ -30,6 +33,7 @@ SECTIONS = (
     Section("rollouts", "Rollouts", "rollout", ("rollouts",)),
     Section("telemetry", "Telemetry", "telemetry", ("telemetry",)),
     Section("alerts", "Alerts", "bell", ("alerts",)),
+    Section("audit", "Audit", "book", ("audit",), scope="audit:read"),
     Section("settings", "Settings", "gear", ("settings", "keys")),
 )
 
@@ -51,7 +55,11 @@ def frame(request: HttpRequest) -> dict[str, Any]:
     is_limited = getattr(user, "group_limit", None) is not None
     return {
         "theme": theme if theme in {"light", "dark"} else "",
-        "sections": [item for item in SECTIONS if not is_limited or item.name in OF_GROUPS],
+        "sections": [
+            item
+            for item in SECTIONS
+            if (not item.scope or item.scope in scopes) and (not is_limited or item.name in OF_GROUPS)
+        ],
         "shortcuts": request.COOKIES.get("shortcuts") != "off",
         "section": next((item.name for item in SECTIONS if first in item.prefixes), ""),
         "scopes": scopes,

@@ -25,13 +25,19 @@ class Page(Generic[Row]):
 
 
 def page_of(
-    request: HttpRequest, rows: QuerySet[Row], *, key: str = "pk", is_descending: bool = False
+    request: HttpRequest,
+    rows: QuerySet[Row],
+    *,
+    key: str = "pk",
+    is_descending: bool = False,
+    is_counted: bool = True,
 ) -> Page[Row]:
     """One page of `rows` in the order of `key`, a unique column, after the value in the parameter `after`.
 
-    A value that cannot be one gives the first page: an old link still opens something true.
+    A value that cannot be one gives the first page: an old link still opens something true. is_counted: False
+    for lists too long to be counted for a page; the total is then -1.
     """
-    total = rows.count()
+    total = rows.count() if is_counted else -1
     selected = rows.order_by(f"-{key}" if is_descending else key)
     after = request.GET.get("after", "")[:64]
     if after:

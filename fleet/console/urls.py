@@ -2,11 +2,13 @@
 
 from django.urls import path
 
+from fleet.console import events
 from fleet.console.views import (
     account,
     alerts,
     aliases,
     anomalies,
+    audit,
     bulk,
     comparison,
     devices,
@@ -70,6 +72,7 @@ urlpatterns = [
     path("settings/users/<str:name>", people.person_page, name="user"),
     path("settings/invitations/<uuid:invitation_id>/revoke", people.revoke, name="invitation-revoke"),
     path("logout", sign_in.logout, name="logout"),
+    path("events", events.events, name="events"),
     path("theme", theme.choose, name="theme"),
     path("devices", devices.device_list, name="devices"),
     path("devices/<str:device_id>", devices.device, name="device"),
@@ -142,6 +145,9 @@ urlpatterns = [
     path("settings/dead-letters", dead_letters.dead_letters, name="dead-letters"),
     path("settings/dead-letters/replay", dead_letters.replay, name="dead-letters-replay"),
     path("settings/about", about.about, name="about"),
+    path("audit", audit.trail, name="audit"),
+    path("audit/check", audit.check, name="audit-check"),
+    path("audit/export", audit.export, name="audit-export"),
     path("telemetry", telemetry.explorer, name="telemetry"),
     path("telemetry/anomalies", anomalies.anomalies, name="anomalies"),
     path("telemetry/compare", comparison.compare, name="compare"),

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from django.db import transaction
 
+from fleet import hints
 from fleet.devices.models import Device, DeviceEvent, DeviceSlot, Presence
 from fleet.devices.presence import STALE_AFTER
 from fleet.devices.timeline import device_notes, slot_notes
@@ -123,6 +124,7 @@ class Held:
         update_rows([slot for slot in changed if slot.pk is not None], _SLOT)
         DeviceSlot.objects.bulk_create([slot for slot in changed if slot.pk is None])
         DeviceEvent.objects.bulk_create(self._notes)
+        hints.changed(*(hints.device(device_id) for device_id in self._reported | self._seen))
         self._reported, self._seen, self._changed, self._gone, self._notes = set(), set(), {}, [], []
 
     def _apply_slots(self, device_id: str, reported: Reported) -> None:

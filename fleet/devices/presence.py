@@ -10,6 +10,7 @@ from typing import Final
 from django.db import transaction
 from django.db.models import Q
 
+from fleet import hints
 from fleet.devices.models import Device, Presence
 
 STALE_AFTER: Final = timedelta(minutes=15)
@@ -52,4 +53,5 @@ def mark_stale(now: datetime) -> int:
             .select_for_update(skip_locked=True)
             .values_list("pk", flat=True)
         )
+        hints.changed(*map(hints.device, silent))
         return Device.objects.filter(pk__in=silent).update(presence=Presence.OFFLINE) if silent else 0

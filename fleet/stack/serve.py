@@ -2,8 +2,8 @@
 browser.
 
 `python -m fleet.stack.serve --https-port N --certificate F --key F [--http-port N]`. Both listen on loopback
-only. The private certificate would make every browser warn, hence the second one. Open event streams ignore a
-polite stop: after 3 s they are cut.
+only. The private certificate would make every browser warn, hence the second one. A polite stop ends the open
+event streams; what else is open is cut after 3 s.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Iterator
+from importlib import import_module
 
 import uvicorn
 
@@ -52,6 +53,7 @@ async def _serve(configs: list[uvicorn.Config]) -> None:
     listeners = [_Listener(config) for config in configs]
 
     def stop() -> None:
+        import_module(APPLICATION.partition(":")[0]).end_streams()
         for listener in listeners:
             listener.force_exit = listener.should_exit
             listener.should_exit = True

@@ -1,6 +1,7 @@
 """Devices, their banks by name, timeline, telemetry, configuration; device classes."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -155,3 +156,10 @@ def counters() -> dict[str, int]:
 
 def stamp(at: object) -> str:
     return f"{at:%Y-%m-%dT%H:%M:%S}Z"
+
+
+@pytest.mark.parametrize("value", [False, "10", 1.5])
+def test_a_setting_that_is_no_number_is_refused(call: Caller, value: Any) -> None:
+    body = {"devices": [], "config": {"anomaly_threshold": value}}
+    told = call("POST", "/devices:config", body).json()
+    assert (told["code"], told["errors"][0]["pointer"]) == ("validation", "/config/anomaly_threshold")

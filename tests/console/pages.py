@@ -37,6 +37,7 @@ words change:
   `redeliver`; `classes`, `class-form`, `save-class`, `resting`; `broker-state[data-code]`, `dropped`,
   `limits` with `tr[data-limit]`; `retention` with `tr[data-table]`; `dead-letters`, `replay`, `replays`;
   `packages`; `shortcuts`.
+- audit: `audit`, `filters`, `export-csv`, `export-ndjson`, `audit-check[data-state]` with `check-now`.
 - refusals: `refusal`, `allowed`, `error`. Empty lists: `empty`.
 """
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.test import Client
 from playwright.sync_api import Browser, Page, expect
 
 from fleet.accounts import second_factor, tokens
+from fleet.accounts.models import User
 from fleet.alerts import evaluation, rules, silences, webhooks
 from fleet.alerts.models import Alert, Webhook
 from fleet.console import saved_views
@@ -20,8 +22,11 @@ from fleet.devices.models import Device
 from fleet.telemetry import dead
 from fleet.telemetry.dead import Quota, Refused
 from ota.models import Job, Rollout
+from ota.transitions import move_job
 from tests.alerts.planting import plant_events
 from tests.console import accessibility, pages, rows
+from tests.live.viewers import serving
+from tests.stack.services import wait_until
 
 pytestmark = pytest.mark.browser
 WIDTHS = (1360, 360, 320)
@@ -137,6 +142,8 @@ def paths(site: rows.Filled) -> list[str]:
         "/settings/dead-letters?code=range",
         "/settings/about",
         "/keys",
+        "/audit",
+        "/audit?verb=a b",
         "/nothing",
     ]
 
@@ -244,7 +251,7 @@ def test_the_live_page_follows_reports_and_offers_what_became_possible(
     expect(pages.at(page, "sentence")).to_contain_text("9 of 20 confirmed")
     Job.objects.filter(rollout=row, state="trial").update(state="confirmed")
     expect(pages.at(page, "sentence")).to_contain_text("12 of 20 confirmed", timeout=8000)
-    expect(page.locator("#freshness")).to_contain_text("live")
+    expect(page.locator("#freshness")).to_contain_text("polling")  # Django's own test server cannot stream
     Rollout.objects.filter(pk=row.pk).update(state="paused", reason="by hand")
     expect(pages.at(page, "verb-resume")).to_be_visible(timeout=8000)
     expect(pages.at(page, "verb-pause")).to_have_count(0)
@@ -392,3 +399,40 @@ def test_the_preview_follows_what_is_typed_and_a_wrong_query_counts_nobody(
     expect(page.locator("[data-test=plan-preview]")).to_contain_text("query_unknown_field")
     expect(page.locator("[data-test=eligible]")).to_have_count(0)
     expect(page.locator("#id_q")).to_be_focused()
+
+
+def test_a_hint_shows_before_a_poll_would_and_a_hidden_or_closed_tab_ends_its_stream(
+    browser: Browser, live_server: Any, site: rows.Filled, present: datetime, settings: Any, tmp_path: Path
+) -> None:
+    row = site.rollouts["running"]
+    with serving(tmp_path, secret_key=settings.SECRET_KEY) as server:
+        context = browser.new_context()
+        watch = pages.Watch(context, server.url)
+        client = Client()  # the server knows no such passwords as tests have
+        client.force_login(User.objects.get(username="admin"))
+        cookie = client.cookies["sessionid"].value
+        context.add_cookies([{"name": "sessionid", "value": cookie, "url": server.url}])
+        found = context.new_page()
+        found.goto(f"{server.url}/rollouts/{row.pk}")
+        expect(found.locator("#freshness")).to_contain_text("live", timeout=8000)
+        found.wait_for_timeout(2500)  # longer than a poll; with a stream the next one is due in 15 s
+        asked: list[str] = []
+        found.on("request", lambda request: asked.append(request.url) if "/live?" in request.url else None)
+        job = Job.objects.filter(rollout=row, state="trial").first()
+        assert job is not None
+        assert move_job(job, "confirmed", actor=rows.ADMIN, now=present)
+        expect(pages.at(found, "sentence")).to_contain_text("10 of 20 confirmed", timeout=9000)
+        assert 1 <= len(asked) <= 3, f"one hint, one fetch, and its controls: {asked}"
+        assert server.viewers() == 1
+        found.evaluate(_HIDE, True)
+        wait_until(lambda: server.viewers() == 0, what="a hidden tab ends its stream")
+        found.evaluate(_HIDE, False)
+        wait_until(lambda: server.viewers() == 1, what="a tab that is seen again has one")
+        found.close()
+        wait_until(lambda: server.viewers() == 0, what="a closed tab ends its stream")
+        context.close()
+        assert watch.found == []
+
+
+_HIDE = """(hidden) => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
+  document.dispatchEvent(new Event('visibilitychange')); }"""

@@ -8,11 +8,13 @@ from django.views.decorators.csrf import csrf_exempt
 from ninja import NinjaAPI
 
 from fleet.api import errors
+from fleet.api.asked import refuse_unknown
 from fleet.api.guard import guarded
 from fleet.api.routes import (
     accounts,
     alerts,
     aliases,
+    audit,
     comparison,
     dead_letters,
     device_classes,
@@ -27,6 +29,7 @@ from fleet.api.routes import (
     operations,
     previews,
     rollouts,
+    stream,
     telemetry,
     users,
     version_comparison,
@@ -37,7 +40,9 @@ from fleet.api.routes import (
 
 
 class Api(NinjaAPI):
-    """An API in which unknown paths, wrong methods and oversized bodies answer with problem documents too."""
+    """An API in which unknown paths, wrong methods and oversized bodies answer with problem documents too,
+    and unknown parameters are refused.
+    """
 
     def get_openapi_schema(self, *args: Any, **kwargs: Any) -> Any:
         """The document, in which every operation may answer with a problem."""
@@ -51,6 +56,10 @@ class Api(NinjaAPI):
         return found
 
     def _get_urls(self) -> list[Any]:
+        for router in self._get_bound_routers():
+            for served in router.path_operations.values():
+                for operation in served.operations:
+                    refuse_unknown(operation)
         patterns = super()._get_urls()
         for pattern in patterns:
             pattern.callback = guarded(pattern.callback)  # type: ignore[arg-type]
@@ -94,4 +103,6 @@ api.add_router("", webhooks.router)
 api.add_router("", emails.router)
 api.add_router("", accounts.router)
 api.add_router("", users.router)
+api.add_router("", audit.router)
 api.add_router("", keys.router)
+api.add_router("", stream.router)

@@ -1,4 +1,4 @@
-"""Tokens and the audit trail."""
+"""API tokens."""
 
 from datetime import timedelta
 from typing import Any
@@ -9,11 +9,11 @@ from ninja import Router, Status
 from pydantic import Field
 
 from fleet.accounts import people, tokens
-from fleet.accounts.models import ApiToken, AuditEvent
+from fleet.accounts.models import ApiToken
 from fleet.accounts.scopes import ALL_SCOPES
 from fleet.api.auth import Scope, actor, require
 from fleet.api.paging import page
-from fleet.api.render import audit_json, token_json
+from fleet.api.render import token_json
 from fleet.api.routes.devices import Strict
 from fleet.devices import limits
 
@@ -63,20 +63,3 @@ def revoke_token(request: HttpRequest, public_id: str) -> Any:
         raise Http404(f"no token {public_id}")
     tokens.revoke(found, actor=actor(request), now=timezone.now())
     return Status(204, None)
-
-
-@router.get("/audit", auth=Scope("audit:read"), response=dict[str, Any])
-def list_audit(
-    request: HttpRequest,
-    limit: int = 50,
-    cursor: str = "",
-    verb: str = "",
-    subject_kind: str = "",
-    subject_id: str = "",
-) -> Any:
-    """Who did what to which object, newest first."""
-    asked = {"verb": verb, "subject_kind": subject_kind, "subject_id": subject_id}
-    rows = AuditEvent.objects.filter(**{key: value for key, value in asked.items() if value})
-    return page(
-        rows, key="id", limit=limit, cursor=cursor, filters=asked, render=audit_json, is_descending=True
-    )

@@ -42,7 +42,11 @@ class EnrolBody(Strict):
 
 
 class ConfigValues(Strict):
-    """Device configuration; ranges of SPEC.md section 6. null goes back to the device's own default."""
+    """Device configuration; ranges of SPEC.md section 6. null goes back to the device's own default. `false`
+    is no number here: it would have set a threshold to 0.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     heartbeat_s: int | None = Field(None, ge=1, le=86_400)
     window_s: int | None = Field(None, ge=1, le=3_600)

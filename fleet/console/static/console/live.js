@@ -1,6 +1,8 @@
 // Live parts of the console. Every page works without this file: it refreshes fragments, never owns state.
 (() => {
   "use strict";
+  const LOOK_S = 15; // a part that hints keep fresh: what only the clock changes is not hinted
+  const root = document.documentElement;
   let paused = false;
   const lastGood = new WeakMap();
 
@@ -8,12 +10,16 @@
   const marker = document.getElementById("freshness");
   const toggle = document.getElementById("pause-updates");
 
+  const isHinted = (region) => root.dataset.stream === "live" && Boolean(region.dataset.topic);
+
   function tell(state, words) {
     if (!marker) return;
     marker.hidden = false;
     marker.dataset.live = state;
     marker.querySelector(".words").textContent = words;
   }
+
+  const word = () => (root.dataset.stream === "live" ? "live" : "polling");
 
   // A region with the focus or a selection inside is left alone: nothing is swapped under the reader.
   function isBusy(region) {
@@ -31,11 +37,12 @@
     }
     if (paused || document.hidden) return;
     for (const region of all) {
-      const every = Number(region.dataset.pollS) * 1000;
+      const every = (isHinted(region) && !region.dataset.due ? LOOK_S : Number(region.dataset.pollS)) * 1000;
       const last = Number(region.dataset.asked || 0);
       if (Date.now() - last < every) continue;
       if (isBusy(region)) { tell("waiting", "newer data waits until you leave this part"); continue; }
       region.dataset.asked = String(Date.now());
+      delete region.dataset.due;
       htmx.trigger(region, "refresh");
     }
   }
@@ -48,7 +55,7 @@
     if (status === 200 || status === 204) {
       lastGood.set(document.body, Date.now());
       document.querySelectorAll(".is-old").forEach((old) => old.classList.remove("is-old"));
-      tell("live", `live, ${now} UTC`);
+      tell("live", `${word()}, ${now} UTC`);
     } else if (status === 401) {
       tell("waiting", "signed out: open the login in a new tab, this page stays");
     } else if (region) {
@@ -57,11 +64,25 @@
     }
   });
 
+  // A hint has its parts asked at once, and no more often than they poll; while a part is busy it waits.
+  document.addEventListener("hint", (event) => {
+    for (const region of regions()) {
+      const mine = (region.dataset.topic || "").split(",");
+      if (!event.detail || event.detail.some((topic) => mine.includes(topic))) region.dataset.due = "1";
+    }
+    tick();
+  });
+  document.addEventListener("stream", () => {
+    for (const region of regions()) region.dataset.due = "1"; // what changed between the two is not known
+    if (regions().length) tell("live", word());
+  });
+
   // The sentence is announced when it changed, at most every ten seconds.
   let announced = "";
   let announcedAt = 0;
   document.body.addEventListener("htmx:afterSwap", () => {
     relative();
+    for (const region of regions()) region.dataset.asked = region.dataset.asked || String(Date.now());
     const voice = document.getElementById("announcer");
     const sentence = document.querySelector("[data-sentence]");
     if (!voice || !sentence) return;
@@ -199,5 +220,5 @@
   setInterval(relative, 5000);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) { relative(); tick(); } });
   for (const region of regions()) region.dataset.asked = String(Date.now());
-  if (regions().length) tell("live", "live");
+  if (regions().length) tell("live", word());
 })();
