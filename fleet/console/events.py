@@ -43,7 +43,7 @@ def events(request: HttpRequest) -> HttpResponse:
 
 
 def _may_go_on(session_key: str, asked: str) -> bool:
-    """True while the session exists, its person is active, and neither password, role nor limit took anything away.
+    """True while the session exists, its person is active, and no password, role or limit took anything away.
 
     Read from the session's store: the request that opened the stream is long over.
     """
