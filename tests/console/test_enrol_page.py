@@ -15,7 +15,7 @@ import pytest
 from django.test import Client
 
 from device_firmware.host import attendant
-from fleet.accounts.models import AuditEvent
+from fleet.accounts.models import AuditEvent, User
 from fleet.console import simulated
 from fleet.devices.models import Device, DeviceClass, EnrolmentToken
 from tests.console.test_models_and_uploads import installation as installation
@@ -61,6 +61,10 @@ def test_simulated_devices_are_offered_only_where_somebody_runs_them(
 ) -> None:
     client = as_role("admin")
     assert 'data-test="simulate-form"' in client.get("/new-devices").content.decode()
+    User.objects.update(second_factor="one")  # which production asks administrators for
+    session = client.session
+    session["second_factor"] = "one"
+    session.save()
     settings.PRODUCTION = True
     assert 'data-test="simulate-form"' not in client.get("/new-devices").content.decode()
     refused = client.post("/new-devices/simulate", {"class": "host-a", "count": "2"})

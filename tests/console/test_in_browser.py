@@ -424,10 +424,15 @@ def test_a_hint_shows_before_a_poll_would_and_a_hidden_or_closed_tab_ends_its_st
         expect(pages.at(found, "sentence")).to_contain_text("10 of 20 confirmed", timeout=9000)
         assert 1 <= len(asked) <= 3, f"one hint, one fetch, and its controls: {asked}"
         assert server.viewers() == 1
+
+        def seen(count: int) -> bool:
+            found.wait_for_timeout(50)  # requests of the page pass through this thread
+            return server.viewers() == count
+
         found.evaluate(_HIDE, True)
-        wait_until(lambda: server.viewers() == 0, what="a hidden tab ends its stream")
+        wait_until(lambda: seen(0), what="a hidden tab ends its stream")
         found.evaluate(_HIDE, False)
-        wait_until(lambda: server.viewers() == 1, what="a tab that is seen again has one")
+        wait_until(lambda: seen(1), what="a tab that is seen again has one")
         found.close()
         wait_until(lambda: server.viewers() == 0, what="a closed tab ends its stream")
         context.close()
