@@ -102,6 +102,7 @@ def test_a_prefix_of_an_id_is_a_range_of_an_index(filled: rows.Filled) -> None:
     """Among a hundred thousand devices nothing is read but what begins so."""
     assert is_device_id("dev-00")
     with connection.cursor() as cursor:
+        cursor.execute("ANALYZE devices_device")  # an empty table's statistics let any index do
         cursor.execute("SET LOCAL enable_seqscan = off")
         query, parameters = Device.objects.filter(pk__startswith="dev-00")[:9].query.sql_with_params()
         cursor.execute(f"EXPLAIN {query}", parameters)
