@@ -18,6 +18,7 @@ from device_firmware.host import attendant
 from fleet.accounts.models import AuditEvent, User
 from fleet.console import simulated
 from fleet.devices.models import Device, DeviceClass, EnrolmentToken
+from tests.console.conftest import show_again
 from tests.console.test_models_and_uploads import installation as installation
 
 AsRole = Callable[[str], Client]
@@ -46,6 +47,15 @@ def test_tickets_are_shown_once_and_kept_only_as_digests(as_role: AsRole) -> Non
     assert EnrolmentToken.objects.count() == 3
     assert tickets[0]["token"] not in client.get("/new-devices").content.decode()
     assert AuditEvent.objects.filter(actor="admin-of-test", verb="enrolment_token.create").exists()
+
+
+def test_tickets_ask_for_the_password_again_and_keep_what_was_typed(as_role: AsRole) -> None:
+    client = as_role("admin")
+    show_again(client, ago_s=700)
+    answer = client.post("/new-devices", {"class": "host-b", "count": "7"})
+    assert (answer.status_code, answer["Location"]) == (303, "/reauth?next=%2Fnew-devices")
+    assert not EnrolmentToken.objects.exists()
+    assert 'value="7"' in client.get("/new-devices").content.decode()
 
 
 @pytest.mark.parametrize("count", ["0", "201", "-1", "x", "", "1e3", "٣"])

@@ -15,7 +15,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from fleet.console import simulated
-from fleet.console.access import actor, page
+from fleet.console.access import actor, ask_again, kept, page
 from fleet.devices import enrolment
 from fleet.devices.errors import EnrolmentError
 from fleet.devices.models import DeviceClass
@@ -28,9 +28,13 @@ MOST_TICKETS = 200
 @require_http_methods(["GET", "HEAD", "POST"])
 @page("devices:admin")
 def new_devices(request: HttpRequest) -> HttpResponse:
-    """The page; on POST make tickets and show them this once."""
+    """The page; on POST make tickets and show them this once. Who holds one can join the fleet: password or
+    code are asked for again.
+    """
     if request.method != "POST":
-        return _page(request)
+        return _page(request, said=kept(request))
+    if (asked := ask_again(request)) is not None:
+        return asked
     said = _said(request)
     try:
         tokens = enrolment.create_tokens(
