@@ -1,27 +1,12 @@
 """What the broker says of itself, and who of us holds a name, as the console shows them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from fleet.mqtt import broker_status
 from fleet.mqtt.client import BackendClient
-from tests.stack.services import Broker, private_mosquitto
-
-
-@pytest.fixture
-def broker(tmp_path_factory: pytest.TempPathFactory, settings: Any) -> Iterator[Broker]:
-    with private_mosquitto(tmp_path_factory.mktemp("broker")) as running:
-        env = running.env()
-        settings.MQTT = {
-            "host": env["FLEET_MQTT_HOST"],
-            "port": running.port,
-            "ca": env["FLEET_MQTT_CA"],
-            "users_file": env["FLEET_MQTT_USERS_FILE"],
-        }
-        yield running
+from tests.gateway.conftest import broker as broker
+from tests.stack.services import Broker
 
 
 def test_figures_come_from_the_broker_and_names_from_the_locks_that_are_held(
