@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -59,7 +58,7 @@ def gather(
     plan: Plan,
     *,
     now: datetime,
-    counted: Sequence[Tally] | None = None,
+    counted: Tally | None = None,
 ) -> Inputs:
     """Everything the verdict on a wave needs, as plain JSON; `ota.gates.evaluate` writes its form down.
 
@@ -68,7 +67,7 @@ def gather(
     before = newest(wave)
     past = _past(before.inputs if before else {}, wave)
     metrics, telemetry = gather_metrics(wave, rollout, plan, past, now=now)
-    counted = tally(wave) if counted is None else counted
+    counted = counted or tally(wave)
     first = rollout.waves.order_by("n").values_list("n", flat=True).first()
     inputs = {
         "format": FORMAT,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -27,14 +27,15 @@ from fleet.devices.models import DeviceEvent, DeviceSlot, Presence
 from fleet.telemetry import queries
 from ota.choices import JOB_TERMINAL, JobState
 from ota.gates.failures import CLASSES, FIRST_WAVE, SECURITY, failure_class
-from ota.models import Rollout, Wave
+from ota.job_counts import newest_of
+from ota.models import Job, Rollout, Wave
 from ota.offers import missing_count, newest_jobs
 from ota.plan import Plan
 
 _SINGLES_SHOWN = 20
 
 
-class Tally(NamedTuple):
+class Alike(NamedTuple):
     """How many devices of a wave are alike, by each one's newest attempt. is_late: since the wave's restart,
     True without one.
     """
@@ -43,30 +44,50 @@ class Tally(NamedTuple):
     code: str
     is_exposed: bool
     is_late: bool
-    is_online: bool
-    is_held: bool
     n: int
 
 
-def tally(wave: Wave) -> list[Tally]:
-    """The devices of a wave counted once, for all that is judged on counts: with 100,000 jobs one look costs
-    a quarter of a second.
+@dataclass(frozen=True)
+class Tally:
+    """The devices of a wave counted once, for all that is judged on counts.
+
+    kinds: of every device that has a job. offline: of those that wait for their offer, the ones that are not
+    connected. aside: those set aside by a person who acknowledged their report (`ota.security`).
+    """
+
+    kinds: tuple[Alike, ...]
+    offline: int
+    aside: int
+
+    @property
+    def n(self) -> int:
+        """Devices that have a job."""
+        return sum(kind.n for kind in self.kinds)
+
+
+def tally(wave: Wave) -> Tally:
+    """Count a wave. Devices are looked at for those of whom it is asked, not joined with every job: with
+    100,000 jobs that took half of the time (`tests.bench.rollout_scale`).
     """
     late = Q(state_at__gte=wave.restarted_at) | Q(exposed_at__gte=wave.restarted_at)
     kinds = {
         "is_exposed": Q(exposed_at__isnull=False),
         "is_late": late if wave.restarted_at is not None else Q(pk__isnull=False),
-        "is_online": Q(device__presence=Presence.ONLINE),
-        "is_held": Q(device__quarantined_at__isnull=False),
     }
-    jobs = newest_jobs(wave).annotate(
+    jobs = newest_of(Job.objects.filter(wave=wave)).order_by()
+    told = jobs.annotate(
         **{name: ExpressionWrapper(kind, output_field=BooleanField()) for name, kind in kinds.items()}
     )
-    rows = jobs.order_by().values_list("state", "code", *kinds).annotate(n=Count("pk"))
-    return [Tally._make(row) for row in rows]
+    rows = told.values_list("state", "code", *kinds).annotate(n=Count("pk"))
+    aside = jobs.filter(state=JobState.FAILED, code__in=SECURITY, device__quarantined_at__isnull=False)
+    return Tally(
+        kinds=tuple(Alike._make(row) for row in rows),
+        offline=jobs.filter(state=JobState.QUEUED).exclude(device__presence=Presence.ONLINE).count(),
+        aside=aside.count(),
+    )
 
 
-def hard_counts(wave: Wave, plan: Plan, counted: Sequence[Tally] | None = None) -> dict[str, Any]:
+def hard_counts(wave: Wave, plan: Plan, counted: Tally | None = None) -> dict[str, Any]:
     """Exposed and failed devices of a wave, by each one's newest attempt; after a restart only later ones.
 
     counted: its `tally`, None takes one.
@@ -76,13 +97,13 @@ def hard_counts(wave: Wave, plan: Plan, counted: Sequence[Tally] | None = None) 
         jobs = jobs.filter(Q(state_at__gte=wave.restarted_at) | Q(exposed_at__gte=wave.restarted_at))
     failed = dict.fromkeys(CLASSES, 0)
     exposed = unexposed_model = 0
-    for row in tally(wave) if counted is None else counted:
-        if not row.is_late:
+    for kind in (counted or tally(wave)).kinds:
+        if not kind.is_late:
             continue
-        exposed += row.n if row.is_exposed else 0
-        if name := failure_class(row.state, row.code):
-            failed[name] += row.n
-            unexposed_model += row.n if name == "model" and not row.is_exposed else 0
+        exposed += kind.n if kind.is_exposed else 0
+        if name := failure_class(kind.state, kind.code):
+            failed[name] += kind.n
+            unexposed_model += kind.n if name == "model" and not kind.is_exposed else 0
     singles = jobs.filter(
         code__in=FIRST_WAVE | {"signature"}, state__in=("self_reverted", "failed", "rejected")
     )
@@ -141,19 +162,18 @@ def _is_wrong(test: str | None) -> bool:
     return vectors is not None and vectors[1] < vectors[0]
 
 
-def reach(wave: Wave, rollout: Rollout, plan: Plan, counted: Sequence[Tally] | None = None) -> dict[str, int]:
+def reach(wave: Wave, rollout: Rollout, plan: Plan, counted: Tally | None = None) -> dict[str, int]:
     """Devices confirmed and seen with telemetry of the candidate, against how many are needed.
 
     {"reached", "needed", "of", "confirmed"}. of: reachable devices: not skipped, removed or set aside for a
     broken signature, and not waiting offline. Before the last wave at least half of the wave must be
     reachable for the share to mean anything; a tail needs none. counted: its `tally`, None takes one.
     """
-    rows = tally(wave) if counted is None else counted
-    have = sum(row.n for row in rows)
-    offline = sum(row.n for row in rows if row.state == JobState.QUEUED and not row.is_online)
-    confirmed = sum(row.n for row in rows if row.state == JobState.CONFIRMED)
-    size = sum(row.n for row in rows if _has_place(row)) + missing_count(wave, have=have)
-    reachable = size - offline
+    counted = counted or tally(wave)
+    confirmed = sum(kind.n for kind in counted.kinds if kind.state == JobState.CONFIRMED)
+    out = sum(kind.n for kind in counted.kinds if kind.state in (JobState.SKIPPED, JobState.REMOVED))
+    size = counted.n - out - counted.aside + missing_count(wave, have=counted.n)
+    reachable = size - counted.offline
     needed = math.ceil(plan.min_reach * reachable - 1e-9)
     is_last = wave.n == len(plan.waves)
     needed = max(needed, min(1, size) if is_last else math.ceil(size / 2))
@@ -165,14 +185,6 @@ def reach(wave: Wave, rollout: Rollout, plan: Plan, counted: Sequence[Tally] | N
         names = list(of_them.values_list("device_id", flat=True))
         reached = len(queries.has_window(names, rollout.manifest.mid, wave.opened_at) & set(names))
     return {"reached": reached, "needed": needed, "of": reachable, "confirmed": confirmed}
-
-
-def _has_place(row: Tally) -> bool:
-    """False for who was left out, and who was set aside by a person who acknowledged its report
-    (`ota.security`).
-    """
-    is_aside = row.state == JobState.FAILED and row.code in SECURITY and row.is_held
-    return row.state not in (JobState.SKIPPED, JobState.REMOVED) and not is_aside
 
 
 def is_settled(wave: Wave) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -197,7 +197,7 @@ def _has_waiting(wave: Wave) -> bool:
 
 
 def _wave(
-    wave: Wave, rollout: Rollout, plan: Plan, counts: dict[str, int], counted: Sequence[Tally] | None
+    wave: Wave, rollout: Rollout, plan: Plan, counts: dict[str, int], counted: Tally | None
 ) -> dict[str, Any]:
     segments = [_segment(name, counts[name]) for name in _ORDER if counts.get(name)]
     active = [part["n"] for part in segments if part["tone"] == "active"]
@@ -248,7 +248,7 @@ def _segment(name: str, n: int) -> dict[str, Any]:
 
 
 def _gates(
-    rollout: Rollout, plan: Plan, waves: list[Wave], tallies: Mapping[int, Sequence[Tally]]
+    rollout: Rollout, plan: Plan, waves: list[Wave], tallies: Mapping[int, Tally]
 ) -> list[dict[str, Any]]:
     newest = Evidence.objects.filter(rollout=rollout).order_by("wave_id", "-at", "-id").distinct("wave_id")
     by_wave = {row.wave_id: row for row in newest}

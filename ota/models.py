@@ -332,9 +332,10 @@ class Job(models.Model):
     """One device x slot x attempt of a rollout. `kind` is install, or revert while rolling back."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    rollout = models.ForeignKey(Rollout, on_delete=models.CASCADE, related_name="jobs")
-    wave = models.ForeignKey(Wave, on_delete=models.CASCADE, related_name="jobs")
-    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="jobs")
+    # no index of their own: those below begin with each of them, and every change of a job writes every index
+    rollout = models.ForeignKey(Rollout, on_delete=models.CASCADE, related_name="jobs", db_index=False)
+    wave = models.ForeignKey(Wave, on_delete=models.CASCADE, related_name="jobs", db_index=False)
+    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="jobs", db_index=False)
     slot = models.PositiveSmallIntegerField(default=0)
     kind = models.CharField(max_length=8, default="install")
     attempt = models.PositiveIntegerField(default=1)  # desired entry's attempt, rising per device and slot
@@ -367,6 +368,12 @@ class Job(models.Model):
                 fields=["rollout", "wave", "h", "device"],
                 condition=Q(state=JobState.QUEUED, kind="install"),
                 name="job_offers",
+            ),
+            models.Index(  # what was offered in the last minute
+                fields=["rollout", "offered_at"], condition=Q(offered_at__isnull=False), name="job_offered_at"
+            ),
+            models.Index(  # few of very many, and asked for at every tick
+                fields=["rollout", "retry_at"], condition=Q(retry_at__isnull=False), name="job_retries"
             ),
         ]
         constraints = [

@@ -88,21 +88,15 @@ def missing_jobs(wave: Wave) -> QuerySet[Membership]:
     return members.filter(~Exists(has_job))
 
 
-def job_count(wave: Wave) -> int:
-    """Jobs of a wave, every attempt: at least as many as devices that have one."""
-    return Job.objects.filter(wave=wave, kind="install").count()
+def ensure_jobs(wave: Wave, rollout: Rollout, *, have: int, now: datetime) -> int:
+    """Make jobs for members of an open wave that have none (`ota.job_rows`); returns how many: with
+    JOBS_PER_STEP of them others may wait for the next step.
 
-
-def ensure_jobs(wave: Wave, rollout: Rollout, *, have: int, now: datetime) -> bool:
-    """Make jobs for up to JOBS_PER_STEP members of an open wave that have none (`ota.job_rows`). True when
-    others wait for the next step.
-
-    have: how many devices of the wave have a job; the number of its jobs (`job_count`) says enough while it
-    is below the wave's size. A device is left out while an older job of its slot is live. Raises ValueError
-    when one used up its 65,535 attempts.
+    have: how many devices of the wave have a job. A device is left out while an older job of its slot is
+    live. Raises ValueError when one used up its 65,535 attempts.
     """
     if have >= wave.size:
-        return False
+        return 0
     attempts = make_jobs(wave, rollout, now=now, limit=JOBS_PER_STEP)
     if not attempts and wave.size - have > JOBS_PER_STEP:
         attempts = make_jobs(
@@ -112,9 +106,7 @@ def ensure_jobs(wave: Wave, rollout: Rollout, *, have: int, now: datetime) -> bo
     steps = have // JOBS_PER_STEP
     if len(attempts) == JOBS_PER_STEP and not steps & (steps - 1):  # each time their number has doubled
         renew_statistics(Job)
-    if len(attempts) < JOBS_PER_STEP:
-        return False
-    return have + len(attempts) < wave.size or missing_jobs(wave).exists()
+    return len(attempts)
 
 
 def next_attempts(device_ids: Sequence[str], slot: int) -> dict[str, int]:

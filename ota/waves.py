@@ -15,7 +15,7 @@ from ota.exposure import tally
 from ota.gates.evaluate import Evaluation, evaluate
 from ota.gates.reasons import words
 from ota.models import Evidence, Membership, Rollout, Wave
-from ota.offers import cancel_queued, ensure_jobs, install_jobs, job_count, tellable_jobs
+from ota.offers import JOBS_PER_STEP, cancel_queued, ensure_jobs, install_jobs, tellable_jobs
 from ota.plan import Plan
 from ota.transitions import BATCH, move_jobs, move_rollout, move_wave
 
@@ -46,13 +46,11 @@ def advance(rollout: Rollout, plan: Plan, *, now: datetime) -> None:
         return  # failed: the rollout is halted, or was and a person decides
     if wave.state == WaveState.OPEN and plan.is_tail(wave.n):
         tail.join(wave, rollout, plan, now=now)
-    have = job_count(wave)
-    counted = tally(wave) if have >= wave.size else None
-    have = sum(row.n for row in counted) if counted is not None else have
-    if ensure_jobs(wave, rollout, have=have, now=now):
-        return  # more members wait for their jobs
-    if have < wave.size:
-        counted = None  # of before the jobs that were just made
+    counted = tally(wave)
+    if made := ensure_jobs(wave, rollout, have=counted.n, now=now):
+        if made >= JOBS_PER_STEP:
+            return  # more members may wait for their jobs
+        counted = tally(wave)
     inputs = evidence.gather(wave, rollout, plan, counted=counted, now=now)
     verdict = evaluate(inputs)
     if verdict.verdict == Verdict.FAIL:
