@@ -25,7 +25,7 @@ from fleet.mqtt.client import Arrived
 
 logger = logging.getLogger(__name__)
 
-RECEIVE_MOST: Final = 10_000
+RECEIVE_MOST: Final = 40_000
 """Messages on their way to us un-acknowledged: two full batches of one record a message, so that the next one
 is there when a batch is committed."""
 EXPIRY_S: Final = 7 * 86_400

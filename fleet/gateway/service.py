@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 SLOTS: Final = 4
 LEASE_CHECK_S: Final = 2.0
+COLLECT_EVERY: Final = 100_000
+"""Objects made between two searches for unreachable ones. A batch is tens of thousands of tuples that die
+with it; looking through them every 700, as Python does, took a fifth of a gateway's time."""
 
 
 class Role(StrEnum):

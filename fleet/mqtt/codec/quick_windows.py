@@ -7,8 +7,11 @@ else, good or bad: the strict reader then judges, and its codes are the only one
 
 from __future__ import annotations
 
+import re
 from struct import Struct, error
 from typing import Final
+
+import cbor2
 
 from fleet.mqtt.codec.cbor import encode
 from fleet.mqtt.codec.names import Clock
@@ -98,43 +101,28 @@ def _uint(data: bytes, at: int) -> tuple[int, int]:
     return (value if value >= (24 if size == 1 else 1 << size * 4) else -1), at + 1 + size
 
 
+_INTEGER: Final = (
+    rb"(?:[\x00-\x17\x20-\x37]|[\x18\x38][\x18-\xff]|\x19[\x01-\xff].|\x1a(?!\x00\x00).{4}|\x39[\x01-\xff].)"
+)
+"""An integer in its shortest form; none of a window needs more than 32 bits, and one that does is unusual."""
+_ARRAYS: Final = [
+    re.compile(rb"(?:\x8d" + _INTEGER + rb"{13}){%d}" % count, re.DOTALL) for count in range(MAX_RECORDS + 1)
+]
+"""So many windows as they are sent. A byte says which integer it begins, so nothing is tried twice."""
+
+
 def _windows(data: bytes, at: int, count: int, seq: int, ts_ms: int) -> tuple[Window, ...] | None:
-    """The windows, which must end the bytes; None for anything unusual."""
+    """The windows, which must end the bytes; None for anything unusual.
+
+    cbor2 is asked only once the bytes are known to be arrays of thirteen integers in their shortest form: by
+    itself it takes longer ones, and makes room for arrays that were only announced.
+    """
+    if _ARRAYS[count].fullmatch(data, at) is None:
+        return None
+    items = cbor2.loads(bytes((0x98, count)) + data[at:])
     found = []
-    for _ in range(count):
-        if data[at] != 0x8D:
-            return None
-        at += 1
-        values = []
-        for _ in range(13):
-            head = data[at]
-            if head < 24:
-                values.append(head)
-                at += 1
-            elif head == 25:
-                values.append(data[at + 1] << 8 | data[at + 2])
-                if not data[at + 1]:
-                    return None
-                at += 3
-            elif head == 24:
-                values.append(data[at + 1])
-                if data[at + 1] < 24:
-                    return None
-                at += 2
-            elif head == 0x38:
-                values.append(-1 - data[at + 1])
-                if data[at + 1] < 24:
-                    return None
-                at += 2
-            elif 0x20 <= head < 0x38:
-                values.append(0x1F - head)
-                at += 1
-            else:
-                value, at = _uint(data, at)
-                if value < 0:
-                    return None
-                values.append(value)
-        dt, n, us_mean, us_max, score, top, anom_max, anom_n, lab_n, lab_ok, heap, rssi, flags = values
+    for item in items:
+        dt, n, us_mean, us_max, score, top, anom_max, anom_n, lab_n, lab_ok, heap, rssi, flags = item
         if not (
             0 <= dt <= MAX_DT_MS
             and 0 <= anom_n <= n <= 1_000_000
@@ -151,6 +139,6 @@ def _windows(data: bytes, at: int, count: int, seq: int, ts_ms: int) -> tuple[Wi
         ):
             return None
         ts_ms += dt
-        found.append(tuple.__new__(Window, (seq, ts_ms, *values)))
+        found.append(tuple.__new__(Window, (seq, ts_ms, *item)))
         seq += 1
-    return tuple(found) if at == len(data) else None
+    return tuple(found)

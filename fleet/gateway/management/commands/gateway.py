@@ -1,5 +1,6 @@
 """`manage.py gateway`: takes what devices send from the broker into the database."""
 
+import gc
 import signal
 import threading
 from typing import Any
@@ -65,6 +66,7 @@ class Command(BaseCommand):
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
+        gc.set_threshold(service.COLLECT_EVERY)
         if options["metrics_port"]:
             start_http_server(options["metrics_port"], addr="127.0.0.1")
         try:
