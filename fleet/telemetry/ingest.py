@@ -1,6 +1,7 @@
 """From parsed batches to rows: one transaction that counts every record once, however often it arrives.
 
-Rows are copied into a temporary table, inserted with ON CONFLICT DO NOTHING, and the rollups are fed from
+Rows are copied into a temporary table in the order in which all ingesters take them, so that two of them
+never wait for each other in a circle, inserted with ON CONFLICT DO NOTHING, and the rollups are fed from
 what that statement returned and nothing else: a redelivery returns no rows and therefore adds nothing
 anywhere.
 """
@@ -23,7 +24,7 @@ _DAY_MS: Final = 86_400_000
 _MERGE: Final = f"""
 WITH fresh AS (
     INSERT INTO tele_window ({staging.NAMES})
-    SELECT {staging.NAMES} FROM tele_stage ORDER BY device_id, ts, seq
+    SELECT {staging.NAMES} FROM tele_stage
     ON CONFLICT DO NOTHING
     RETURNING {staging.NAMES}
 ), {rollups.FROM_WINDOWS}

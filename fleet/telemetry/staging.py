@@ -55,14 +55,18 @@ def copy_windows(batches: Iterable[tuple[str, Batch]], versions: Mapping[Run, in
 
 
 def pack(batches: Iterable[tuple[str, Batch]], versions: Mapping[Run, int], *, now: datetime) -> bytes:
-    """The bytes of a binary COPY of these windows; lag_s is how far `now` is past the end of each."""
+    """The bytes of a binary COPY of these windows, by device and time; lag_s is how far `now` is past the end
+    of each.
+    """
     now_us = (now - _POSTGRES_EPOCH) // timedelta(microseconds=1)
     alike: dict[int, list[tuple[bytes, Batch]]] = {}
     for device_id, batch in batches:
         raw = device_id.encode()
         if batch.windows:
             alike.setdefault(len(raw), []).append((raw, batch))
-    rows = (_rows(size, some, versions, now_us) for size, some in alike.items())
+    for some in alike.values():
+        some.sort(key=lambda one: (one[0], one[1].windows[0].ts_ms, one[1].windows[0].seq))
+    rows = (_rows(size, some, versions, now_us) for size, some in sorted(alike.items()))
     return b"".join((_START, *rows, _END))
 
 
