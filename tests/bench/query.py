@@ -1,14 +1,15 @@
 """The five standard telemetry questions, raw rows against rollups, while ingest runs.
 
     python -m tests.bench.query [--rows 1000000] [--devices 2000] [--ingest 1000] [--rounds 5] [--json FILE]
-                                [--plans FOLDER]
+                                [--plans FOLDER] [--folder FOLDER]
 
 The short form of a million windows takes a few minutes; the goal (p95 under 50 ms) is for `--rows 10000000`,
-which needs about 6 GB of disk. A private PostgreSQL with fsync holds 30 days of windows and a tenth as many
-sketches of 2,000 devices and 8 versions. `--ingest` windows a second are stored beside the questions by the
-product's own ingest in a process of its own, in batches of ten. In each round every question is asked of raw
-rows once and of rollups twenty times, so that both see the same load. What is timed is the functions that
-REST and console call (SQL and Python), without HTTP; `raw` is the same statement over raw rows.
+which needs about 6 GB of disk. With --folder the database is kept there, and loaded by the first run only. A
+private PostgreSQL with fsync holds 30 days of windows and a tenth as many sketches of 2,000 devices and 8
+versions. `--ingest` windows a second are stored beside the questions by the product's own ingest in a process
+of its own, in batches of ten. In each round every question is asked of raw rows once and of rollups twenty
+times, so that both see the same load. What is timed is the functions that REST and console call (SQL and
+Python), without HTTP; `raw` is the same statement over raw rows.
 Printed: p50 and p95 in ms and the ratio of medians. Exit 1 when both answers of a question differ.
 """
 
@@ -72,6 +73,22 @@ def database(folder: Path) -> Iterator[None]:
         call_command("migrate", verbosity=0)
         yield
         connection.close()
+
+
+def loaded(args: argparse.Namespace, folder: Path) -> tuple[datetime, dict[str, float]]:
+    """Load the database unless an earlier run did; returns the end of its rows and what took how long."""
+    from tests.bench import query_rows
+
+    told, size = folder / "loaded.json", {"rows": args.rows, "devices": args.devices}
+    if told.exists():
+        before = json.loads(told.read_text())
+        if before["size"] != size:
+            raise SystemExit(f"{folder} holds {before['size']}, not {size}: name another folder")
+        return datetime.fromisoformat(before["now"]), before["took"]
+    now = datetime.now(UTC)
+    took = query_rows.load(args.rows, args.devices, now, say=lambda line: print(line, file=sys.stderr))
+    told.write_text(json.dumps({"size": size, "now": now.isoformat(), "took": took}))
+    return now, took
 
 
 def questions(now: datetime) -> list[Question]:
@@ -225,12 +242,10 @@ def main() -> int:
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--json", type=Path, default=RESULTS / "query.json")
     options.add_argument("--plans", type=Path, help="folder for the plans of PostgreSQL")
+    options.add_argument("--folder", type=Path, help="keep the loaded database here, and use what is there")
     args = options.parse_args()
-    with tempfile.TemporaryDirectory(prefix="query-") as folder, database(Path(folder)):
-        from tests.bench import query_rows
-
-        now = datetime.now(UTC)
-        took = query_rows.load(args.rows, args.devices, now, say=lambda line: print(line, file=sys.stderr))
+    with tempfile.TemporaryDirectory(prefix="query-") as own, database(args.folder or Path(own)):
+        now, took = loaded(args, args.folder or Path(own))
         asked = questions(now)
         unlike = [one.name for one in asked if one.raw is not None and not one.alike(one.rollup(), one.raw())]
         if args.plans:
