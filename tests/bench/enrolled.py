@@ -104,13 +104,21 @@ def manifest(seq: int, *, kib: int, now: datetime, seed: int = 1) -> Manifest:
 
 
 def enrol(
-    count: int, baseline: Manifest, *, now: datetime, told: Callable[[int], None] = lambda _n: None
+    count: int,
+    baseline: Manifest,
+    *,
+    now: datetime,
+    told: Callable[[int], None] = lambda _n: None,
+    **reported: Any,
 ) -> None:
-    """Make devices and their slots, ROWS a transaction. told: called with how many there are by now."""
+    """Make devices and their slots, ROWS a transaction. told: called with how many there are by now.
+    reported: further fields of every device, as its reports would have left them.
+    """
     for start in range(0, count, ROWS):
         numbers = range(start, min(count, start + ROWS))
         with transaction.atomic():
-            _copy(Device, ({"id": device_id(n), "device_class_id": CLASS, **_seen(now)} for n in numbers))
+            seen = {"device_class_id": CLASS, **_seen(now), **reported}
+            _copy(Device, ({"id": device_id(n), **seen} for n in numbers))
             _copy(DeviceSlot, (_slot(device_id(n), baseline, now) for n in numbers))
         told(numbers.stop)
     with connection.cursor() as cursor:

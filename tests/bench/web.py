@@ -1,12 +1,16 @@
 """Pages and lists over 100,000 devices and 1,000,000 jobs: time of an answer, its weight, its queries.
 
     python -m tests.bench.web [--devices 100000] [--jobs 1000000] [--rounds 40] [--explain 30] [--json FILE]
+        [--keep FOLDER] [--only TEXT]
 
 A private PostgreSQL and Redis, rows by COPY (`tests.bench.web_rows`), and the product's own web server
 (uvicorn, plain HTTP on loopback) in a process of its own with one client that asks one page after the other:
 what is timed is one request on an open connection, from its first byte sent to its last received. Goal of the
 design: p95 below 100 ms for list and live pages and the main REST lists. `--explain` prints the plan of every
 statement of a page above so many milliseconds.
+
+`--keep` leaves the filled database in a folder; the next run with that folder migrates it and begins at once.
+`--only` asks just the pages whose title has that text.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from fleet.stack.children import ChildSpec
 from fleet.stack.paths import PROJECT_ROOT, RunDir
 from fleet.stack.ports import free_port
 from fleet.stack.processes import Supervisor
+from tests.bench.web_pages import WEIGHED, everything
 
 GOAL_MS = 100.0
 FIRST_LOAD_BYTES = 150_000
@@ -41,49 +46,12 @@ _SETUP = (
     "from tests.bench import web\n"
     "print(json.dumps(web.prepare({devices}, {jobs}, {seed})))\n"
 )
+_AGAIN = "import django; django.setup()\nfrom tests.bench import web\nprint(web.again())\n"
 _QUERIES = (
     "import json, sys, django; django.setup()\n"
     "from tests.bench import web\n"
-    "print(json.dumps(web.queries(json.loads(sys.argv[1]), {explain})))\n"
+    "print(json.dumps(web.queries(json.loads(sys.argv[1]), {explain}, {only!r})))\n"
 )
-PAGES = {
-    "overview": "/",
-    "devices": "/devices",
-    "devices, third page": "/devices?after=sc-000100",
-    "devices, by class and presence": "/devices?class=host-a&presence=online",
-    "devices, by id": "/devices?find=sc-0000",
-    "devices, that run a version": "/devices?run={run}",
-    "devices, by query": "/devices?q=class%3D%3Dhost-a%3Bonline%3D%3Dtrue",
-    "device": "/devices/{device}",
-    "groups": "/groups",
-    "models": "/models",
-    "model": "/models/scale",
-    "version": "/models/scale/1.0.3",
-    "versions compared": "/models/scale/compare?versions=1.0.3,1.0.4",
-    "rollouts": "/rollouts",
-    "rollout under way": "/rollouts/{running}",
-    "rollout under way, live part": "/rollouts/{running}/live",
-    "rollout that ended": "/rollouts/{ended}",
-    "its jobs": "/rollouts/{ended}/jobs",
-    "jobs under way": "/rollouts/{running}/jobs?wave=3",
-    "telemetry, a day": "/telemetry?metric=accuracy&range=24h",
-    "alerts": "/alerts",
-}
-REST = {
-    "GET /devices": "/devices?limit=50",
-    "GET /devices, total": "/devices?limit=50&total=true",
-    "GET /devices, q": "/devices?limit=50&q=class%3D%3Dhost-a",
-    "GET /devices/{id}": "/devices/{device}",
-    "GET /groups": "/groups",
-    "GET /models/{model}/versions": "/models/scale/versions",
-    "GET /models/{model}/compare": "/models/scale/compare?versions=1.0.3,1.0.4",
-    "GET /rollouts": "/rollouts?limit=50",
-    "GET /rollouts/{id}": "/rollouts/{running}",
-    "GET /rollouts/{id}/jobs": "/rollouts/{running}/jobs?limit=50",
-    "GET /rollouts/{id}/explain": "/rollouts/{running}/explain/{device}",
-    "GET /alerts": "/alerts",
-    "GET /audit": "/audit?limit=50",
-}
 
 
 @contextmanager
@@ -92,7 +60,7 @@ def servers(folder: Path) -> Iterator[tuple[Supervisor, RunDir, dict[str, str]]]
     run = RunDir(folder).ensure()
     database_port, cache_port = free_port(), free_port()
     with Supervisor(run.logs, say=lambda _line: None) as supervisor:
-        supervisor.start(postgres.spec(run, database_port), redis.spec(run, cache_port))
+        supervisor.start(postgres.spec(run, database_port, is_durable=False), redis.spec(run, cache_port))
         postgres.ensure_database(run, database_port)
         yield (
             supervisor,
@@ -112,7 +80,6 @@ def prepare(devices: int, jobs: int, seed: int) -> dict[str, str]:
     """In the filling process: migrate, fill, sign a person in. Names of pages, session key and API token."""
     from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
     from django.contrib.sessions.backends.db import SessionStore
-    from django.core.management import call_command
     from django.utils import timezone
 
     from fleet.accounts import tokens
@@ -121,7 +88,7 @@ def prepare(devices: int, jobs: int, seed: int) -> dict[str, str]:
     from fleet.accounts.scopes import scopes_of
     from tests.bench import web_rows
 
-    call_command("migrate", verbosity=0)
+    again()
     now = timezone.now()
     say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
     names = web_rows.fill(devices, jobs, now=now, seed=seed, told=say)
@@ -130,6 +97,7 @@ def prepare(devices: int, jobs: int, seed: int) -> dict[str, str]:
     session[SESSION_KEY] = str(user.pk)
     session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
     session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+    session.set_expiry(30 * 86_400)
     session.create()
     actor = Actor("command", "bench")
     _, token = tokens.issue(user, "bench", scopes_of(user), actor=actor, now=now)
@@ -137,10 +105,18 @@ def prepare(devices: int, jobs: int, seed: int) -> dict[str, str]:
     return {**names, "session": str(session.session_key), "token": token, **rows}
 
 
-def queries(names: dict[str, str], explain_ms: float) -> dict[str, list[float]]:
+def again() -> None:
+    """In a process of its own: bring the tables and the static files to what the code is now."""
+    from django.core.management import call_command
+
+    call_command("migrate", verbosity=0)
+    call_command("collectstatic", interactive=False, verbosity=0)
+
+
+def queries(names: dict[str, str], explain_ms: float, only: str = "") -> dict[str, list[float]]:
     """In a process of its own: queries of each page and their time in the database, [n, ms, longest ms].
 
-    explain_ms: print the plan of slower statements; 0 for none.
+    explain_ms: print the plan of slower statements; 0 for none. only: as `web_pages.everything`.
     """
     from django.db import connection
     from django.test import Client
@@ -149,7 +125,7 @@ def queries(names: dict[str, str], explain_ms: float) -> dict[str, list[float]]:
     client = Client(SERVER_NAME="127.0.0.1")
     client.cookies["sessionid"] = names["session"]
     found = {}
-    for title, path in everything(names).items():
+    for title, path in everything(names, only).items():
         headers = {"HTTP_AUTHORIZATION": f"Bearer {names['token']}"} if title.startswith("GET ") else {}
         client.get(path, **headers)  # type: ignore[arg-type]
         with CaptureQueriesContext(connection) as seen:
@@ -163,12 +139,6 @@ def queries(names: dict[str, str], explain_ms: float) -> dict[str, list[float]]:
                     plan = "\n  ".join(row[0] for row in cursor.fetchall())
                 print(f"-- {title}: {one['time']} s\n{one['sql'][:1500]}\n  {plan}", file=sys.stderr)
     return found
-
-
-def everything(names: dict[str, str]) -> dict[str, str]:
-    """Title to path of all that is asked; REST below its prefix."""
-    rest = {title: f"/api/v1{path}" for title, path in REST.items()}
-    return {title: path.format(**names) for title, path in {**PAGES, **rest}.items()}
 
 
 def measure(client: httpx.Client, path: str, rounds: int, **headers: str) -> dict[str, Any]:
@@ -190,24 +160,58 @@ def measure(client: httpx.Client, path: str, rounds: int, **headers: str) -> dic
     }
 
 
-def first_load(client: httpx.Client, path: str) -> int:
-    """Bytes of a page with everything it links, as a browser without a cache gets them."""
+def first_load(client: httpx.Client, path: str) -> dict[str, int]:
+    """Bytes of a page with everything it links, as a browser without a cache gets them: `sent` to one that
+    takes gzip, and `plain` to one that does not.
+    """
     page = client.get(path)
-    linked = set(re.findall(r'(?:src|href)="(/static/[^"#]+)', page.text))
-    return int(
-        page.num_bytes_downloaded + sum(client.get(one).num_bytes_downloaded for one in sorted(linked))
-    )
+    linked = sorted({path, *re.findall(r'(?:src|href)="(/static/[^"#]+)', page.text)})
+    forms = {"sent": "gzip, deflate", "plain": "identity"}
+    return {
+        name: sum(
+            client.get(one, headers={"Accept-Encoding": form}).num_bytes_downloaded for one in linked
+        )
+        for name, form in forms.items()
+    }  # fmt: skip
+
+
+@contextmanager
+def _folder(kept: Path | None) -> Iterator[Path]:
+    """The folder that is kept, or one that is removed in the end."""
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="web-") as made:
+        yield Path(made)
+
+
+def _filled(folder: Path, args: argparse.Namespace, env: dict[str, str]) -> dict[str, str]:
+    """Names of pages: of the database that the folder has, or of one that is filled now."""
+    asked = {"devices": args.devices, "jobs": args.jobs, "seed": args.seed}
+    known = folder / "names.json"
+    if known.is_file():
+        found = json.loads(known.read_text())
+        if found["asked"] != asked:
+            raise SystemExit(f"{folder} was filled with {found['asked']}, not with {asked}")
+        _python(_AGAIN, env)
+        return dict(found["names"])
+    names = _python(_SETUP.format(**asked), env)
+    known.write_text(json.dumps({"asked": asked, "names": names}, indent=1) + "\n")
+    return dict(names)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Fill, serve, ask."""
-    with tempfile.TemporaryDirectory(prefix="web-") as folder, servers(Path(folder)) as (supervisor, _, env):
+    with _folder(args.keep) as folder, servers(folder) as (supervisor, _, env):
         whole = {**os.environ, **env}
         started = time.perf_counter()
-        names = _python(_SETUP.format(devices=args.devices, jobs=args.jobs, seed=args.seed), whole)
+        names = _filled(folder, args, whole)
         filled_s = time.perf_counter() - started
         counts = _python(
-            _QUERIES.format(explain=args.explain), {**whole, "FLEET_NO_DB_POOL": "1"}, json.dumps(names)
+            _QUERIES.format(explain=args.explain, only=args.only),
+            {**whole, "FLEET_NO_DB_POOL": "1"},
+            json.dumps(names),
         )
         port = free_port()
         argv = (sys.executable, "-m", "uvicorn", "fleet.asgi:application", "--port", str(port))
@@ -217,14 +221,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         supervisor.start(ChildSpec("web", argv, env, ready=ready, ready_deadline_s=60))
         results: dict[str, Any] = {}
         with httpx.Client(base_url=address, cookies={"sessionid": names["session"]}, timeout=60) as client:
-            for title, path in everything(names).items():
+            for title, path in everything(names, args.only).items():
                 is_rest = title.startswith("GET ")
                 headers = {"Authorization": f"Bearer {names['token']}"} if is_rest else {}
                 rounds = measure(client, path, args.rounds, **headers)
                 n, all_ms, longest_ms = counts[title]
                 results[title] = rounds | {"queries": n, "sql_ms": all_ms, "longest_sql_ms": longest_ms}
-            paths = ("/", "/devices", f"/rollouts/{names['running']}")
-            weights = {path: first_load(client, path) for path in paths}
+            weights = {path: first_load(client, path.format(**names)) for path in WEIGHED}
         return {
             "rows": {name: int(names[name]) for name in ("devices", "jobs", "audit rows")},
             "filled_s": round(filled_s, 1),
@@ -261,8 +264,10 @@ def table(found: dict[str, Any]) -> str:
         )
     lines.append("")
     for path, size in found["first_load_bytes"].items():
-        words = "" if size < FIRST_LOAD_BYTES else f"  above {FIRST_LOAD_BYTES:,}"
-        lines.append(f"first load of {re.sub('[0-9a-f-]{36}', '<id>', path):<18}{size:>10,} bytes{words}")
+        words = "" if size["sent"] < FIRST_LOAD_BYTES else f"  above {FIRST_LOAD_BYTES:,}"
+        lines.append(
+            f"first load of {path:<20}{size['sent']:>10,} bytes, {size['plain']:>8,} uncompressed{words}"
+        )
     return "\n".join(lines)
 
 
@@ -274,6 +279,8 @@ def main() -> int:
     options.add_argument("--rounds", type=int, default=40, help="answers timed of each page")
     options.add_argument("--explain", type=float, default=0, metavar="MS", help="plans of slower statements")
     options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the filled database, or use it")
+    options.add_argument("--only", default="", metavar="TEXT", help="pages whose title has this text")
     options.add_argument("--json", type=Path, help="write the figures here")
     args = options.parse_args()
     found = run(args)
