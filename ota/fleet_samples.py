@@ -10,6 +10,7 @@ from django.db.models import Count, Q
 from fleet.devices.models import Device, DeviceSlot, Presence
 from ota.choices import RolloutState
 from ota.models import FleetSample, Manifest, Rollout
+from ota.rollout_lists import MANIFEST_BYTES
 
 EVERY: Final = timedelta(minutes=5)
 KEPT: Final = timedelta(days=8)
@@ -18,7 +19,8 @@ KEPT: Final = timedelta(days=8)
 def newest_completed() -> Manifest | None:
     """The newest manifest, by seq, whose rollout in slot 0 completed; with its version. None before one."""
     done = Rollout.objects.filter(state=RolloutState.COMPLETED, slot=0, finished_at__isnull=False)
-    row = done.select_related("manifest__version").order_by("-manifest__seq", "-finished_at").first()
+    rows = done.select_related("manifest__version").defer("plan", "target", "summary", *MANIFEST_BYTES)
+    row = rows.order_by("-manifest__seq", "-finished_at").first()
     return row.manifest if row else None
 
 

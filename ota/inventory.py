@@ -7,6 +7,9 @@ from fleet.devices.models import DeviceSlot
 from fleet.devices.selection import RunName
 from ota.models import Manifest
 
+_NAMED = ("id", "mid", "seq", "version__model_id", "version__version")
+"""Of manifest and version what a name is made of: bytes and reports are not read for it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Name:
@@ -24,7 +27,7 @@ def names(slots: Iterable[DeviceSlot]) -> dict[str, Name]:
     """
     wanted = {id16 for slot in slots for id16 in (slot.run, slot.other, slot.target) if id16}
     mids = {id16[:16] for id16 in wanted}
-    found = Manifest.objects.filter(mid__in=mids).select_related("version")
+    found = Manifest.objects.filter(mid__in=mids).select_related("version").only(*_NAMED)
     return {
         row.id16: Name(row.version.model_id, row.version.version, row.seq, row.id)
         for row in found

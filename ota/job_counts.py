@@ -9,6 +9,7 @@ index alone; only the others, few of very many, are asked whether a newer attemp
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections import defaultdict
 from collections.abc import Collection
 from typing import Final
@@ -40,12 +41,15 @@ def newest_of(jobs: QuerySet[Job]) -> QuerySet[Job]:
 
 
 def counts_of(waves: Collection[int]) -> Counts:
-    """Wave id to job state to devices; a wave without jobs is absent. Two queries."""
+    """Wave id to job state to devices; a wave without jobs is absent. Two queries.
+
+    Rows are counted and not keys: the index of counts has none, and every job would be read for its own.
+    """
     found: dict[int, dict[str, int]] = defaultdict(dict)
     rows = Job.objects.filter(wave__in=list(waves), kind="install").order_by()
     alone = Q(state__in=_ALONE, is_reconciled=False)
     for part in (rows.filter(alone), newest_of(rows.exclude(alone))):
-        for wave_id, state, n in part.values_list("wave_id", "state").annotate(n=Count("pk")):
+        for wave_id, state, n in part.values_list("wave_id", "state").annotate(n=Count("*")):
             found[wave_id][str(state)] = found[wave_id].get(str(state), 0) + n
     return dict(found)
 
@@ -68,10 +72,18 @@ def counts_of_rollouts(rollouts: Collection[Rollout], waves: Collection[Wave]) -
         elif wave.rollout_id in over:
             of_rollout = fresh.setdefault(keys[wave.rollout_id], {})
             of_rollout[wave.pk] = found.setdefault(wave.pk, {})
-    if fresh:
-        with contextlib.suppress(RedisError):  # counted again next time
-            cache.set_many(fresh, KEPT_S)
+    with contextlib.suppress(RedisError):  # counted again next time
+        for name, counts in fresh.items():
+            cache.set(name, counts, _kept_s(name))
     return found
+
+
+def _kept_s(name: str) -> int:
+    """Seconds for which an entry is kept, up to KEPT_S: what one list put there together does not leave
+    together, and no later list counts all of it at once.
+    """
+    half = KEPT_S // 2
+    return half + zlib.crc32(name.encode()) % half
 
 
 def _cached(names: list[str]) -> dict[str, Counts]:

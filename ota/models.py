@@ -323,6 +323,11 @@ class Membership(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["rollout", "device"], name="one_membership_per_device")
         ]
+        indexes = [  # the few who were left out, among all who take part
+            models.Index(
+                fields=["rollout", "skip_reason"], condition=Q(arm=Arm.SKIPPED), name="member_skipped"
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.device_id} in {self.rollout_id}"
@@ -364,6 +369,9 @@ class Job(models.Model):
             models.Index(fields=["wave", "state"], include=["kind", "is_reconciled"], name="job_wave_counts"),
             models.Index(fields=["rollout", "state"], name="job_rollout_state"),
             models.Index(fields=["rollout", "id"], name="job_rollout_page"),  # pages of its list
+            models.Index(  # the few that failed, in the order of their list
+                fields=["rollout", "code", "id"], condition=~Q(code=""), name="job_codes"
+            ),
             models.Index(  # whom to offer to next, without sorting everybody who waits
                 fields=["rollout", "wave", "h", "device"],
                 condition=Q(state=JobState.QUEUED, kind="install"),

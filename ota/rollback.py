@@ -20,6 +20,8 @@ from ota.transitions import BATCH, move_job, move_rollout
 
 _FALL_BACK = ("not_in_bank", "floor", "sequence", "load_failed", "digest")
 """Codes of a revert that says no more than that the device's own copy cannot be run."""
+_UNDER_WAY = sorted(set(JobState) - JOB_TERMINAL - {JobState.QUEUED})
+"""Named one by one, they are ranges of an index; as what they are not, all jobs are read."""
 
 
 def revert_jobs(rollout: Rollout) -> QuerySet[Job]:
@@ -75,21 +77,23 @@ def dry_run(rollout: Rollout) -> dict[str, Any]:
      download_bytes altogether. Raises RollbackError when the plan has no way back.
     """
     rollback_target.available(rollout)
-    exposed = dict(exposed_jobs(rollout).values_list("device_id", "device__presence"))
-    targets = rollback_target.goals(rollout, list(exposed))
-    lacking = rollback_target.without(rollout, targets)
-    sizes = {target: rollback_target.download_bytes(target) for target in {targets[name] for name in lacking}}
-    stop = sum(not target for target in targets.values())
-    live = install_jobs(rollout).exclude(state__in=JOB_TERMINAL).exclude(state=JobState.QUEUED)
+    ways = rollback_target.ways(rollout, exposed_jobs(rollout))
+    sizes = {
+        target: rollback_target.download_bytes(target)
+        for target in {way.target for way in ways if way.is_lacking}
+    }
+    exposed = sum(way.devices for way in ways)
+    stop = sum(way.devices for way in ways if not way.target)
+    lacking = sum(way.devices for way in ways if way.is_lacking)
     return {
         "dry_run": True,
-        "exposed": len(exposed),
-        "revert_without_download": len(exposed) - stop - len(lacking),
+        "exposed": exposed,
+        "revert_without_download": exposed - stop - lacking,
         "stop": stop,
-        "needs_download": len(lacking),
-        "download_bytes": sum(sizes[targets[name]] for name in lacking),
-        "unreachable": sum(presence != Presence.ONLINE for presence in exposed.values()),
-        "in_flight": live.count(),
+        "needs_download": lacking,
+        "download_bytes": sum(sizes[way.target] * way.devices for way in ways if way.is_lacking),
+        "unreachable": sum(way.devices for way in ways if not way.is_online),
+        "in_flight": install_jobs(rollout).filter(state__in=_UNDER_WAY).count(),
     }
 
 

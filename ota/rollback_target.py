@@ -7,15 +7,16 @@ is a target that a revoked key has signed: a device judges what its bank holds b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 import structlog
-from django.db.models import F, OuterRef, QuerySet, Subquery
+from django.db.models import Count, F, FilteredRelation, OuterRef, Q, QuerySet, Subquery
 
 from fleet.accounts.audit import Actor
-from fleet.devices.models import DeviceClass, DeviceSlot
+from fleet.devices.models import Device, DeviceClass, DeviceSlot, Presence
 from ota import keys, releases, security, staging
 from ota.choices import StagingState
 from ota.chunking import CHUNK_BYTES
@@ -83,11 +84,7 @@ def goals(rollout: Rollout, device_ids: Sequence[str]) -> dict[str, str]:
         return dict.fromkeys(device_ids, named(rollout).pk)
     frozen = Membership.objects.filter(rollout=rollout, device_id__in=device_ids)
     runs = dict(frozen.values_list("device_id", "baseline_run"))
-    full: dict[str, str] = {}
-    for run in {run for run in runs.values() if run}:
-        pk = Manifest.objects.filter(pk__startswith=run).values_list("pk", flat=True).first()
-        if pk is not None:
-            full[run] = pk
+    full = _signed(runs.values())
     return {name: full.get(runs.get(name, ""), "") for name in device_ids}
 
 
@@ -97,17 +94,69 @@ def without(rollout: Rollout, targets: dict[str, str]) -> set[str]:
 
     One whose slot was never reported is not among them: it is asked first.
     """
-    rows = Manifest.objects.filter(pk__in=set(targets.values())).select_related("version")
-    untrusted = {row.pk for row in rows.defer("leaves", "blob") if security.untrusted(row)}
+    gone = _untrusted(set(targets.values()))
     slots = DeviceSlot.objects.filter(device_id__in=targets, slot=rollout.slot)
-    lacking = set()
-    for device_id, run, other, flags in slots.values_list("device_id", "run", "other", "other_flags"):
-        wanted = targets[device_id][:32]
-        if not wanted or run == wanted:
-            continue
-        if targets[device_id] in untrusted or not (other == wanted and flags & _USABLE):
-            lacking.add(device_id)
-    return lacking
+    rows = slots.values_list("device_id", "run", "other", "other_flags")
+    return {name for name, run, other, flags in rows if _is_lacking(targets[name], run, other, flags, gone)}
+
+
+@dataclass(frozen=True)
+class Way:
+    """Devices that go back alike. target: manifest id, "" stops the slot. is_lacking: as `without`."""
+
+    target: str
+    is_lacking: bool
+    is_online: bool
+    devices: int
+
+
+def ways(rollout: Rollout, jobs: QuerySet[Job]) -> list[Way]:
+    """How the devices of some of a rollout's jobs would go back: what `goals` and `without` say, each device
+    once, counted by the database. By name, 96,000 devices come to this process and go back as parameters.
+    """
+    told = (
+        Device.objects.filter(pk__in=jobs.values("device"))
+        .annotate(
+            member=FilteredRelation("memberships", condition=Q(memberships__rollout=rollout)),
+            held=FilteredRelation("slots", condition=Q(slots__slot=rollout.slot)),
+        )
+        .order_by()
+        .values_list("presence", "member__baseline_run", "held__run", "held__other", "held__other_flags")
+        .annotate(n=Count("*"))
+    )
+    rows = list(told)
+    is_previous = rollout.plan.get("rollback_to", PREVIOUS) in (PREVIOUS, NOWHERE)
+    full = _signed(run for _, run, *_ in rows) if is_previous else {}
+    fixed = "" if is_previous else named(rollout).pk
+    targets = [full.get(run or "", "") if is_previous else fixed for _, run, *_ in rows]
+    gone = _untrusted(set(targets))
+    return [
+        Way(target, _is_lacking(target, run, other, flags, gone), presence == Presence.ONLINE, n)
+        for target, (presence, _, run, other, flags, n) in zip(targets, rows, strict=True)
+    ]
+
+
+def _signed(runs: Iterable[str | None]) -> dict[str, str]:
+    """id16 of a run -> id of its manifest; one that the installation never signed is absent."""
+    full: dict[str, str] = {}
+    for run in {run for run in runs if run}:
+        pk = Manifest.objects.filter(pk__startswith=run).values_list("pk", flat=True).first()
+        if pk is not None:
+            full[run] = pk
+    return full
+
+
+def _untrusted(manifest_ids: Collection[str]) -> set[str]:
+    rows = Manifest.objects.filter(pk__in=manifest_ids).select_related("version")
+    return {row.pk for row in rows.defer("leaves", "blob") if security.untrusted(row)}
+
+
+def _is_lacking(target: str, run: str | None, other: str | None, flags: int | None, gone: set[str]) -> bool:
+    """run: None for a slot that was never reported. gone: manifests that are trusted no more."""
+    wanted = target[:32]
+    if not wanted or run is None or run == wanted:
+        return False
+    return target in gone or not (other == wanted and (flags or 0) & _USABLE)
 
 
 def renewed(manifest_id: str, *, actor: Actor, now: datetime) -> str:

@@ -19,7 +19,8 @@ from fleet.alerts.models import Alert, Rule
 from fleet.console import alert_words
 from fleet.console.templatetags.console import label_of
 from fleet.devices.models import Device, DeviceGroup
-from ota.models import Manifest, MLModel, ModelVersion, Rollout
+from ota.models import Manifest, MLModel, ModelVersion
+from ota.rollout_lists import listed
 
 MOST: Final = 8
 MAX_CHARS: Final = 64
@@ -130,11 +131,7 @@ def _versions(text: str) -> Kind:
 
 
 def _rollouts(text: str) -> Kind:
-    rows = list(
-        Rollout.objects.filter(Q(name__istartswith=text) | _id_range(text))
-        .select_related("manifest__version")
-        .order_by("-pk")[: MOST + 1]
-    )
+    rows = list(listed().filter(Q(name__istartswith=text) | _id_range(text)).order_by("-pk")[: MOST + 1])
     hits = [
         Hit(
             row.name,

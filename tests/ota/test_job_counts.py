@@ -11,7 +11,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from ota.choices import JobState, RolloutState
-from ota.job_counts import counts_of, counts_of_rollouts, newest_of
+from ota.job_counts import KEPT_S, _kept_s, counts_of, counts_of_rollouts, newest_of
 from ota.models import Job, Rollout
 from ota.offers import install_jobs
 from tests.console import rows
@@ -65,6 +65,25 @@ def test_it_counts_what_sorting_every_attempt_counts(retried: Rollout) -> None:
     assert counts_of(waves) == sorted_out(retried)
     newest = newest_of(install_jobs(retried)).values_list("device_id", flat=True)
     assert len(newest) == len(set(newest)) == devices
+
+
+def test_states_are_counted_from_an_index_and_no_job_is_read_for_it(retried: Rollout) -> None:
+    with CaptureQueriesContext(connection) as seen:
+        counts_of([wave.pk for wave in retried.waves.all()])
+    counted = next(one["sql"] for one in seen if "COUNT" in one["sql"])
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute("SET LOCAL enable_bitmapscan = off")
+        cursor.execute(f"EXPLAIN {counted}")
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "Index Only Scan using job_wave_counts" in plan, plan
+
+
+def test_what_one_list_counted_is_not_counted_again_at_one_time() -> None:
+    kept = {_kept_s(f"job-counts:{n}:1") for n in range(40)}
+    assert len(kept) > 20
+    assert min(kept) >= KEPT_S / 2
+    assert max(kept) <= KEPT_S
 
 
 def test_what_has_ended_is_counted_once_and_what_runs_each_time(retried: Rollout) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 
 from fleet.accounts.models import AuditEvent
+from fleet.devices.models import DeviceSlot
 from fleet.mqtt.codec.names import RefusalCode, UpdateState
-from ota import rollouts
+from ota import rollback_target, rollouts
 from ota.models import DesiredState, Job, Manifest, Rollout, Staging
 from ota.plan import Plan, PlanError
+from ota.rollback import exposed_jobs
 from ota.rollback_target import RollbackError
 from ota.transitions import IllegalTransition
 from tests.ota.world import ACTOR, FIRST_PLAN, World
@@ -139,6 +142,39 @@ def test_devices_that_lack_the_target_fetch_it_signed_anew(
     facts = rollouts.state(rollout, now=world.now)
     assert facts["rollback"]["fetched"] == 1
     assert "2 devices went back, 1 of them with a download" in facts["sentence"]
+
+
+def test_devices_counted_by_the_database_go_back_as_each_by_its_name(world: World) -> None:
+    """Whatever they ran, hold, lost or never reported, and however often they were tried."""
+    devices = world.add(9)
+    base, older, new = world.manifest(), world.manifest(), world.manifest()
+    world.running(base, devices[:5])
+    world.running(older, devices[5:7])
+    rollout = installed(world, new)
+    devices[1].other = ""
+    devices[2].other = older.pk
+    for device in devices[1:3]:
+        world.send(device)
+    world.set_online(devices[4], False)
+    DeviceSlot.objects.filter(device_id=devices[6].id).delete()
+    again = Job.objects.get(rollout=rollout, device=devices[0].id)
+    again.pk, again.attempt, again.state, again.exposed_at = None, 90, "timed_out", world.now
+    again.save(force_insert=True)
+    for to in ("previous", older.pk):
+        Rollout.objects.filter(pk=rollout.pk).update(plan=rollout.plan | {"rollback_to": to})
+        rollout.refresh_from_db()
+        targets = rollback_target.goals(rollout, [device.id for device in devices])
+        lacking = rollback_target.without(rollout, targets)
+        assert lacking
+        found: Counter[tuple[str, bool, bool]] = Counter()
+        for way in rollback_target.ways(rollout, exposed_jobs(rollout)):
+            found[way.target, way.is_lacking, way.is_online] += way.devices
+        assert found == Counter(
+            (targets[device.id], device.id in lacking, device.online) for device in devices
+        )
+    Manifest.objects.filter(pk=older.pk).update(revoked_at=world.now)
+    ways = rollback_target.ways(rollout, exposed_jobs(rollout))
+    assert sum(way.devices for way in ways if way.is_lacking) == 8, "all but the one that never reported"
 
 
 def test_a_refused_revert_falls_back_to_a_download_and_is_listed_when_that_fails_too(

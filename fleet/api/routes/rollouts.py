@@ -4,13 +4,11 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
 from ninja import Router, Status
 from pydantic import Field
 
-from fleet.accounts.models import AuditEvent
 from fleet.alerts import pausing
 from fleet.api import within
 from fleet.api.auth import Scope, actor, person, require, role
@@ -23,7 +21,10 @@ from fleet.api.routes.devices import Strict
 from fleet.devices.models import Device
 from ota import reach, rollouts
 from ota.choices import RolloutState
-from ota.models import Job, Manifest, ModelVersion, Rollout
+from ota.job_lists import jobs_of
+from ota.models import Manifest, ModelVersion, Rollout
+from ota.rollout_lists import MANIFEST_BYTES, listed
+from ota.trail import trail_of
 
 router = Router(tags=["rollouts"])
 
@@ -93,7 +94,7 @@ def manifest_of(model: str, version: str, slot: int) -> Manifest:
 @router.get("", auth=Scope("rollouts:read", knows_limits=True), response=dict[str, Any])
 def list_rollouts(request: HttpRequest, limit: int = 50, cursor: str = "", state: str = "") -> Any:
     """Rollouts, newest first."""
-    rows = Rollout.objects.select_related("manifest__version")
+    rows = listed()
     if state:
         rows = rows.filter(state=state)
     return page(
@@ -256,7 +257,7 @@ def list_jobs(
     code: str = "",
 ) -> Any:
     """Device jobs of a rollout."""
-    rows = Job.objects.filter(rollout=rollout_of(rollout_id)).select_related("wave")
+    rows = jobs_of(rollout_of(rollout_id))
     if within.limit_of(request) is not None:
         rows = rows.filter(device__in=Device.objects.filter(within.devices(request)))
     if state:
@@ -293,9 +294,8 @@ def list_events(request: HttpRequest, rollout_id: uuid.UUID, limit: int = 50, cu
     """The audit trail of the rollout and its waves, newest first."""
     row = rollout_of(rollout_id)
     within.require_rollout(request, row)
-    own = Q(subject_kind="rollout", subject_id=str(row.id))
     return page(
-        AuditEvent.objects.filter(own | Q(subject_kind="wave", subject_id__startswith=f"{row.id}/")),
+        trail_of(row),
         key="id",
         limit=limit,
         cursor=cursor,
@@ -328,7 +328,8 @@ def _resume(request: HttpRequest, rollout: Rollout, body: VerbBody) -> Any:
 
 def rollout_of(rollout_id: uuid.UUID) -> Rollout:
     """The rollout of this id. Raises Http404."""
-    found = Rollout.objects.select_related("manifest__version").filter(id=rollout_id).first()
+    rows = Rollout.objects.select_related("manifest__version").defer(*MANIFEST_BYTES)
+    found = rows.filter(id=rollout_id).first()
     if found is None:
         raise Http404(f"no rollout {rollout_id}")
     return found

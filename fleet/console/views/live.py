@@ -8,7 +8,6 @@ import uuid
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
@@ -16,7 +15,6 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from fleet.accounts.models import AuditEvent
 from fleet.alerts import pausing
 from fleet.console import alert_words, charts, figures, rollout_rows, row_export, saved_views
 from fleet.console.access import limit_of, page, person, role
@@ -25,7 +23,10 @@ from fleet.console.paging import page_of
 from fleet.console.templatetags.console import by_tone, label_of, tone_of
 from ota import reach, rollouts
 from ota.choices import ROLLOUT_LIVE, JobState, RolloutState, WaveState
-from ota.models import Job, Rollout
+from ota.job_lists import jobs_of
+from ota.models import Rollout
+from ota.rollout_lists import MANIFEST_BYTES, listed
+from ota.trail import trail_of
 
 EVENTS = 20
 _MOVING = ROLLOUT_LIVE | {
@@ -39,7 +40,8 @@ LONGEST_REFRESH_S = 600
 
 def rollout_or_404(rollout_id: uuid.UUID) -> Rollout:
     """The rollout with its manifest and version."""
-    found = Rollout.objects.select_related("manifest__version").filter(pk=rollout_id).first()
+    rows = Rollout.objects.select_related("manifest__version").defer(*MANIFEST_BYTES)
+    found = rows.filter(pk=rollout_id).first()
     if found is None:
         raise Http404(f"no rollout {rollout_id}")
     return found
@@ -58,7 +60,7 @@ def rollout_within(request: HttpRequest, rollout_id: uuid.UUID) -> Rollout:
 def rollout_list(request: HttpRequest) -> HttpResponseBase:
     """Rollouts, newest first; GET parameter state filters, `format=csv` or `json` gives all as a file."""
     state = request.GET.get("state", "")[:24]
-    rows = Rollout.objects.select_related("manifest__version")
+    rows = listed()
     if state in RolloutState.values:
         rows = rows.filter(state=state)
     if form := row_export.wanted(request):
@@ -106,7 +108,7 @@ def rollout(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
     """The live page; without script `?refresh=10` reloads it."""
     context = context_of(request, rollout_within(request, rollout_id))
     wanted = request.GET.get("refresh", "")
-    if wanted.isdigit() and 2 <= int(wanted) <= LONGEST_REFRESH_S and context["is_live"]:
+    if wanted.isdecimal() and 2 <= int(wanted) <= LONGEST_REFRESH_S and context["is_live"]:
         context["refresh_s"] = int(wanted)
     return render(request, "console/rollout.html", context)
 
@@ -127,10 +129,7 @@ def context_of(request: HttpRequest, row: Rollout) -> dict[str, Any]:
     """Everything the live page and its fragments print, from one read of the stored state."""
     state = rollouts.state(row, now=timezone.now(), role=role(request), person=person(request))
     url = reverse("console:rollout-jobs", args=[row.pk])
-    of_waves = Q(subject_kind="wave", subject_id__startswith=f"{row.pk}/")
-    events = list(
-        AuditEvent.objects.filter(Q(subject_kind="rollout", subject_id=str(row.pk)) | of_waves)[:EVENTS]
-    )
+    events = list(trail_of(row)[:EVENTS])
     shown = {key: value for key, value in state.items() if key != "as_of"}
     shown["events"] = [str(event.pk) for event in events]
     alert = pausing.paused_by(row)
@@ -232,9 +231,10 @@ def jobs(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
     """Devices of a rollout; GET parameters wave, state and code filter."""
     row = rollout_within(request, rollout_id)
     asked = {name: request.GET.get(name, "")[:32] for name in ("wave", "state", "code")}
-    rows = Job.objects.filter(rollout=row).select_related("wave", "device")
-    if asked["wave"].isdigit():
-        rows = rows.filter(wave__n=min(int(asked["wave"]), 1000))
+    waves = dict(row.waves.order_by("n").values_list("n", "pk"))
+    rows = jobs_of(row)
+    if asked["wave"].isdecimal():
+        rows = rows.filter(wave=waves.get(int(asked["wave"]), 0))
     if asked["state"] in JobState.values:
         rows = rows.filter(state=asked["state"])
     if asked["code"]:
@@ -243,7 +243,7 @@ def jobs(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
         "rollout": row,
         "page": page_of(request, rows, key="id"),
         "asked": asked,
-        "waves": list(row.waves.order_by("n").values_list("n", flat=True)),
+        "waves": list(waves),
         "states": JobState.choices,
     }
     return render(request, "console/jobs.html", context)
