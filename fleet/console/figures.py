@@ -12,6 +12,7 @@ from fleet.console.context import open_alerts
 from fleet.devices.models import Device, DeviceSlot, Presence
 from fleet.telemetry.models import Minute
 from ota.fleet_samples import day_before, newest_completed
+from ota.inventory_figures import devices_by_run
 from ota.job_counts import counts_of_rollouts
 from ota.models import Manifest, Rollout, Wave
 
@@ -59,11 +60,11 @@ class Fleet:
 def fleet_now() -> Fleet:
     """What runs where, from the devices' own last reports (slot 0)."""
     live = Device.objects.filter(retired_at=None)
-    presence = dict(live.order_by().values_list("presence").annotate(n=Count("pk")))
+    presence = dict(live.order_by().values_list("presence").annotate(n=Count("*")))
     total = sum(presence.values())
-    slots = DeviceSlot.objects.filter(device__retired_at=None, slot=0).exclude(run="")
-    counts = dict(slots.order_by().values_list("run").annotate(n=Count("pk")))
+    counts = devices_by_run(DeviceSlot.objects.filter(slot=0, run__gt=""))
     rows = Manifest.objects.filter(mid__in={run[:16] for run in counts}).select_related("version")
+    rows = rows.only("id", "mid", "seq", "version__model_id", "version__version")
     known = {row.id16: row for row in rows}
     running = [
         Running(run, n, known[run].version.model_id, known[run].version.version, known[run].seq)
@@ -99,10 +100,13 @@ def alerts(now: datetime) -> Alerts:
     hours = [since + timedelta(hours=index) for index in range(1, 25)] + [now]
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT h.n, count(a.id) FROM unnest(%s::timestamptz[]) WITH ORDINALITY AS h (at, n)"
-            " LEFT JOIN alerts_alert a ON a.first_seen_at <= h.at AND a.folded_into_id IS NULL"
-            " AND (a.resolved_at IS NULL OR a.resolved_at > h.at) GROUP BY h.n ORDER BY h.n",
-            [hours],
+            # those of the last day first: each hour then passes them, and not every alert there ever was
+            "WITH a AS MATERIALIZED (SELECT first_seen_at, resolved_at FROM alerts_alert"
+            " WHERE folded_into_id IS NULL AND (resolved_at IS NULL OR resolved_at > %s))"
+            " SELECT h.n, count(a.first_seen_at) FROM unnest(%s::timestamptz[]) WITH ORDINALITY AS h (at, n)"
+            " LEFT JOIN a ON a.first_seen_at <= h.at AND (a.resolved_at IS NULL OR a.resolved_at > h.at)"
+            " GROUP BY h.n ORDER BY h.n",
+            [since, hours],
         )
         found = [float(row[1]) for row in cursor.fetchall()]
     return Alerts(open_alerts(), list(zip(hours, found, strict=True)))

@@ -2,6 +2,7 @@
 
 from django.contrib.postgres.indexes import GinIndex
 from django.db import models
+from django.db.models import Q
 
 from fleet.devices.version_order import KEY_CHARS
 
@@ -83,6 +84,11 @@ class Device(models.Model):
         indexes = [
             GinIndex(name="device_tags", fields=["tags"], opclasses=["jsonb_path_ops"]),
             GinIndex(name="device_attributes", fields=["attributes"], opclasses=["jsonb_path_ops"]),
+            # the fleet, by class and in the order of its list; the few that counts leave out
+            models.Index(
+                fields=["device_class", "id"], condition=Q(retired_at__isnull=True), name="device_in_service"
+            ),
+            models.Index(fields=["id"], condition=Q(retired_at__isnull=False), name="device_retired"),
         ]
 
     def __str__(self) -> str:
@@ -101,7 +107,7 @@ class DeviceSlot(models.Model):
     total = models.PositiveIntegerField(default=0)
     attempt = models.PositiveIntegerField(default=0)
     target = models.CharField(max_length=32, blank=True, default="")
-    run = models.CharField(max_length=32, blank=True, default="", db_index=True)
+    run = models.CharField(max_length=32, blank=True, default="")
     run_seq = models.BigIntegerField(null=True)
     run_bank = models.PositiveSmallIntegerField(null=True)
     run_flags = models.PositiveSmallIntegerField(default=0)
@@ -117,6 +123,15 @@ class DeviceSlot(models.Model):
     class Meta:
         ordering = ["device_id", "slot"]
         constraints = [models.UniqueConstraint(fields=["device", "slot"], name="one_row_per_slot")]
+        indexes = [
+            # who runs what, without reading a slot; of a digest also by how it begins
+            models.Index(
+                fields=["run", "slot", "device"],
+                opclasses=["varchar_pattern_ops", "int2_ops", "varchar_ops"],
+                include=["arena_used", "run_flags"],
+                name="slot_runs",
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.device_id}/{self.slot}"
@@ -224,7 +239,7 @@ class DeviceEvent(models.Model):
         indexes = [models.Index(fields=["device", "-at"], name="device_timeline")]
         constraints = [
             models.UniqueConstraint(
-                fields=["device", "boot", "n"], condition=models.Q(n__isnull=False), name="event_counted_once"
+                fields=["device", "boot", "n"], condition=Q(n__isnull=False), name="event_counted_once"
             )
         ]
 

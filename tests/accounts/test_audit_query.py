@@ -7,7 +7,8 @@ from django.db import connection
 
 from fleet.accounts.audit import SYSTEM, Actor, record
 from fleet.accounts.audit_query import AuditQuery
-from fleet.accounts.models import AuditEvent
+from fleet.accounts.models import STEPS, AuditEvent
+from tests import plans
 
 pytestmark = pytest.mark.django_db
 
@@ -97,3 +98,19 @@ def test_people_and_verbs_have_indexes_that_job_steps_do_not_swell(now: datetime
             cursor.execute(f"EXPLAIN {sql}", parameters)
             plan = "\n".join(line for (line,) in cursor.fetchall())
             assert index in plan, plan
+
+
+def test_the_newest_of_all_but_steps_passes_no_step(now: datetime) -> None:
+    """What the overview shows: behind the rows of a rollout under way there may be a million."""
+    AuditEvent.objects.bulk_create(
+        AuditEvent(
+            at=now + timedelta(seconds=n), actor_kind="device", actor="d", verb="job.trial",
+            subject_kind="job" if n else "rollout", subject_id=str(n),
+        )
+        for n in range(3_000)
+    )  # fmt: skip
+    plans.analyze("accounts_auditevent")
+    newest = AuditEvent.objects.exclude(subject_kind__in=STEPS)[:200]
+    assert [row.subject_id for row in newest] == ["0"]
+    assert "audit_newest" in plans.plan_of(newest)
+    assert plans.rows_read(newest) == 1

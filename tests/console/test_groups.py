@@ -177,6 +177,22 @@ def test_a_viewer_reads_groups_and_changes_none(as_role: AsRole, filled: rows.Fi
     assert GroupMember.objects.count() == 1
 
 
+def test_a_listed_device_that_was_retired_is_no_member_any_more(
+    as_role: AsRole, filled: rows.Filled, present: Any
+) -> None:
+    make(present, "pilot", ids=tuple(f"dev-{n:03d}" for n in range(20)))
+    make(present, "empty")
+    Device.objects.filter(pk__in=("dev-003", "dev-004", "dev-077")).update(retired_at=present)
+    client = as_role("viewer")
+    assert groups.member_counts(["pilot", "empty"]) == {"pilot": 18}
+    html = client.get("/groups").content.decode()
+    assert "18 devices" in html
+    assert "0 devices" in html
+    html = client.get("/groups/pilot").content.decode()
+    assert "18 devices" in html
+    assert re.search(r"18\s+host-a", html), "by class"
+
+
 def test_pages_of_groups_cost_the_same_with_many_rows(
     as_role: AsRole, filled: rows.Filled, present: Any
 ) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.files.uploadedfile import UploadedFile
-from django.db.models import Count, Q
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
@@ -27,9 +26,9 @@ from fleet.devices.selection import group_where
 @page("devices:read")
 def group_list(request: HttpRequest) -> HttpResponse:
     """Groups by name."""
-    in_service = Count("members", filter=Q(members__device__retired_at=None))
-    found = page_of(request, DeviceGroup.objects.annotate(n_members=in_service))
-    return render(request, "console/groups.html", {"page": found})
+    found = page_of(request, DeviceGroup.objects.all())
+    counts = groups.member_counts([row.pk for row in found.rows])
+    return render(request, "console/groups.html", {"page": found, "counts": counts})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -139,7 +138,12 @@ def _group_page(
         context["error"] = {**broken, "code": error.code}
         return render(request, "console/group.html", context, status=status)
     found = groups.members(row, now=timezone.now())
-    context |= {"page": page_of(request, found), "classes": groups.summary(found)["classes"]}
+    told = groups.summary(found)
+    context |= {
+        "page": page_of(request, found, is_counted=False),
+        "total": told["count"],
+        "classes": told["classes"],
+    }
     return render(request, "console/group.html", context, status=status)
 
 

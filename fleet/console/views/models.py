@@ -14,6 +14,7 @@ from fleet.console.paging import page_of
 from fleet.devices.models import DeviceSlot
 from fleet.telemetry import queries
 from ota import aliases
+from ota.inventory_figures import devices_by_run
 from ota.models import Manifest, MLModel, ModelVersion
 
 
@@ -24,12 +25,10 @@ def model_list(request: HttpRequest) -> HttpResponse:
     found = page_of(request, MLModel.objects.all())
     names = [row.pk for row in found.rows]
     newest = ModelVersion.objects.filter(model__in=names).order_by("model_id", "-id").distinct("model_id")
+    newest = newest.defer("inspection", "probe", "golden")
     by_model = {row.model_id: row for row in newest}
     counts = dict(
-        ModelVersion.objects.filter(model__in=names)
-        .order_by()
-        .values_list("model_id")
-        .annotate(n=Count("pk"))
+        ModelVersion.objects.filter(model__in=names).order_by().values_list("model_id").annotate(n=Count("*"))
     )
     running = _devices_by_model(names)
     items = [
@@ -52,12 +51,14 @@ def model(request: HttpRequest, name: str) -> HttpResponse:
     if line is None:
         raise Http404(f"no model {name}")
     rows = (
-        ModelVersion.objects.filter(model=line).select_related("artifact").defer("artifact__data", "golden")
+        ModelVersion.objects.filter(model=line)
+        .select_related("artifact")
+        .defer("artifact__data", "golden", "inspection", "probe")
     )
     found = page_of(request, rows, key="id", is_descending=True)
     manifests = _newest_manifests([row.pk for row in found.rows])
     summary = queries.version_summary([row.mid for row in manifests.values()])
-    running = _devices_by_run([row.id16 for row in manifests.values()])
+    running = devices_by_run(DeviceSlot.objects.filter(run__in=[row.id16 for row in manifests.values()]))
     items = []
     for row in found.rows:
         manifest = manifests.get(row.pk)
@@ -73,15 +74,10 @@ def _newest_manifests(version_ids: list[Any]) -> dict[Any, Manifest]:
     return {row.version_id: row for row in rows.order_by("version_id", "-seq").distinct("version_id")}
 
 
-def _devices_by_run(runs: list[str]) -> dict[str, int]:
-    rows = DeviceSlot.objects.filter(run__in=runs, device__retired_at=None).order_by().values_list("run")
-    return dict(rows.annotate(n=Count("device_id", distinct=True)))
-
-
 def _devices_by_model(names: list[str]) -> dict[str, int]:
     rows = Manifest.objects.filter(version__model__in=names).order_by().values_list("pk", "version__model_id")
     line_of = {pk[:32]: line for pk, line in rows}
     found: dict[str, int] = {}
-    for run, n in _devices_by_run(list(line_of)).items():
+    for run, n in devices_by_run(DeviceSlot.objects.filter(run__in=list(line_of))).items():
         found[line_of[run]] = found.get(line_of[run], 0) + n
     return found

@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from fleet.accounts.models import AuditEvent
+from fleet.accounts.models import STEPS, AuditEvent
 from fleet.console import charts, figures
 from fleet.console.access import page, person, role
 from fleet.console.templatetags.console import by_tone, label_of, tone_of
@@ -19,13 +19,13 @@ from fleet.console.views.live import whole
 from ota import fleet_samples
 from ota.choices import ROLLOUT_LIVE, RolloutState
 from ota.models import MLModel, ModelVersion, Rollout
+from ota.rollout_lists import listed
 from ota.verbs import allowed
 
 EVENTS = 10
 LIVE_SHOWN = 6
 ENDED_SHOWN = 3
 EVENTS_READ = 200
-_NOISE = ("job", "wave")
 _BULK = ("device", "device_class", "manifest")
 
 
@@ -37,14 +37,10 @@ def overview(request: HttpRequest) -> HttpResponse:
     fleet = figures.fleet_now()
     anomalies = figures.anomalies(now)
     alerts = figures.alerts(now)
-    live = list(
-        Rollout.objects.filter(state__in=ROLLOUT_LIVE)
-        .select_related("manifest__version")
-        .order_by("-started_at")[:LIVE_SHOWN]
-    )
+    live = list(listed().filter(state__in=ROLLOUT_LIVE).order_by("-started_at")[:LIVE_SHOWN])
     ended = list(
-        Rollout.objects.filter(finished_at__isnull=False, started_at__isnull=False)
-        .select_related("manifest__version")
+        listed()
+        .filter(finished_at__isnull=False, started_at__isnull=False)
         .order_by("-finished_at")[:ENDED_SHOWN]
     )
     waves = figures.wave_counts([*live, *ended])
@@ -75,7 +71,7 @@ def _waiting(request: HttpRequest) -> list[Rollout]:
 
 def _events() -> list[dict[str, Any]]:
     """The last audit events that people care about, with the name of what they are about."""
-    rows, others = _merged(list(AuditEvent.objects.exclude(subject_kind__in=_NOISE)[:EVENTS_READ]))
+    rows, others = _merged(list(AuditEvent.objects.exclude(subject_kind__in=STEPS)[:EVENTS_READ]))
     ids: dict[str, set[str]] = {}
     for row in rows:
         ids.setdefault(row.subject_kind, set()).add(row.subject_id)
