@@ -12,6 +12,22 @@ from django.http import HttpRequest
 
 Row = TypeVar("Row", bound=Model)
 PAGE_ROWS = 50
+COUNTED = 10_000
+"""Rows up to which a list is counted: beyond it says that there are more. To count every row that a filter
+finds costs as much as reading all of them, for a number that nobody pages to the end of.
+"""
+
+
+class Total(int):
+    """How many rows a list has; is_more: there are more than that, which the filter `num` shows by a plus."""
+
+    is_more: bool
+
+    def __new__(cls, n: int, *, is_more: bool = False) -> Total:
+        """n: rows, or the most that were counted."""
+        made = super().__new__(cls, n)
+        made.is_more = is_more
+        return made
 
 
 @dataclass(frozen=True)
@@ -19,7 +35,7 @@ class Page(Generic[Row]):
     """Rows of one page. next_url, first_url: "" when there is nothing further, or this is the first page."""
 
     rows: list[Row]
-    total: int
+    total: Total
     next_url: str
     first_url: str
 
@@ -31,13 +47,15 @@ def page_of(
     key: str = "pk",
     is_descending: bool = False,
     is_counted: bool = True,
+    most: int | None = COUNTED,
 ) -> Page[Row]:
     """One page of `rows` in the order of `key`, a unique column, after the value in the parameter `after`.
 
     A value that cannot be one gives the first page: an old link still opens something true. is_counted: False
-    for lists too long to be counted for a page; the total is then -1.
+    for lists too long to be counted for a page; the total is then -1. most: rows that are counted, None for
+    all of them.
     """
-    total = rows.count() if is_counted else -1
+    total = counted(rows, most) if is_counted else Total(-1)
     selected = rows.order_by(f"-{key}" if is_descending else key)
     after = request.GET.get("after", "")[:64]
     if after:
@@ -48,6 +66,14 @@ def page_of(
     found = list(selected[: PAGE_ROWS + 1])
     next_url = url_with(request, after=_key_of(found[PAGE_ROWS - 1], key)) if len(found) > PAGE_ROWS else ""
     return Page(found[:PAGE_ROWS], total, next_url, url_with(request, after="") if after else "")
+
+
+def counted(rows: QuerySet[Any], most: int | None = COUNTED) -> Total:
+    """How many rows there are, counted up to `most` of them; None counts all."""
+    if most is None:
+        return Total(rows.count())
+    n = rows.order_by()[: most + 1].count()
+    return Total(min(n, most), is_more=n > most)
 
 
 def url_with(request: HttpRequest, **changes: str) -> str:

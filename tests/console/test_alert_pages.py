@@ -1,5 +1,6 @@
 """Alerts in the console: open ones first, evidence in plain words, verbs by role, rules to be read."""
 
+import random
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -76,6 +77,33 @@ def test_pages_of_alerts_hold_every_alert_once(
     html = client.get(after[1]).content.decode()
     assert listed(html) == [str(second.pk)]
     assert 'rel="next"' not in html
+
+
+def test_a_walk_over_many_pages_goes_by_state_and_then_by_age(
+    as_role: AsRole, present: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = loop(present)
+    dice, states = random.Random(2), ("open", "acknowledged", "resolved")
+    Alert.objects.bulk_create(
+        Alert(
+            rule_name=first.rule_name, rule_version=1, kind=first.kind, severity="info", action="none",
+            scope_key=f"x:{n}", device_id=first.device_id, state=dice.choice(states),
+            first_seen_at=present, last_seen_at=present, evaluated_at=present, evidence=first.evidence,
+        )
+        for n in range(38)
+    )  # fmt: skip
+    monkeypatch.setattr("fleet.console.paging.PAGE_ROWS", 7)
+    rows = sorted(Alert.objects.order_by("-pk"), key=lambda row: states.index(row.state))
+    client, path, seen = as_role("viewer"), "/alerts", []
+    while path:
+        html = client.get(path).content.decode()
+        seen += listed(html)
+        following = re.search(r'href="(/alerts\?after=[^"]+)" rel="next"', html)
+        path = following[1] if following else ""
+    assert seen == [str(row.pk) for row in rows]
+    assert listed(client.get("/alerts?after=zzz").content.decode()) == seen[:7]
+    kept = b"".join(client.get("/alerts?format=csv").streaming_content).decode()
+    assert re.findall(r"^([0-9a-f-]{36}),", kept, re.M) == seen, "a file has the order of the pages"
 
 
 @pytest.mark.parametrize("kind", sorted(FIRING))

@@ -194,8 +194,11 @@ def clock(at: datetime | str | None) -> str:
 
 @register.filter
 def num(value: float | Missing) -> str:
-    """A whole number with thin thousands, or a dash for None."""
-    return "—" if value is None or value == "" else f"{value:,.0f}".replace(",", "\u202f")
+    """A whole number with thin thousands, or a dash for None; of a list that goes on, as `10 000+`."""
+    if value is None or value == "":
+        return "—"
+    more = "+" if getattr(value, "is_more", False) else ""
+    return f"{value:,.0f}".replace(",", "\u202f") + more
 
 
 @register.filter

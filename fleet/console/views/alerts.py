@@ -6,8 +6,7 @@ import uuid
 from typing import Any
 
 from django.contrib import messages
-from django.db.models import Case, CharField, F, Q, Value, When
-from django.db.models.functions import Cast, Concat
+from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
@@ -51,10 +50,9 @@ def alert_list(request: HttpRequest) -> HttpResponseBase:
         rows = rows.filter(severity=severity)
     if query.q:
         rows = rows.none() if query.condition is None else rows.filter(_about(query.condition))
-    rows = rows.annotate(place=_PLACE)
     if (form := row_export.wanted(request)) and not query.error:
         return row_export.answer(request, alert_rows.listing(rows), form)
-    found = page_of(request, rows, key="place", is_descending=True)
+    found = alert_rows.page_of_alerts(request, rows)
     active = list(silences.active(now))
     hiding = silences.hiding([one for one in found.rows if one.state in ALERT_ACTIVE], now=now, among=active)
     context = {
@@ -76,20 +74,19 @@ def alert_list(request: HttpRequest) -> HttpResponseBase:
     return render(request, "console/alerts.html", context, status=422 if query.error else 200)
 
 
-_RANK = Case(
-    When(state=AlertState.OPEN, then=Value("2")),
-    When(state=AlertState.ACKNOWLEDGED, then=Value("1")),
-    default=Value("0"),
-    output_field=CharField(),
-)
-_PLACE = Concat(_RANK, Cast(F("id"), CharField()), output_field=CharField())
-"""Where an alert stands in the list: ids grow with time, so one unique text orders by state, then by age."""
-
-
 def _about(condition: Q) -> Q:
-    """Alerts of the devices that fit, and of a part of the fleet whose evidence names one of them."""
-    ids = list(Device.objects.filter(condition).values_list("pk", flat=True))
-    return Q(device_id__in=ids) | Q(device_id="", evidence__devices__has_any_keys=ids)
+    """Alerts of the devices that fit, and of a part of the fleet whose evidence names one of them.
+
+    Only devices that such an evidence names come here by name: a query may mean the whole fleet.
+    """
+    fits = Device.objects.filter(condition)
+    named = {
+        pk: set(devices or ())
+        for pk, devices in Alert.objects.filter(device_id="").values_list("pk", "evidence__devices")
+    }
+    known = set(fits.filter(pk__in=set().union(*named.values())).values_list("pk", flat=True))
+    parts = [pk for pk, devices in named.items() if devices & known]
+    return Q(device_id__in=fits.values("pk")) | Q(pk__in=parts)
 
 
 def _said(row: Alert) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from fleet.devices.query import MAX_CHARS
 from fleet.telemetry import queries
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.fields import FIELDS
-from fleet.telemetry.models import Window
 
 DEVICES = 25
 HOURS = 24
@@ -45,7 +44,7 @@ def anomalies(request: HttpRequest) -> HttpResponse:
     except (devices_errors.QueryError, devices_errors.GroupError) as error:
         context["query_error"], status = query_box.explained(q, error), 422
     if not context.get("rows"):
-        context["last_window"] = Window.objects.order_by("-ts").values_list("ts", flat=True).first()
+        context["last_window"] = queries.newest_window()
     return render(request, "console/anomalies.html", context, status=status)
 
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import messages
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
@@ -18,15 +18,16 @@ from fleet.console import charts, device_rows, query_box, row_export, saved_view
 from fleet.console.access import actor, kept, limit_of, page, refused
 from fleet.console.banks import draw
 from fleet.console.models import ListPage
-from fleet.console.paging import page_of
+from fleet.console.paging import COUNTED, page_of
 from fleet.console.templatetags.console import tone_of
 from fleet.devices import limits, quarantine, retirement
 from fleet.devices.errors import QuarantineError, RetirementError
-from fleet.devices.models import Device, DeviceClass, DeviceEvent, DeviceGroup, Presence
+from fleet.devices.models import Device, DeviceClass, DeviceEvent, DeviceGroup, DeviceSlot, Presence
 from fleet.telemetry import queries
 from ota import inventory, rollouts
 from ota.choices import JOB_TERMINAL, ROLLOUT_LIVE
 from ota.models import DesiredState, Job, Membership
+from ota.rollout_lists import jobs_with_rollout
 
 CHART_SPANS = {"15min": timedelta(minutes=15), "1h": timedelta(hours=1), "24h": timedelta(hours=24)}
 TIMELINE = 60
@@ -46,7 +47,7 @@ def device_list(request: HttpRequest) -> HttpResponseBase:
     if (form := row_export.wanted(request)) and not query.error:
         return row_export.answer(request, device_rows.listing(rows), form)
     is_filtered = bool(query.q) or any(asked.values())
-    found = page_of(request, rows.prefetch_related("slots"))
+    found = page_of(request, rows.prefetch_related("slots"), most=COUNTED if is_filtered else None)
     names = inventory.names([slot for row in found.rows for slot in row.slots.all()])
     last = queries.last_values([row.pk for row in found.rows])
     context = {
@@ -109,7 +110,7 @@ def _filtered(rows: QuerySet[Device], asked: dict[str, str]) -> QuerySet[Device]
     elif asked["presence"]:
         rows = rows.filter(presence=asked["presence"])
     if asked["run"] == "none":
-        return rows.exclude(pk__in=Device.objects.filter(slots__slot=0, slots__run__gt="").values("pk"))
+        return rows.filter(~Exists(DeviceSlot.objects.filter(device=OuterRef("pk"), slot=0, run__gt="")))
     if asked["run"]:
         rows = rows.filter(slots__slot=0, slots__run=asked["run"])
     return rows
@@ -228,7 +229,7 @@ def _timeline(row: Device) -> list[dict[str, Any]]:
     for event in DeviceEvent.objects.filter(device=row)[:TIMELINE]:
         tone = "bad" if event.code else "neutral"
         found.append({"at": event.at, "text": event.text, "tone": tone, "icon": "chip", "sub": "", "url": ""})
-    jobs = Job.objects.filter(device=row).select_related("rollout__manifest__version").order_by("-created_at")
+    jobs = jobs_with_rollout(Job.objects.filter(device=row)).order_by("-created_at")
     for job in jobs[:20]:
         version = job.rollout.manifest.version
         what = "Revert from" if job.kind == "revert" else "Install of"

@@ -19,7 +19,6 @@ from fleet.devices.query import MAX_CHARS
 from fleet.telemetry import queries
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.fields import FIELDS
-from fleet.telemetry.models import Window
 from fleet.telemetry.narrowing import narrowed
 from ota.models import MLModel
 
@@ -128,7 +127,7 @@ def explorer(request: HttpRequest) -> HttpResponse:
     except (devices_errors.QueryError, devices_errors.GroupError) as error:
         context["query_error"], status = query_box.explained(q, error), 422
     if not context.get("rows") and limit_of(request) is None:
-        context["last_window"] = Window.objects.order_by("-ts").values_list("ts", flat=True).first()
+        context["last_window"] = queries.newest_window()
     return render(request, "console/telemetry.html", context, status=status)
 
 
