@@ -169,8 +169,10 @@ def staging_json(row: Staging, chunks: int) -> dict[str, Any]:
 
 def version_json(row: ModelVersion, *, is_full: bool = True) -> dict[str, Any]:
     """A version; with is_full also the inspector's and the probe's reports and the verdicts."""
-    manifest = row.manifests.order_by("-seq").first()
-    staging = Staging.objects.filter(manifest=manifest).first() if manifest else None
+    # a list has read the manifests of all its versions before (`routes.models.list_versions`)
+    newest = row.manifests.all() if not is_full else row.manifests.order_by("-seq")[:1]
+    manifest = max(newest, key=lambda one: one.seq, default=None)
+    staging: Staging | None = getattr(manifest, "staging", None)
     body: dict[str, Any] = {
         "id": row.pk,
         "model": row.model_id,

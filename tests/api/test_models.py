@@ -1,14 +1,17 @@
 """Models and versions over REST: real uploads, stored verdicts, acknowledgement, release, yank."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from ota import registry
-from ota.models import Artifact, Manifest, ModelVersion
+from ota.models import Artifact, Manifest, ModelVersion, Staging
 from tests.api.conftest import Caller, clock
 
 pytestmark = pytest.mark.usefixtures("installation")
@@ -65,6 +68,49 @@ def test_an_upload_is_a_row_at_once_and_says_where(uploaded: Any, call: Caller) 
     (listed,) = call("GET", "/models/activity/versions").json()["items"]
     assert listed["version"] == "1.0.0"
     assert "inspection" not in listed
+
+
+def test_a_list_of_versions_costs_the_same_with_many_and_reads_no_file(uploaded: Any, call: Caller) -> None:
+    """A file may have 16 MiB, and a page 500 versions."""
+    first = ModelVersion.objects.get(version="1.0.0")
+    costs = []
+    for n in (1, 30):
+        for i in range(n):
+            digest = f"{n:02x}{i:062x}"
+            Artifact.objects.create(sha256=digest, size=1, data=b"x", created_at=clock())
+            version = ModelVersion.objects.create(
+                model=first.model,
+                version=f"2.{n}.{i}",
+                artifact_id=digest,
+                parent=first,
+                created_at=clock(),
+                created_by="admin",
+            )
+            made = Manifest.objects.create(
+                id=digest,
+                mid=f"{n:02x}{i:014x}",
+                version=version,
+                seq=i,
+                floor=0,
+                message=b"m",
+                leaves=b"",
+                blob=b"",
+                chunks=3,
+                class_ids=[],
+                kids=[],
+                created_at=clock(),
+                created_by="admin",
+            )
+            Staging.objects.create(manifest=made, state="staged", published=3)
+        with CaptureQueriesContext(connection) as seen:
+            items = call("GET", "/models/activity/versions").json()["items"]
+        costs.append(len(seen))
+        assert not [one["sql"] for one in seen if re.search('"(data|leaves|golden)"', one["sql"])]
+    assert len(items) == 32
+    assert (items[0]["version"], items[0]["parent"]) == ("2.30.29", "1.0.0")
+    assert (items[0]["manifest"]["seq"], items[0]["staging"]["state"]) == (29, "staged")
+    assert (items[-1]["version"], items[-1]["manifest"], items[-1]["staging"]) == ("1.0.0", None, None)
+    assert costs[0] == costs[1], costs
 
 
 def test_a_version_is_judged_acknowledged_signed_and_taken_back(uploaded: Any, call: Caller) -> None:

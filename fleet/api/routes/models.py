@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from django.conf import settings
+from django.db.models import Prefetch, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
@@ -18,9 +19,10 @@ from fleet.api.paging import page
 from fleet.api.render import manifest_json, model_json, version_json
 from fleet.api.routes.devices import Strict
 from ota import registry, releases, verdicts
-from ota.models import MLModel, ModelVersion
+from ota.models import Manifest, MLModel, ModelVersion
 
 router = Router(tags=["models"])
+_BYTES = ("artifact__data", "golden", "parent__golden", "parent__inspection", "parent__probe")
 
 
 class ModelBody(Strict):
@@ -82,9 +84,10 @@ def get_model(request: HttpRequest, model: str) -> Any:
 @router.get("/{model}/versions", auth=Scope("models:read", knows_limits=True), response=dict[str, Any])
 def list_versions(request: HttpRequest, model: str, limit: int = 50, cursor: str = "") -> Any:
     """Versions of a model, newest first."""
-    rows = ModelVersion.objects.filter(model=_model(model)).select_related("artifact", "parent")
+    manifests = Manifest.objects.select_related("staging").defer("message", "leaves", "blob")
+    rows = _versions().filter(model=_model(model)).prefetch_related(Prefetch("manifests", manifests))
     return page(
-        rows,
+        rows.defer("inspection", "probe", *_BYTES),
         key="id",
         limit=limit,
         cursor=cursor,
@@ -180,10 +183,14 @@ def _model(name: str) -> MLModel:
     return found
 
 
+def _versions() -> QuerySet[ModelVersion]:
+    """Versions without their bytes: a file may have 16 MiB, and no answer carries it."""
+    return ModelVersion.objects.select_related("artifact", "parent").defer(*_BYTES)
+
+
 def version_of(model: str, version: str) -> ModelVersion:
     """A version by its model and name. Raises Http404."""
-    rows = ModelVersion.objects.select_related("artifact", "parent", "model")
-    found = rows.filter(model_id=model, version=version).first()
+    found = _versions().select_related("model").filter(model_id=model, version=version).first()
     if found is None:
         raise Http404(f"no version {version} of {model}")
     return found
