@@ -22,22 +22,28 @@ KINDS: Final = METRICS["accuracy"].kinds
 _SHARES: Final = (*KINDS, "anomaly_rate")
 _ONE_STEP_S: Final = 86_400 * 36_500
 """A step so long that a range is one bucket."""
+# Sums of a bigint are numeric, which costs a long number's arithmetic for each row of each device; as float8
+# they are as exact up to 2^53. A run has one number here under however many names devices gave its digest.
 _STATEMENT: Final = """
-SELECT mid, avg(golden), stddev_samp(golden), count(golden), coalesce(sum(golden_n), 0),
+SELECT (SELECT mid FROM tele_version WHERE id = x.run),
+    avg(golden), stddev_samp(golden), count(golden), coalesce(sum(golden_n), 0),
     avg(delayed), stddev_samp(delayed), count(delayed), coalesce(sum(delayed_n), 0),
     avg(proxy), stddev_samp(proxy), count(proxy), coalesce(sum(lab_n), 0),
     avg(anomalous), stddev_samp(anomalous), count(anomalous), coalesce(sum(n), 0)
 FROM (
-    SELECT v.mid, sum(w.n) AS n, sum(w.golden_n) AS golden_n, sum(w.delayed_n) AS delayed_n,
-        sum(w.lab_n) AS lab_n,
-        (sum(w.golden_ok) / nullif(sum(w.golden_n), 0))::float8 AS golden,
-        (sum(w.delayed_ok) / nullif(sum(w.delayed_n), 0))::float8 AS delayed,
-        (sum(w.lab_ok) / nullif(sum(w.lab_n), 0))::float8 AS proxy,
-        (sum(w.anom_n) / nullif(sum(w.n), 0))::float8 AS anomalous
-    FROM tele_device_day w JOIN tele_version v ON v.id = w.version_id
-    WHERE v.mid = ANY(%(mids)s) AND w.day >= %(start)s AND w.day < %(end)s
-    GROUP BY v.mid, w.device_id
-) x GROUP BY mid
+    SELECT v.run, sum(w.n::float8) AS n, sum(w.golden_n::float8) AS golden_n,
+        sum(w.delayed_n::float8) AS delayed_n, sum(w.lab_n::float8) AS lab_n,
+        sum(w.golden_ok::float8) / nullif(sum(w.golden_n::float8), 0) AS golden,
+        sum(w.delayed_ok::float8) / nullif(sum(w.delayed_n::float8), 0) AS delayed,
+        sum(w.lab_ok::float8) / nullif(sum(w.lab_n::float8), 0) AS proxy,
+        sum(w.anom_n::float8) / nullif(sum(w.n::float8), 0) AS anomalous
+    FROM tele_device_day w
+    JOIN (
+        SELECT id, min(id) OVER (PARTITION BY mid) AS run FROM tele_version WHERE mid = ANY(%(mids)s)
+    ) v ON v.id = w.version_id
+    WHERE w.day >= %(start)s AND w.day < %(end)s
+    GROUP BY v.run, w.device_id
+) x GROUP BY x.run
 """
 
 

@@ -55,6 +55,7 @@ __all__ = [
     "has_window",
     "last_answer",
     "last_values",
+    "newest_window",
     "query",
     "top_anomalous",
     "version_summary",
@@ -69,8 +70,8 @@ def version_summary(mids: Collection[str]) -> dict[str, dict[str, Any]]:
     """What is known of model runs by mid (16 hex digits), from rollups; a mid that never reported is absent.
 
     Each value: model, version, windows, inferences, labels, accuracy (kind proxy, pooled over inferences,
-    None without labels), anomaly_rate, latency_mean_us, latency_max_us (None without inferences), devices
-    (whose newest window is of this run), first_at and last_at (minutes). Reaches 13 months back.
+    None without labels), anomaly_rate, latency_mean_us, latency_max_us (None without inferences), first_at
+    and last_at (minutes). Reaches 13 months back.
     """
     found = sources.hours(_FIRST, _LAST)
     with connection.cursor() as cursor:
@@ -85,20 +86,11 @@ def version_summary(mids: Collection[str]) -> dict[str, dict[str, Any]]:
             {"mids": list(mids), "start": _FIRST, "end": _LAST, **found.parameters},
         )
         rows = cursor.fetchall()
-        cursor.execute(
-            "SELECT v.mid, count(*) FROM tele_device_last l JOIN tele_version v ON v.id = l.version_id"
-            " WHERE v.mid = ANY(%s) GROUP BY v.mid",
-            [list(mids)],
-        )
-        devices = dict(cursor.fetchall())
     names = (
         "model", "version", "windows", "inferences", "labels", "accuracy", "anomaly_rate", "latency_mean_us",
         "latency_max_us", "first_at", "last_at",
     )  # fmt: skip
-    return {
-        row[0]: {**dict(zip(names, row[1:], strict=True)), "kind": "proxy", "devices": devices.get(row[0], 0)}
-        for row in rows
-    }
+    return {row[0]: {**dict(zip(names, row[1:], strict=True)), "kind": "proxy"} for row in rows}
 
 
 # Times come as whole microseconds: reading a timestamptz costs more than all other columns of a row together.
@@ -208,6 +200,16 @@ def last_values(device_ids: Collection[str]) -> dict[str, dict[str, Any]]:
             [list(device_ids)],
         )
         return {row[0]: _window(row) for row in cursor.fetchall()}
+
+
+def newest_window() -> datetime | None:
+    """When the newest window of all ended; None while there is none. Asked of the newest one of each device:
+    windows themselves have no index by time alone, and their newest day is the largest table there is.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT max(ts) FROM tele_device_last")
+        found: datetime | None = cursor.fetchone()[0]
+    return found
 
 
 def _window(row: tuple[Any, ...]) -> dict[str, Any]:

@@ -80,9 +80,10 @@ def top_anomalous(
                 (p + %(z)s ^ 2 / (2 * n) - %(z)s * sqrt(p * (1 - p) / n + %(z)s ^ 2 / (4 * n::float8 ^ 2)))
                 / (1 + %(z)s ^ 2 / n)) AS lower, top
             FROM (
-                SELECT w.device_id, sum(w.n)::float8 AS n, sum(w.anom_n)::float8 AS a,
-                    sum(w.anom_n)::float8 / sum(w.n) AS p, max(w.anom_max) AS top
-                FROM {table} w WHERE {" AND ".join(where)} GROUP BY w.device_id HAVING sum(w.anom_n) > 0
+                SELECT w.device_id, sum(w.n::float8) AS n, sum(w.anom_n::float8) AS a,
+                    sum(w.anom_n::float8) / sum(w.n::float8) AS p, max(w.anom_max) AS top
+                FROM {table} w WHERE {" AND ".join(where)}
+                GROUP BY w.device_id HAVING sum(w.anom_n::float8) > 0
             ) x ORDER BY lower DESC, device_id LIMIT %(limit)s
         ) y LEFT JOIN devices_device d ON d.id = y.device_id ORDER BY lower DESC, y.device_id
         """,
