@@ -9,12 +9,15 @@ Nothing writes to them through the ORM: ingest copies in bulk, rollups grow from
 from django.db import models
 
 from fleet.telemetry import drift_models as drift_models
+from fleet.telemetry.arrivals import Arrivals as Arrivals
+from fleet.telemetry.calibration_models import Calibration as Calibration
 from fleet.telemetry.cold_models import ColdPart as ColdPart
 from fleet.telemetry.export_models import ExportJob as ExportJob
 from fleet.telemetry.gap_models import Boot as Boot
 from fleet.telemetry.gap_models import Gap as Gap
 from fleet.telemetry.ingesters import Ingester as Ingester
 from fleet.telemetry.label_models import Label as Label
+from fleet.telemetry.unproven import UnprovenWindow as UnprovenWindow
 
 
 class Version(models.Model):
@@ -24,10 +27,12 @@ class Version(models.Model):
     version = models.CharField(max_length=24)
     mid = models.CharField(max_length=16)  # first 8 bytes of the manifest id, hex
     first_seen_at = models.DateTimeField()
+    first_device = models.CharField(max_length=32, blank=True, default="", db_default="")  # that brought it
 
     class Meta:
         db_table = "tele_version"
         constraints = [models.UniqueConstraint(fields=["mid", "model", "version"], name="tele_version_once")]
+        indexes = [models.Index(fields=["first_device", "first_seen_at"], name="tele_version_first")]
 
     def __str__(self) -> str:
         return f"{self.model} {self.version} {self.mid}"
