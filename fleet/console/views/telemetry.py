@@ -49,6 +49,15 @@ METRICS: dict[str, tuple[str, str, str, str, str, str]] = {
         "ratio",
         "Share of sampled inferences that agree with a later label. Delayed: true, where there are labels.",
     ),
+    "accuracy-estimate": (
+        "Accuracy (estimate)",
+        "accuracy",
+        "estimate",
+        "mean",
+        "ratio",
+        "What mean confidence says of accuracy, without labels. An early hint while drift is quiet, else"
+        " none: a fault can raise confidence.",
+    ),
     "latency": ("Latency, mean", "latency_us", "", "mean", "us", "Mean time of one inference on the device."),
     "latency-max": ("Latency, maximum", "latency_us", "", "max", "us", "Slowest inference of the interval."),
     "latency-p95": (
@@ -75,6 +84,13 @@ METRICS: dict[str, tuple[str, str, str, str, str, str]] = {
         "ratio",
         "How inferences are shared out among their top classes; the largest six. By the hour.",
     ),
+}
+REASONS = {
+    "uncalibrated": "No estimate: it has no reference of drift yet, or too few labels in it to know what its"
+    " confidence means.",
+    "drift_unknown": "No estimate: no sketch was judged by its reference in this range, so whether drift was"
+    " quiet is not known.",
+    "drift_active": "No estimate: devices drift, and confidence says nothing of accuracy then.",
 }
 QUERY_EXAMPLES = ("class==s3-8m;fw=ge=1.4.0", "model==activity;version=ge=2.0.0", "tag==line-2,group==pilot")
 # range: how far back, bucket in seconds
@@ -127,7 +143,7 @@ def explorer(request: HttpRequest) -> HttpResponse:
         context["error"], status = error, 422
     except (devices_errors.QueryError, devices_errors.GroupError) as error:
         context["query_error"], status = query_box.explained(q, error), 422
-    if not context.get("rows") and limit_of(request) is None:
+    if not context.get("rows") and not context.get("reasons") and limit_of(request) is None:
         context["last_window"] = Window.objects.order_by("-ts").values_list("ts", flat=True).first()
     return render(request, "console/telemetry.html", context, status=status)
 
@@ -199,6 +215,8 @@ def _answer(asked: queries.TelemetryQuery, metric: str) -> dict[str, Any]:
         "left_off": found.series_left_off,
         "step_s": asked.step_s,
         "gaps": found.gaps,
+        "calibrations": found.calibrations,
+        "reasons": [(_label(one), one.reason, REASONS[one.reason]) for one in found.series if one.reason],
     }
 
 
