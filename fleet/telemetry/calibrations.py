@@ -11,34 +11,24 @@ labels     `delayed` ones where enough devices have them: the truth. Only of sam
            nothing of accuracy in the field.
 score      the mean top score of windows, in 1e-4 and of every inference. The design names the histogram of
            sketches: the same quantity in tenths, which no rollup of single devices has.
-slope      near 1 unless devices show another one: a normal prior of 1 +- 0.5. Calibrated models gain a point
-           of accuracy with a point of confidence; where devices hardly differ, an unbounded slope would be
-           that of chance alone. The interval widens with the distance from where the line was fitted.
 
 A line is made when its reference is, and again once a day until 31 days after the range, because labels come
 up to 30 days late. Each that says something new leaves an audit row.
-
-Sources: D. Guillory, V. Shankar, S. Ebrahimi, T. Darrell, L. Schmidt, Predicting with confidence on unseen
-distributions, ICCV 2021, for the difference of confidences (slope 1); the line is Bayesian linear regression
-with the slope's prior alone, as in C. M. Bishop, Pattern Recognition and Machine Learning (2006), 3.3.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import numpy as np
 from django.db import connection, transaction
 
 from fleet.accounts import audit
 from fleet.accounts.audit import SYSTEM, Actor
 from fleet.telemetry.calibration_models import Calibration
 from fleet.telemetry.errors import TelemetryError
-from fleet.telemetry.intervals import t_quantile
+from fleet.telemetry.lines import Line, fit
 
 DELAYED, PROXY = "delayed", "proxy"
 LEAST_DEVICES: Final = 8
@@ -51,7 +41,6 @@ MOST_RUNS: Final = 50
 AGAIN: Final = timedelta(days=1)
 LATE: Final = timedelta(days=31)
 _LOCK: Final = 0x7E1E_0006
-_SLOPE, _SLOPE_SPREAD = 1.0, 0.5
 _DELAYED: Final = """
     SELECT l.device_id, avg(i.score) / 1e4, avg((l.label = l.top)::int), count(*)
     FROM tele_label l JOIN tele_inference i
@@ -79,50 +68,6 @@ _DUE: Final = """
         OR (c.tried_at <= %(again)s AND b.ended_at > %(late)s)
     ORDER BY c.tried_at NULLS FIRST, 1, 2 LIMIT %(most)s
 """
-
-
-@dataclass(frozen=True)
-class Line:
-    """accuracy = intercept + slope * confidence, both in [0, 1], and how well that is known.
-
-    centre: mean confidence of the devices it was fitted over. slope_variance: of the slope. residual:
-    standard deviation of devices' accuracy around it. devices: those.
-    """
-
-    intercept: float
-    slope: float
-    centre: float
-    slope_variance: float
-    residual: float
-    devices: int
-
-    def at(self, confidence: float) -> float:
-        """The estimate, which may lie outside [0, 1] far from the centre."""
-        return self.intercept + self.slope * confidence
-
-    def variance(self, confidence: float) -> float:
-        """Variance of the line itself there."""
-        return self.residual**2 / self.devices + (confidence - self.centre) ** 2 * self.slope_variance
-
-    @property
-    def quantile(self) -> float:
-        """Of Student's t, for a 95 % interval."""
-        return t_quantile(max(1, self.devices - 2))
-
-
-def fit(points: Sequence[tuple[float, float]]) -> Line:
-    """The line of devices' (confidence, accuracy); each device counts alike. At least 3 points."""
-    x, y = np.array(points, dtype=np.float64).T
-    centre, middle = float(x.mean()), float(y.mean())
-    dx, dy = x - centre, y - middle
-    sxx, sxy = float(dx @ dx), float(dx @ dy)
-    plain = sxy / sxx if sxx > 0 else _SLOPE
-    noise = float(((dy - plain * dx) ** 2).sum()) / (len(x) - 2)
-    noise = max(noise, 1e-8)  # labels that all agree leave no noise; nothing is known that well
-    precision = sxx / noise + 1 / _SLOPE_SPREAD**2
-    slope = (sxy / noise + _SLOPE / _SLOPE_SPREAD**2) / precision
-    residual = math.sqrt(max(noise, float(((dy - slope * dx) ** 2).sum()) / (len(x) - 2)))
-    return Line(middle - slope * centre, slope, centre, 1 / precision, residual, len(x))
 
 
 def ensure(now: datetime) -> int:

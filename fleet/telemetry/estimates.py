@@ -31,20 +31,18 @@ from typing import Any, Final
 
 from fleet.telemetry import calibrations, cohorts, sources, statements
 from fleet.telemetry.calibration_models import Calibration
-from fleet.telemetry.calibrations import Line
 from fleet.telemetry.catalogue import TelemetryQuery
+from fleet.telemetry.intervals import share_at_least
+from fleet.telemetry.lines import Line
 from fleet.telemetry.models import Version
-from fleet.telemetry.psi import MANY, OF
+from fleet.telemetry.psi import CLEAN_RATE, MANY, OF
 from fleet.telemetry.rows import rows_of
 from fleet.telemetry.selection import Condition
 from fleet.telemetry.sources import Source
 
 UNCALIBRATED, DRIFT_UNKNOWN, DRIFT_ACTIVE = "uncalibrated", "drift_unknown", "drift_active"
-CLEAN_RATE: Final = 0.02
-"""Share of clean devices that may drift, as of the alert rule (tests/bench/drift.py)."""
 BACK: Final = timedelta(days=1)
 """How far before the range a device's state at its start is looked for."""
-_Z: Final = 2.3263478740408408  # of 99 %, one-sided
 _RUN, _CLASS = "run", "class of run"
 Labels = tuple[str, ...]
 
@@ -103,7 +101,7 @@ def answer(
             devices, drifting = judged.get(one, (0, 0))
             if not devices:
                 reasons[one] = DRIFT_UNKNOWN
-            elif at_least(drifting, max(drifting, devices)) > CLEAN_RATE:
+            elif share_at_least(drifting, max(drifting, devices)) > CLEAN_RATE:
                 reasons[one] = DRIFT_ACTIVE
     lines = {key: line for key, (line, _) in known.items()}
     rows = []
@@ -189,13 +187,6 @@ def _drift(
         },
     )
     return {_texts(row[:-2]): (int(row[-2]), int(row[-1])) for row in rows}
-
-
-def at_least(drifting: int, judged: int) -> float:
-    """Wilson's lower bound of a share: E. B. Wilson, J. Am. Stat. Assoc. 22 (1927)."""
-    p, z2 = drifting / judged, _Z**2
-    root = math.sqrt(p * (1 - p) / judged + z2 / (4 * judged**2))
-    return max(0.0, (p + z2 / (2 * judged) - _Z * root) / (1 + z2 / judged))
 
 
 def _texts(labels: Iterable[Any]) -> Labels:

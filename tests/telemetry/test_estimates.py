@@ -13,7 +13,7 @@ from fleet.accounts.audit import SYSTEM, Actor
 from fleet.accounts.models import AuditEvent
 from fleet.devices import groups
 from fleet.mqtt.codec.telemetry import encode_batch, parse_batch
-from fleet.telemetry import baselines, calibrations, ingest, judging, labels, partitions, queries
+from fleet.telemetry import baselines, calibrations, ingest, judging, labels, lines, partitions, queries
 from fleet.telemetry.calibration_models import Calibration
 from fleet.telemetry.drift_models import WindowDrift
 from fleet.telemetry.errors import QueryError, TelemetryError
@@ -107,7 +107,7 @@ def test_a_line_finds_the_one_that_made_the_points_and_knows_how_well() -> None:
     inside = []
     for _ in range(300):
         truth = rng.uniform(0.7, 0.95, 40)
-        line = calibrations.fit([
+        line = lines.fit([
             (confidence_of(p), float(p + rng.normal(0, 0.02))) for p in truth
         ])  # fmt: skip
         at = confidence_of(0.8)
@@ -117,7 +117,7 @@ def test_a_line_finds_the_one_that_made_the_points_and_knows_how_well() -> None:
 
 
 def test_devices_that_are_all_alike_leave_the_slope_where_it_is_expected() -> None:
-    line = calibrations.fit([(0.9, 0.8)] * 10)
+    line = lines.fit([(0.9, 0.8)] * 10)
     assert (line.slope, line.at(0.9), line.at(0.85)) == pytest.approx((1, 0.8, 0.75))
     assert line.variance(0.85) ** 0.5 == pytest.approx(0.025, rel=0.01), "the prior's half a point a point"
 
