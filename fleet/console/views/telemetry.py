@@ -193,7 +193,7 @@ def _answer(asked: queries.TelemetryQuery, metric: str) -> dict[str, Any]:
     unit = METRICS[metric][4]
     ceiling = 1.0 if unit == "ratio" else None
     chart = charts.time_chart(
-        _sentence(label, series, unit),
+        _sentence(label, series, unit, nothing="none to give" if asked.is_estimate else "nothing measured"),
         series,
         start=asked.buckets()[0],
         end=asked.end,
@@ -215,7 +215,12 @@ def _answer(asked: queries.TelemetryQuery, metric: str) -> dict[str, Any]:
         "left_off": found.series_left_off,
         "step_s": asked.step_s,
         "gaps": found.gaps,
-        "calibrations": found.calibrations,
+        "calibrations": [
+            one
+            for one in found.calibrations
+            if (one["model"], one["version"])
+            in {(each.labels["model"], each.labels["version"]) for each in found.series if not each.reason}
+        ],
         "reasons": [(_label(one), one.reason, REASONS[one.reason]) for one in found.series if one.reason],
     }
 
@@ -226,14 +231,14 @@ def _label(one: queries.Series) -> str:
     return f"{name} class {one.labels['class']}" if "class" in one.labels else name
 
 
-def _sentence(label: str, series: dict[str, list[charts.Sample]], unit: str) -> str:
+def _sentence(label: str, series: dict[str, list[charts.Sample]], unit: str, *, nothing: str) -> str:
     """What the chart shows, in words: the newest value of each series."""
     parts = []
     for name, samples in series.items():
         newest = next((sample.value for sample in reversed(samples) if sample.value is not None), None)
         if newest is not None:
             parts.append(f"{name} {charts.amount(newest, unit, 0.001 if unit == 'ratio' else 100)}")
-    return f"{label}, newest value: {'; '.join(parts)}" if parts else f"{label}: nothing measured"
+    return f"{label}, newest value: {'; '.join(parts)}" if parts else f"{label}: {nothing}"
 
 
 def _call(asked: queries.TelemetryQuery) -> str:
