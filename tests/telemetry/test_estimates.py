@@ -209,6 +209,8 @@ def test_drift_that_began_before_the_range_and_was_not_judged_again_still_counts
     assert [one.reason for one in ask(**short).series] == ["drift_unknown"], "nothing was judged in it"
     judged(names[:1], end=NOW)
     assert [one.reason for one in ask(**short).series] == ["drift_active"]
+    judged(names[1:], end=NOW)
+    assert [one.reason for one in ask(**short).series] == [""], "quiet again before the range began"
 
 
 def test_a_group_and_a_query_have_an_estimate_and_a_drift_of_their_own(week: dict[str, float]) -> None:
