@@ -27,6 +27,13 @@ if PRODUCTION and SECRET_KEY == _UNSET_SECRET:
     raise ImproperlyConfigured(
         "FLEET_SECRET_KEY (or FLEET_SECRET_KEY_FILE) is not set: `openssl rand -hex 32` makes one"
     )
+# Telemetry as JSON without a MAC, for bringing up boards (guide: Telemetry). It is kept apart and counts
+# nowhere.
+DEBUG_JSON = env.bool("FLEET_DEBUG_JSON", default=False)
+if PRODUCTION and DEBUG_JSON:
+    raise ImproperlyConfigured(
+        "FLEET_DEBUG_JSON lets gateways take telemetry that is not authentic: unset it, or FLEET_PRODUCTION"
+    )
 ALLOWED_HOSTS = env.list("FLEET_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("FLEET_CSRF_TRUSTED_ORIGINS", default=[])
 PUBLIC_URL = env.str("FLEET_WEB_URL", default="http://127.0.0.1:8000")

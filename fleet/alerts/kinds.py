@@ -8,8 +8,8 @@ its devices' own, so that one bad version is one message.
 A kind `is_system` is about the installation itself: its rules name no devices, fold nothing and pause no
 rollout (`fleet.alerts.system`).
 
-The share of refused messages, of the design, is not here: nothing stores how many came, and a rule that could
-never fire would look like a guard.
+The two halves of the design's rule about dead letters are two kinds: `dead_letters` counts those of a device,
+which has no more than that to say, and `refused_share` is about all messages that gateways took.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ WINDOWS_FIRING: Final = 3
 LEAST_DEVICES: Final = 5
 LEAST_LABELS: Final = 100
 LEAST_INFERENCES: Final = 1_000
+LEAST_REFUSED: Final = 10
+"""Refused messages that their share is judged by at least: one device's mistake is its own alert."""
 REFERENCE: Final = timedelta(days=7)
 """How far back accuracy and latency look for what is usual of a class and model."""
 
@@ -157,6 +159,18 @@ KINDS: Final[Mapping[str, Kind]] = {
             "Nothing is lost yet: the broker keeps what is not acknowledged until its queue is full. Is "
             "PostgreSQL up, is its disk full, does something hold a lock? Ask manage.py doctor and the "
             "gateway's log. If the gateway is gone for good, empty its slot: manage.py gateway --drain N.",
+            folds=False,
+            is_blame=False,
+            is_system=True,
+        ),
+        Kind(
+            "refused_share", "Messages are refused",
+            "share of telemetry and event messages that were refused within 1 h whose lower bound (Wilson, "
+            "99 %) is above this; at least 10 of them",
+            "ratio", 0.001, 0.000_1, 0.5, Severity.WARNING, _HOUR,
+            "The alert names the codes. One code since a firmware release: that firmware. mac_bad or "
+            "key_unknown of many devices: keys and database do not belong together. rate_limited: a device "
+            "floods. GET /telemetry/dead-letters lists them; manage.py telemetry replay takes them again.",
             folds=False,
             is_blame=False,
             is_system=True,

@@ -1,4 +1,5 @@
-"""What rules about the installation itself find: how far ingest is behind, what the cold tier did not take.
+"""What rules about the installation itself find: how far ingest is behind, what it refuses, what the cold
+tier did not take.
 
 Their alerts name no device and no part of the fleet; `evidence["subject"]` says what they are about.
 """
@@ -11,12 +12,14 @@ from itertools import groupby
 from typing import Any, Final
 
 from fleet.alerts.findings import Finding
-from fleet.alerts.kinds import Kind
-from fleet.telemetry import ingesters
+from fleet.alerts.kinds import FLEET_CONFIDENCE, KINDS, LEAST_REFUSED, Kind
+from fleet.telemetry import arrivals, dead, ingesters
 from fleet.telemetry.cold_models import ColdPart
+from ota.gates.wilson import wilson_lower_bound
 
 GATEWAY: Final = "gateway:"
 COLD: Final = "cold:"
+REFUSED: Final = "refused:all"
 _NAMED: Final = 5
 
 
@@ -67,7 +70,26 @@ def _cold(threshold: float, now: datetime) -> list[Finding]:
     return found
 
 
+def _refused(threshold: float, now: datetime) -> list[Finding]:
+    """Of all gateways together: devices that share a mistake share it whatever gateway they come to."""
+    since = now - KINDS["refused_share"].span
+    messages, refused = arrivals.totals(since, now)
+    low = wilson_lower_bound(min(refused, messages), messages, confidence=FLEET_CONFIDENCE)
+    is_firing = refused >= LEAST_REFUSED and low > threshold
+    evidence: dict[str, Any] = {
+        "subject": "telemetry and events of all devices",
+        "value": refused / messages if messages else 0.0,
+        "low": low,
+        "limit": threshold,
+        "n": messages,
+        "refused": refused,
+        "codes": dead.codes(since, now, most=_NAMED),
+    }
+    return [Finding(REFUSED, is_firing, bool(messages) and not is_firing, evidence)]
+
+
 _FIND: Final[Mapping[str, Callable[[float, datetime], list[Finding]]]] = {
     "ingest_lag": _lags,
     "cold_export_failed": _cold,
+    "refused_share": _refused,
 }

@@ -71,9 +71,10 @@ def _query(args: argparse.Namespace) -> None:
         print(json.dumps(found, indent=1))
         return
     points = [
-        {**one["labels"], **dict(zip(_POINT, point, strict=True))}
+        {**one["labels"], **dict(zip(_POINT, point, strict=True)), "reason": one.get("reason")}
         for one in found["series"]
         for point in one["points"]
     ]
-    columns = [(name.upper().replace("_", " "), name) for name in (*args.by, *_POINT)]
+    names = (*args.by, *_POINT, *(["reason"] if args.kind == "estimate" else []))
+    columns = [(name.upper().replace("_", " "), name) for name in names]
     output.rows(points, columns, args.format, empty="nothing was reported in this time")

@@ -88,6 +88,15 @@ def _cold(e: Evidence) -> str:
     )
 
 
+def _refused(e: Evidence) -> str:
+    codes = ", ".join(f"{code} {num(n)}" for code, n in e["codes"])
+    named = f" (kept are: {codes})" if codes else ""
+    return (
+        f"{num(e['refused'])} of {num(e['n'])} messages within 1 h were refused{named}: certainly (99 %) "
+        f"more than {percent(e['low'], 2)}; it fires above {percent(e['limit'], 2)}"
+    )
+
+
 _SAY: Final[Mapping[str, Callable[[Evidence], str]]] = {
     "golden_mismatch": _count("mismatch of golden vectors", "mismatches of golden vectors", "from"),
     "mac_bad": _count("message with a wrong MAC", "messages with a wrong MAC", "from"),
@@ -101,6 +110,7 @@ _SAY: Final[Mapping[str, Callable[[Evidence], str]]] = {
     "telemetry_gap": _gap,
     "ingest_lag": _lag,
     "cold_export_failed": _cold,
+    "refused_share": _refused,
     "silent": _silent,
 }
 

@@ -22,7 +22,7 @@ from fleet.mqtt.codec.errors import CodecError
 from fleet.mqtt.codec.event import Event
 from fleet.mqtt.codec.reported import Reported
 from fleet.mqtt.codec.telemetry import Batch
-from fleet.telemetry import dead, ingest, partitions
+from fleet.telemetry import arrivals, dead, ingest, partitions, unproven
 from fleet.telemetry.dead import Refused
 from fleet.telemetry.ingest import Delivery
 
@@ -34,11 +34,13 @@ MAX_TRACKED: Final = 100_000
 class Handler(ABC):
     """A kind of batches.
 
-    `kinds`: the last part of the topics it takes; `most_records`: about so many a transaction takes.
+    `kinds`: the last part of the topics it takes; `most_records`: about so many a transaction takes;
+    `is_counted`: whether its messages are counted (`telemetry.arrivals`).
     """
 
     kinds: tuple[str, ...] = ()
     most_records = 1
+    is_counted = False
 
     def __init__(self, reader: Reader, *, slot: int) -> None:
         self._reader = reader
@@ -57,6 +59,8 @@ class Handler(ABC):
         partitions.ensure([partitions.day_of(now)], tables=["tele_dead"])
         with transaction.atomic():
             dead.record([refused], slot=self._slot, now=now)
+            if self.is_counted:
+                arrivals.count(1, 1, slot=self._slot, now=now)
         _count_refused([refused])
 
     def _read(self, messages: Sequence[Arrived], now: datetime) -> tuple[list[Uplink], list[Refused]]:
@@ -139,6 +143,7 @@ class Measurements(Handler):
 
     kinds = ("telemetry", "event")
     most_records = COMMIT_RECORDS
+    is_counted = True
 
     def __init__(self, reader: Reader, *, slot: int) -> None:
         super().__init__(reader, slot=slot)
@@ -148,26 +153,33 @@ class Measurements(Handler):
         from ota import reports  # see Control
 
         understood, refused = self._read(messages, now)
-        deliveries = [
-            Delivery(one.device_id, one.content) for one in understood if isinstance(one.content, Batch)
+        batches = [
+            (Delivery(one.device_id, one.content), one.is_authentic)
+            for one in understood
+            if isinstance(one.content, Batch)
         ]
+        deliveries = [batch for batch, is_authentic in batches if is_authentic]
+        shown = [batch for batch, is_authentic in batches if not is_authentic]
         events = [(one.device_id, one.content) for one in understood if isinstance(one.content, Event)]
         # Before the transaction: a new partition is locked until its transaction ends.
         ingest.ensure_partitions(deliveries)
         with transaction.atomic():
             _set_timeouts()
             stored = ingest.store(deliveries, slot=self._slot, now=now)
+            kept = unproven.store(shown, now=now)
             fresh = timeline.record_events(events, now=now)
             for device_id, event in fresh:
                 reports.apply_event(device_id, event, now=now)
             heard = self._due({one.device_id for one in understood}, now)
             presence.touch(heard, now)
             dead.record(refused, slot=self._slot, now=now)
+            arrivals.count(len(messages), len(refused), slot=self._slot, now=now)
         self._touched.update(dict.fromkeys(heard, now))
         _count_messages(messages)
         _count_refused(refused)
         metrics.WINDOWS.labels("stored").inc(stored.windows)
         metrics.WINDOWS.labels("duplicate").inc(stored.duplicates)
+        metrics.WINDOWS.labels("unauthenticated").inc(kept)
         metrics.SAMPLES.labels("inference").inc(stored.inferences)
         metrics.SAMPLES.labels("sketch").inc(stored.sketches)
         metrics.EVENTS.labels("stored").inc(len(fresh))

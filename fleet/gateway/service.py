@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
@@ -79,7 +80,9 @@ def run(
     identity = wait_for_database(stop)
     if identity is None:
         return True
-    judge = Reader(identity)
+    if settings.DEBUG_JSON:
+        logger.warning("FLEET_DEBUG_JSON is set: telemetry without a MAC is taken and kept apart")
+    judge = Reader(identity, takes_json=settings.DEBUG_JSON)
     group = share_group(identity) if shared or slot else ""
     stations = []
     if role is not Role.TELEMETRY and slot == 0:

@@ -16,10 +16,17 @@ MAX_SERIES: Final = 50
 MAX_DEVICES: Final = 200
 MAX_GROUPS: Final = 3
 MAX_RANGE: Final = timedelta(days=partitions.MONTHS_13)
-GROUPS: Final = ("model", "version", "digest", "device_class", "rollout", "arm", "group", "device")
+GROUPS: Final = (
+    "model", "version", "digest", "device_class", "rollout", "arm", "group", "firmware", "chip", "device",
+)  # fmt: skip
 COHORTS: Final = frozenset({"rollout", "arm", "group"})
+OF_DEVICES: Final = COHORTS | {"firmware", "chip"}
+"""Fields of devices, not of what they sent: rollout and arm as frozen at the start, the others as of now."""
 FINE_STEPS_S: Final = (5, 10, 15, 20, 30)
-KINDS: Final = ("golden", "delayed", "proxy", "estimate")
+ESTIMATE: Final = "estimate"
+MEASURED: Final = ("golden", "delayed", "proxy")
+KINDS: Final = (*MEASURED, ESTIMATE)
+"""Kinds of accuracy: three that labels or vectors measure, and one without either (`estimates.py`)."""
 _PERCENTILE: Final = re.compile(r"p(\d{1,3}(?:\.\d{1,3})?)")
 
 
@@ -42,9 +49,10 @@ METRICS: Final[Mapping[str, Metric]] = {
             "ratio",
             "share of labelled inferences whose class agrees; proxy: labels known on the device; golden:"
             " vectors of the self-test, as each sketch restates the last one; delayed: labels of sampled"
-            " inferences that came later",
+            " inferences that came later; estimate: no labels, mean confidence through a line that was"
+            " fitted from some, and null with a reason unless drift was quiet",
             ("device_mean", "mean", "count"),
-            ("golden", "delayed", "proxy"),
+            KINDS,
         ),
         Metric(
             "anomaly_rate",
@@ -72,6 +80,24 @@ METRICS: Final[Mapping[str, Metric]] = {
             "share of each class among the top classes of all inferences; a series per class, labelled"
             " `class` (63: every class from there on)",
             ("mean", "count"),
+        ),
+        Metric(
+            "heap_min_free",
+            "bytes",
+            "lowest free heap that devices told of; from raw windows, 30 days",
+            ("min",),
+        ),
+        Metric(
+            "arena_used",
+            "bytes",
+            "most of the tensor arena that is in use; from raw sketches, 90 days",
+            ("max",),
+        ),
+        Metric(
+            "resets",
+            "1",
+            "resets that sketches tell of, for whatever reason; from raw sketches, 90 days; n: sketches",
+            ("sum",),
         ),
     )
 }
@@ -112,8 +138,13 @@ class TelemetryQuery:
     def is_by_device(self) -> bool:
         """Whether devices must be told apart."""
         by_device = self.devices or "device" in self.group_by or self.aggregation == "device_mean"
-        by_cohort = self.rollouts or self.groups or COHORTS & set(self.group_by)
+        by_cohort = self.rollouts or self.groups or OF_DEVICES & set(self.group_by)
         return bool(by_device or by_cohort or (self.q and is_by_device(self.q)))
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether it asks for what nobody measured."""
+        return self.kind == ESTIMATE
 
     @property
     def is_of_bins(self) -> bool:
@@ -158,6 +189,8 @@ def check(query: TelemetryQuery) -> None:
         raise QueryError(
             "agg_not_supported", f"{metric.name} has {', '.join(metric.aggs)}, not {query.agg[:40]!r}"
         )
+    if query.is_estimate and query.aggregation == "count":
+        raise QueryError("agg_not_supported", "an estimate has no labels to count")
     _check_groups(query)
     _check_range(query)
 
@@ -169,8 +202,7 @@ def _check_kind(query: TelemetryQuery, metric: Metric) -> None:
     elif not query.kind:
         raise QueryError("kind_required", f"{metric.name} needs a kind, one of {', '.join(KINDS)}")
     elif query.kind not in metric.kinds:
-        word = "not measured yet" if query.kind in KINDS else f"none of {', '.join(KINDS)}"
-        raise QueryError("unknown_kind", f"kind {query.kind[:40]!r} is {word}")
+        raise QueryError("unknown_kind", f"kind {query.kind[:40]!r} is none of {', '.join(KINDS)}")
 
 
 def _check_groups(query: TelemetryQuery) -> None:

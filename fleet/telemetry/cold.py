@@ -24,6 +24,7 @@ import psycopg
 import structlog
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.models import Sum
 
 from fleet.telemetry import export_forms
 from fleet.telemetry.cold_models import ColdPart
@@ -69,6 +70,12 @@ def days(kind: str, start: date, end: date) -> list[date]:
     """UTC days of [start, end] that the cold tier has, oldest first."""
     rows = ColdPart.objects.filter(kind=kind, day__gte=start, day__lte=end, exported_at__isnull=False)
     return list(rows.order_by("day").values_list("day", flat=True))
+
+
+def rows(kind: str, found: Iterable[date]) -> int:
+    """Rows that the files of these days hold in all."""
+    parts = ColdPart.objects.filter(kind=kind, day__in=list(found), exported_at__isnull=False)
+    return int(parts.aggregate(n=Sum("rows"))["n"] or 0)
 
 
 def first_day(kind: str) -> date | None:

@@ -1,10 +1,14 @@
-"""Raw windows from the cold tier, read by a child process with limits (`cold_reader`)."""
+"""Raw rows from the cold tier, read by a child process with limits (`cold_reader`)."""
 
 from __future__ import annotations
 
 import json
+import os
+import select
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
@@ -18,9 +22,14 @@ log = structlog.get_logger(__name__)
 
 TIMEOUT_S: Final = 15
 MOST_DAYS: Final = 31
-"""Days that one question opens; each is a file."""
+"""Days that one question opens; each is a file. An export opens what its range has."""
+STALL_S: Final = 30
+"""How long rows of an export may be waited for."""
 _MICROSECOND: Final = timedelta(microseconds=1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_COMMAND: Final = (sys.executable, "-m", "fleet.telemetry.cold_reader")
+_READ_BYTES: Final = 1 << 18
+Pairs = Sequence[tuple[str, int]]  # device id, version id
 
 
 def reaches(day: date) -> bool:
@@ -43,30 +52,119 @@ def windows(device_id: str, start: datetime, end: datetime, *, limit: int) -> li
         )
     if not days:
         return []
-    asked = {
-        "files": [str(cold.path_of("window", day)) for day in days],
-        "device": device_id,
+    asked = {**_about("windows", "window", days, start, end), "device": device_id, "limit": limit}
+    return [tuple(row) for row in _ask(asked, TIMEOUT_S)]
+
+
+def pairs(
+    kind: str, days: Sequence[date], start: datetime, end: datetime, *, timeout_s: int
+) -> list[tuple[str, int]]:
+    """Which devices have rows of which model run in the files of these days. Raises QueryError
+    `query_timeout`, as `windows`.
+    """
+    found = _ask(_about("pairs", kind, days, start, end), timeout_s)
+    return [(device, version_id) for device, version_id in found]
+
+
+def count(
+    kind: str, days: Sequence[date], start: datetime, end: datetime, among: Pairs | None, most: int, *,
+    timeout_s: int,
+) -> int:  # fmt: skip
+    """Rows in the files of these days, at most `most`. among: of which alone, None for all. Raises QueryError
+    `query_timeout`, as `windows`.
+    """
+    asked = {**_about("count", kind, days, start, end), "pairs": among, "limit": most}
+    return int(_ask(asked, timeout_s)[0][0])
+
+
+class Rows:
+    """Rows of an export as they are read, in the columns of `export`. Close it: it holds a process."""
+
+    def __init__(
+        self, kind: str, days: Sequence[date], start: datetime, end: datetime, among: Pairs | None
+    ) -> None:
+        asked = {**_about("rows", kind, days, start, end), "kind": kind, "pairs": among}
+        self._at = 1  # of a row's time
+        self._rows = 0
+        self._buffer = b""
+        self._is_over = False
+        with tempfile.TemporaryFile() as question:
+            question.write(json.dumps(asked).encode())
+            question.seek(0)
+            self._child = subprocess.Popen(
+                _COMMAND, stdin=question, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                cwd=settings.BASE_DIR,
+            )  # fmt: skip
+
+    def fetchmany(self, _size: int = 0) -> list[tuple[Any, ...]]:
+        """The next rows, [] after the last one. Raises QueryError `query_timeout` when the child stalls, is
+        ended by a limit, or cannot read a file: what was read so far is then not the whole.
+        """
+        if self._is_over:
+            return []
+        found = self._line()
+        if isinstance(found, list):
+            self._rows += len(found)
+            return [(*row[:1], _EPOCH + timedelta(microseconds=row[1]), *row[2:]) for row in found]
+        if not isinstance(found, dict) or found.get("rows") != self._rows:
+            problem = found.get("problem") if isinstance(found, dict) else None
+            raise self._failed(problem or f"it ended with {self._child.wait(STALL_S)}")
+        self._is_over = True
+        return []
+
+    def _line(self) -> Any:
+        assert self._child.stdout is not None
+        handle = self._child.stdout.fileno()
+        parts = [self._buffer]
+        while b"\n" not in parts[-1]:
+            if not select.select([handle], [], [], STALL_S)[0]:
+                raise self._failed(f"no rows for {STALL_S} s")
+            part = os.read(handle, _READ_BYTES)
+            if not part:
+                break
+            parts.append(part)
+        line, _, self._buffer = b"".join(parts).partition(b"\n")
+        try:
+            return json.loads(line)
+        except ValueError:
+            return None
+
+    def _failed(self, problem: str) -> QueryError:
+        log.error("cold_read_failed", reason=problem)
+        return QueryError("query_timeout", "the cold tier cannot be read now; the log says why")
+
+    def close(self) -> None:
+        """End the child; safe to call again."""
+        self._child.kill()
+        self._child.wait()
+        if self._child.stdout is not None:
+            self._child.stdout.close()
+
+
+def _about(question: str, kind: str, days: Sequence[date], start: datetime, end: datetime) -> dict[str, Any]:
+    return {
+        "question": question,
+        "files": [str(cold.path_of(kind, day)) for day in days],
         "start": (start - _EPOCH) // _MICROSECOND,
         "end": (end - _EPOCH) // _MICROSECOND,
-        "limit": limit,
     }
-    return [tuple(row) for row in _ask(asked)["rows"]]
 
 
-def _ask(asked: dict[str, Any]) -> Any:
+def _ask(asked: dict[str, Any], timeout_s: int) -> list[Any]:
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "fleet.telemetry.cold_reader"],
+            _COMMAND,
             input=json.dumps(asked).encode(),
             capture_output=True,
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
             cwd=settings.BASE_DIR,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise QueryError("query_timeout", f"the cold tier has no answer within {TIMEOUT_S} s") from error
+        raise QueryError("query_timeout", f"the cold tier has no answer within {timeout_s} s") from error
     if done.returncode == 0:
-        return json.loads(done.stdout)
+        rows: list[Any] = json.loads(done.stdout)["rows"]
+        return rows
     try:
         problem = str(json.loads(done.stdout)["problem"])
     except (ValueError, KeyError, TypeError):

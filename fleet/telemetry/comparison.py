@@ -89,6 +89,8 @@ def compare(
         raise QueryError("arms_required", "name a rollout, or what both arms are: a and b")
     asked = TelemetryQuery(metric, start, end, sources.DAY_S, kind=kind, agg="device_mean", q=q)
     catalogue.check(asked)
+    if asked.is_estimate:
+        raise QueryError("unknown_kind", "an estimate is no measurement: arms are compared by labels")
     source = sources.choose(asked, now=now)
     scope = condition(q, now=now)
     parameters: dict[str, Any] = dict(scope.parameters)

@@ -21,7 +21,7 @@ MAX_TRACKED: Final = 100_000
 CODES: Final = (
     "too_large", "topic_bad", "cbor_bad", "mac_missing", "mac_bad", "key_unknown", "format_unknown", "range",
     "bad_window", "time_range", "unknown_device", "retired_device", "db_reject",
-    "internal", "rate_limited",
+    "internal", "rate_limited", "malformed_json", "too_many_versions",
 )  # fmt: skip
 """Every code a dead letter can have."""
 
@@ -90,3 +90,14 @@ def record(letters: Sequence[Refused], *, slot: int, now: datetime, quota: Quota
             ],
         )
     return len(kept)
+
+
+def codes(start: datetime, end: datetime, *, most: int) -> list[tuple[str, int]]:
+    """(code, letters that are kept) of telemetry and events in [start, end), the most frequent first."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT code, count(*) FROM tele_dead WHERE at >= %s AND at < %s"
+            " AND topic LIKE ANY(%s) GROUP BY code ORDER BY count(*) DESC, code LIMIT %s",
+            [start, end, ["%/telemetry", "%/event"], most],
+        )
+        return [(code, int(n)) for code, n in cursor.fetchall()]

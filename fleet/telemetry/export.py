@@ -1,5 +1,5 @@
 """Raw rows as NDJSON, CSV or Parquet, from a cursor of the server: memory is that of one batch, however many
-come (`export_forms`).
+come (`export_forms`). Days past retention come from the cold tier, where there is one (`cold_export`).
 
 An export has its own connection and one snapshot, so that what it gives fits together. It holds that snapshot
 while the client reads: a slow client may take MOST_S and at most SLOTS exports run, since old rows cannot be
@@ -14,14 +14,16 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, Protocol
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from fleet.telemetry import export_forms, partitions
+from fleet.telemetry import cold, cold_export, cold_query, export_forms, partitions
 from fleet.telemetry.catalogue import MAX_RANGE
+from fleet.telemetry.cold_export import Chained, Cursor
+from fleet.telemetry.cold_query import Pairs
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.rows import TIMEOUT_S
 from fleet.telemetry.selection import condition
@@ -33,6 +35,8 @@ FETCH_S: Final = 30
 IDLE_S: Final = 60
 MOST_S: Final = 15 * 60
 CONNECT_S: Final = 5
+COLD_S: Final = 30
+"""Within IDLE_S: the snapshot waits while the cold tier is asked."""
 _LOCK: Final = 0x7E1E_0010
 _RUN: Final = {"model": "v.model", "version": "v.version", "mid": "v.mid", "slot": "w.slot"}
 _KINDS: Final[dict[str, tuple[str, dict[str, str]]]] = {
@@ -93,10 +97,12 @@ class Export:
         until: Callable[[], bool],
         *,
         has_head: bool = True,
+        files: Cursor | None = None,
     ) -> None:
         self.rows = 0  # read so far
         self._connection = opened
-        self._cursor = cursor
+        self._files = files
+        self._cursor = Chained(files, cursor) if files is not None else cursor
         self._wanted = wanted
         self._is_late = until
         self._writer: export_forms.Writer | None = export_forms.writer(
@@ -104,11 +110,14 @@ class Export:
         )
 
     def chunk(self) -> bytes:
-        """The next rows, b"" after the last one. Raises psycopg.Error and TimeoutError in the midst: what a
-        client has then is cut, and the transfer must not end as if it were whole.
+        """The next rows, b"" after the last one. Raises psycopg.Error, TimeoutError and QueryError
+        `query_timeout` in the midst: what a client has then is cut, and the transfer must not end as if it
+        were whole.
         """
         if self._is_late():
             raise TimeoutError(f"an export takes at most {MOST_S} s")
+        if self._files is not None:
+            self._connection.execute("SELECT 1")  # while files are read the snapshot must not look idle
         while self._writer is not None:
             rows = self._cursor.fetchmany(FETCH)
             self.rows += len(rows)
@@ -123,7 +132,9 @@ class Export:
         return all_parts(self)
 
     def close(self) -> None:
-        """End the transaction; safe to call again."""
+        """End the transaction, and whoever reads the cold tier; safe to call again."""
+        if self._files is not None:
+            self._files.close()
         self._connection.close()
 
 
@@ -174,8 +185,7 @@ def open_export(wanted: Wanted, *, now: datetime, clock: Callable[[], float] = t
     check(wanted, now=now)
     with _Opening(wanted, now) as opening:
         opening.take(_LOCK, SLOTS, f"{SLOTS} exports are under way, at most as many can be: ask later")
-        n = opening.count(MOST_ROWS + 1, timeout_s=TIMEOUT_S)
-        if n > MOST_ROWS:
+        if opening.exceeds(MOST_ROWS):
             raise QueryError(
                 "too_many_rows", f"more than {MOST_ROWS:,} rows; ask for a shorter range or fewer devices"
             )
@@ -208,14 +218,16 @@ class _Opening:
 
     def __init__(self, wanted: Wanted, now: datetime) -> None:
         self._wanted = wanted
-        selected = condition(wanted.q, now=now)
+        self._selected = condition(wanted.q, now=now)
         table, self._names = _KINDS[wanted.kind]
         self._source = (
             f"FROM {table} w JOIN tele_version v ON v.id = w.version_id"
-            f" WHERE w.ts >= %(start)s AND w.ts < %(end)s AND {selected.sql}"
+            f" WHERE w.ts >= %(start)s AND w.ts < %(end)s AND {self._selected.sql}"
         )
-        self._bound = {**selected.parameters, "start": wanted.start, "end": wanted.end}
+        self._bound = {**self._selected.parameters, "start": wanted.start, "end": wanted.end}
         self._is_kept = False
+        self._days: list[date] = []
+        self._among: Pairs | None = None
 
     def __enter__(self) -> _Opening:
         parameters = connections.create_connection(DEFAULT_DB_ALIAS).get_connection_params()
@@ -224,7 +236,23 @@ class _Opening:
         self._opened.read_only = True
         self._plain = psycopg.ClientCursor(self._opened)
         self._plain.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_S}s'")
+        self._plain.execute("SELECT 1")  # now the snapshot is taken, and what it lacks is in the cold tier
+        try:
+            self._look_in_the_cold()
+        except BaseException:
+            self._opened.close()
+            raise
         return self
+
+    def _look_in_the_cold(self) -> None:
+        about = self._wanted
+        self._days = cold_export.days(about.kind, about.start, about.end)
+        if self._days:
+            self._source += " AND (w.ts AT TIME ZONE 'UTC')::date <> ALL(%(cold_days)s::date[])"
+            self._bound["cold_days"] = self._days
+            self._among = cold_export.allowed(
+                about.kind, self._days, about.start, about.end, self._selected, timeout_s=COLD_S
+            )
 
     def __exit__(self, *problem: object) -> None:
         if not self._is_kept:
@@ -239,6 +267,10 @@ class _Opening:
             raise QueryError("contended", text)
 
     def count(self, most: int, *, timeout_s: int) -> int:
+        n = self._count(most, timeout_s)
+        return n + self._cold(most - n)
+
+    def _count(self, most: int, timeout_s: int) -> int:
         self._plain.execute(f"SET LOCAL statement_timeout = '{timeout_s}s'")
         try:
             self._plain.execute(f"SELECT count(*) FROM (SELECT 1 {self._source} LIMIT {most}) x", self._bound)
@@ -247,12 +279,31 @@ class _Opening:
         found = self._plain.fetchone()
         return int(found[0]) if found else 0
 
+    def exceeds(self, most: int) -> bool:
+        """Whether there are more rows than this; files are read for it only when all of theirs are more."""
+        n = self._count(most + 1, TIMEOUT_S)
+        if n + cold.rows(self._wanted.kind, self._days) <= most:
+            return False
+        return n + self._cold(most + 1 - n) > most
+
+    def _cold(self, most: int) -> int:
+        if not self._days or most <= 0:
+            return 0
+        about = self._wanted
+        return cold_query.count(
+            about.kind, self._days, about.start, about.end, self._among, most, timeout_s=COLD_S
+        )
+
     def export(self, is_late: Callable[[], bool], *, has_head: bool = True) -> Export:
         self._plain.execute(f"SET LOCAL statement_timeout = '{FETCH_S}s'")
         chosen = ", ".join(self._names.values())
         cursor = self._opened.cursor(name="export")
         cursor.execute(self._plain.mogrify(f"SELECT {chosen} {self._source}", self._bound).encode())
-        found = Export(self._opened, cursor, self._wanted, is_late, has_head=has_head)
+        files = None
+        if self._days:
+            about = self._wanted
+            files = cold_query.Rows(about.kind, self._days, about.start, about.end, self._among)
+        found = Export(self._opened, cursor, self._wanted, is_late, has_head=has_head, files=files)
         self._is_kept = True
         return found
 
@@ -270,8 +321,16 @@ def check(wanted: Wanted, *, now: datetime) -> None:
         raise QueryError("range_too_wide", "at most 13 months")
     days = partitions.TABLES[_KINDS[wanted.kind][0]].keep_days
     oldest = datetime.combine(partitions.day_of(now - timedelta(days=days)), datetime.min.time(), UTC)
-    if wanted.start < oldest:
+    if wanted.start >= oldest:
+        return
+    lost = cold_export.missing(
+        wanted.kind, _KINDS[wanted.kind][0], wanted.start, wanted.end, oldest=oldest.date()
+    )
+    if lost:
+        since = datetime.combine(lost[-1] + timedelta(days=1), datetime.min.time(), UTC)
+        where = " and in the cold tier" if cold.is_on() else ""
         raise QueryError(
-            "raw_expired", f"these are kept {days} days, from {oldest:%Y-%m-%dT%H:%M:%SZ} on",
-            available_from=oldest,
-        )  # fmt: skip
+            "raw_expired",
+            f"kept are {days} days{where}; {len(lost)} of the days {lost[0]} to {lost[-1]} are not there",
+            available_from=since,
+        )

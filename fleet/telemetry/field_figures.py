@@ -11,14 +11,14 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Any, Final
 
 from fleet.telemetry import percentiles
-from fleet.telemetry.catalogue import METRICS, TelemetryQuery
+from fleet.telemetry.catalogue import MEASURED, TelemetryQuery
 from fleet.telemetry.intervals import t_half_width
 from fleet.telemetry.rows import rows_of
 
 DAYS: Final = 7
 """Whole UTC days that a figure is over, the present one included."""
 PERCENTS: Final = (50, 95, 99)
-KINDS: Final = METRICS["accuracy"].kinds
+KINDS: Final = MEASURED
 _SHARES: Final = (*KINDS, "anomaly_rate")
 _ONE_STEP_S: Final = 86_400 * 36_500
 """A step so long that a range is one bucket."""

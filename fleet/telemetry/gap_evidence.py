@@ -30,7 +30,9 @@ LOST_CAUSES: Final[Mapping[int, str]] = {1: "ring_full", 2: "not_held"}
 REBOOTED: Final = "rebooted"
 RETIRED: Final = "retired"
 NOT_HELD: Final = "not_held"
-AUTHENTIC: Final = ("format_unknown", "range", "bad_window", "time_range", "db_reject", "rate_limited")
+AUTHENTIC: Final = (
+    "format_unknown", "range", "bad_window", "time_range", "db_reject", "rate_limited", "too_many_versions",
+)  # fmt: skip
 """Codes of dead letters that an authentic batch can have; whether one is, its MAC says."""
 LOOK_BACK: Final = timedelta(hours=24)
 """A gap is explained by what was told at most so long before it was found."""

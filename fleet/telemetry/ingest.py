@@ -118,12 +118,14 @@ def _version_ids(deliveries: Sequence[Delivery], now: datetime) -> dict[tuple[st
     missing = [run for run in wanted if run not in known]
     if missing:
         mids, names, labels = zip(*missing, strict=True)
+        brought = {_run(delivery.batch): delivery.device_id for delivery in reversed(deliveries)}
         with connection.cursor() as cursor:
             cursor.execute(
-                "INSERT INTO tele_version (mid, model, version, first_seen_at)"
-                " SELECT m, n, v, %s FROM unnest(%s::text[], %s::text[], %s::text[]) AS t(m, n, v)"
+                "INSERT INTO tele_version (mid, model, version, first_device, first_seen_at)"
+                " SELECT m, n, v, d, %s"
+                " FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS t(m, n, v, d)"
                 " ON CONFLICT DO NOTHING",
-                [now, list(mids), list(names), list(labels)],
+                [now, list(mids), list(names), list(labels), [brought[run] for run in missing]],
             )
         known |= _known_versions(missing)
     return known

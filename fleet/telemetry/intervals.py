@@ -1,4 +1,4 @@
-"""Student's t intervals of a mean and of the difference of two. Bare Python."""
+"""Student's t intervals of a mean and of the difference of two; a share's lower bound. Bare Python."""
 
 import math
 from typing import Final
@@ -24,6 +24,17 @@ def welch_half_width(stddev_a: float, n_a: int, stddev_b: float, n_b: int) -> fl
     return t_quantile(max(1, int(df))) * math.sqrt(a + b)
 
 
+def share_at_least(k: int, n: int) -> float:
+    """Lower bound (99 %, one-sided) of the share that k of n are of. 0 <= k <= n, n > 0.
+
+    Source: E. B. Wilson, J. Am. Stat. Assoc. 22 (1927).
+    """
+    p, z2 = k / n, _Z_99**2
+    root = math.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
+    return max(0.0, (p + z2 / (2 * n) - _Z_99 * root) / (1 + z2 / n))
+
+
+_Z_99: Final = 2.3263478740408408
 _T_975: Final = (
     12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604,
     2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,

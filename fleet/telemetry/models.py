@@ -9,11 +9,15 @@ Nothing writes to them through the ORM: ingest copies in bulk, rollups grow from
 from django.db import models
 
 from fleet.telemetry import drift_models as drift_models
+from fleet.telemetry.arrivals import Arrivals as Arrivals
+from fleet.telemetry.calibration_models import Calibration as Calibration
 from fleet.telemetry.cold_models import ColdPart as ColdPart
 from fleet.telemetry.export_models import ExportJob as ExportJob
 from fleet.telemetry.gap_models import Boot as Boot
 from fleet.telemetry.gap_models import Gap as Gap
 from fleet.telemetry.ingesters import Ingester as Ingester
+from fleet.telemetry.label_models import Label as Label
+from fleet.telemetry.unproven import UnprovenWindow as UnprovenWindow
 
 
 class Version(models.Model):
@@ -23,10 +27,12 @@ class Version(models.Model):
     version = models.CharField(max_length=24)
     mid = models.CharField(max_length=16)  # first 8 bytes of the manifest id, hex
     first_seen_at = models.DateTimeField()
+    first_device = models.CharField(max_length=32, blank=True, default="", db_default="")  # that brought it
 
     class Meta:
         db_table = "tele_version"
         constraints = [models.UniqueConstraint(fields=["mid", "model", "version"], name="tele_version_once")]
+        indexes = [models.Index(fields=["first_device", "first_seen_at"], name="tele_version_first")]
 
     def __str__(self) -> str:
         return f"{self.model} {self.version} {self.mid}"
@@ -345,43 +351,6 @@ class DeviceLast(models.Model):
 
     def __str__(self) -> str:
         return f"{self.device_id} {self.ts:%F %T}"
-
-
-class Label(models.Model):
-    """A label that came later, for one sampled inference. All that came are kept; one of a sample counts.
-
-    state: `pending` (its sample is not seen yet), `counted`, `superseded` by one that decides, `unmatched`
-    (no sample came in 30 days). ts, version_id, top, device_class: of the sample, once it was seen.
-    """
-
-    device_id = models.CharField(max_length=32)
-    sample = models.BigIntegerField()  # boot << 32 | number of the inference in the boot
-    label = models.SmallIntegerField()
-    source = models.CharField(max_length=16)
-    rank = models.SmallIntegerField()  # of the source; the highest decides, then the newest `at`
-    at = models.DateTimeField()  # when it was given
-    received_at = models.DateTimeField()
-    probe_at = models.DateTimeField()  # when a pending one is looked for next
-    state = models.CharField(max_length=10)
-    ts = models.DateTimeField(null=True)
-    version_id = models.BigIntegerField(null=True)
-    top = models.SmallIntegerField(null=True)
-    device_class = models.CharField(max_length=32, blank=True, default="")
-
-    class Meta:
-        db_table = "tele_label"
-        constraints = [
-            models.UniqueConstraint(
-                fields=["device_id", "sample", "source", "at", "label"], name="tele_label_once"
-            ),
-        ]
-        indexes = [
-            models.Index(fields=["probe_at"], condition=models.Q(state="pending"), name="tele_label_pending"),
-            models.Index(fields=["ts"], condition=models.Q(state="counted"), name="tele_label_ts"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.device_id}:{self.sample >> 32}:{self.sample & 0xFFFFFFFF} {self.label} {self.state}"
 
 
 class DeadLetter(models.Model):

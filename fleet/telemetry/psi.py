@@ -26,6 +26,8 @@ LEAST: Final = 200
 """Inferences that a window needs to be judged."""
 OF, MANY = 5, 3
 """Drift is MANY flagged windows among the last OF that were judged."""
+CLEAN_RATE: Final = 0.02
+"""Share of clean devices that may drift (tests/bench/drift.py); more for certain is drift of many."""
 
 
 def psi(reference: Counts, seen: Counts) -> float:

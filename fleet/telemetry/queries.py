@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from django.db import connection
 
-from fleet.telemetry import cold, cold_query, drift, gap_times, partitions, sources
-from fleet.telemetry.catalogue import GROUPS, KINDS, METRICS, Metric, TelemetryQuery
+from fleet.telemetry import cold, cold_query, drift, gap_times, partitions, sources, unproven
+from fleet.telemetry.catalogue import ESTIMATE, GROUPS, KINDS, METRICS, Metric, TelemetryQuery
 from fleet.telemetry.comparison import Comparison, compare
 from fleet.telemetry.coverage import Coverage, Covered, coverage
 from fleet.telemetry.drift import DriftPoint, DriftResult, DriftSeries
@@ -23,6 +23,7 @@ from fleet.telemetry.series import Point, Series, TelemetryResult, query
 from fleet.telemetry.top import Anomalous, TopResult, top_anomalous
 
 __all__ = [
+    "ESTIMATE",
     "GROUPS",
     "KINDS",
     "METRICS",
@@ -58,6 +59,7 @@ __all__ = [
     "newest_window",
     "query",
     "top_anomalous",
+    "unproven_series",
     "version_summary",
 ]
 
@@ -121,9 +123,19 @@ def device_series(
         return [_window(row) for row in reversed(cursor.fetchall())]
 
 
-def device_answer(device_id: str, start: datetime, end: datetime, *, now: datetime) -> dict[str, Any]:
+def device_answer(
+    device_id: str,
+    start: datetime,
+    end: datetime,
+    *,
+    now: datetime,
+    include_unauthenticated: bool = False,
+) -> dict[str, Any]:
     """`device_series` as an answer of its own: items, source, step (None: single windows), as_of, gaps (open
     and lost ones that touch the range) and is_cut, True when the oldest windows of the range are left off.
+
+    Windows that came without a MAC, as JSON in debug mode, are left out and counted in `excluded`, unless
+    they are asked for; each item then says whether it is_authentic.
 
     A range that begins before the raw rows that are kept is read from the cold tier as well, where it reaches
     back so far: source is then `cold`. Raises QueryError `range_invalid`, `raw_expired` where it does not,
@@ -140,8 +152,13 @@ def device_answer(device_id: str, start: datetime, end: datetime, *, now: dateti
     items = device_series(device_id, start, end, limit=MAX_WINDOWS + 1)
     if is_cold and len(items) <= MAX_WINDOWS:
         items = _with_cold(device_id, start, end, items)
+    excluded = 0
+    if include_unauthenticated:
+        items = _with_unproven(device_id, start, end, items)
+    else:
+        excluded = unproven.count(device_id, start, end)
     found = {
-        "items": items[-MAX_WINDOWS:], "is_cut": len(items) > MAX_WINDOWS,
+        "items": items[-MAX_WINDOWS:], "excluded": excluded, "is_cut": len(items) > MAX_WINDOWS,
         "source": "cold" if is_cold else "raw", "step": None,
     }  # fmt: skip
     gaps = gap_times.touching(start, end, where="w.device_id = %(device)s", parameters={"device": device_id})
@@ -170,6 +187,24 @@ def _with_cold(
     older = [_window(row) for row in cold_query.windows(device_id, start, end, limit=MAX_WINDOWS + 1)]
     fresh = [item for item in older if (item["at"], item["seq"]) not in known]
     return sorted([*fresh, *items], key=lambda item: (item["at"], item["seq"]))
+
+
+def _with_unproven(
+    device_id: str, start: datetime, end: datetime, items: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    shown = unproven_series(device_id, start, end, limit=MAX_WINDOWS + 1)
+    both = [
+        *({**item, "is_authentic": True} for item in items),
+        *({**item, "is_authentic": False} for item in shown),
+    ]
+    return sorted(both, key=lambda item: (item["at"], item["seq"]))
+
+
+def unproven_series(device_id: str, start: datetime, end: datetime, *, limit: int) -> list[dict[str, Any]]:
+    """Windows that came without a MAC (`unproven`), as `device_series` gives others: the newest `limit` that
+    end in [start, end), newest first.
+    """
+    return [_window(row) for row in unproven.newest(device_id, start, end, limit=limit)]
 
 
 def last_answer(device_id: str, *, now: datetime) -> dict[str, Any]:

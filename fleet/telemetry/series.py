@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from fleet.telemetry import catalogue, cohorts, gap_times, percentiles, sources, statements
+from fleet.telemetry import catalogue, cohorts, estimates, gap_times, percentiles, sources, statements
 from fleet.telemetry.catalogue import MAX_SERIES, METRICS, TelemetryQuery
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.intervals import t_half_width
@@ -18,8 +18,9 @@ from fleet.telemetry.sources import Source
 class Point:
     """One bucket.
 
-    t: its start. value: None when n is 0. lower, upper: 95 % t interval over devices, None when there
-    is none. n_devices: None where the rollup cannot tell. n: samples. partial: data may still arrive."""
+    t: its start. value: None when n is 0, and in a series with a reason. lower, upper: 95 % t interval over
+    devices, None when there is none; of estimates: `estimates.answer`. n_devices: None where the rollup
+    cannot tell. n: samples. partial: data may still arrive."""
 
     t: datetime
     value: float | None
@@ -32,10 +33,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one group. labels: group_by field to value. Every bucket of the range has a point."""
+    """Points of one group. labels: group_by field to value. Every bucket of the range has a point.
+
+    reason: why an estimate has no values (`estimates.py`), "" when it has.
+    """
 
     labels: dict[str, str]
     points: list[Point]
+    reason: str = ""
 
     @property
     def n(self) -> int:
@@ -46,7 +51,8 @@ class Series:
 @dataclass(frozen=True)
 class TelemetryResult:
     """An answer. source: `day`, `hour`, `minute` or `raw`. as_of: up to when data can be complete. gaps: open
-    and lost telemetry gaps that touch the range and whose devices count (`gap_times.touching`).
+    and lost telemetry gaps that touch the range and whose devices count (`gap_times.touching`). calibrations:
+    the lines behind estimates, each with what it was fitted from.
     """
 
     metric: str
@@ -59,6 +65,7 @@ class TelemetryResult:
     series: list[Series] = field(default_factory=list)
     series_left_off: int = 0
     gaps: int = 0
+    calibrations: list[dict[str, Any]] = field(default_factory=list)
 
 
 def query(question: TelemetryQuery, *, now: datetime) -> TelemetryResult:
@@ -69,10 +76,16 @@ def query(question: TelemetryQuery, *, now: datetime) -> TelemetryResult:
     selected = condition(question.q, *narrowing, now=now) if question.q or narrowing else None
     catalogue.check(question)
     choose = percentiles.choose if question.is_of_bins else sources.choose
+    asked = estimates.of_confidence(question) if question.is_estimate else question
     bound = dict(selected.parameters) if selected else {}
-    source = cohorts.joined(choose(question, now=now), question, bound, now=now)
+    source = cohorts.joined(choose(asked, now=now), question, bound, now=now)
     source = replace(source, parameters={**source.parameters, **bound})
-    rows = _fetch(question, source, selected)
+    guessed = None
+    if question.is_estimate:
+        beside = selected.parameters if selected else {}
+        guessed = estimates.answer(question, source, selected, beside, now=now)
+    rows = guessed.rows if guessed else _fetch(question, source, selected)
+    reasons = guessed.reasons if guessed else {}
     groups: dict[tuple[str, ...], dict[datetime, tuple[Any, ...]]] = {}
     width = len(question.label_names)
     for row in rows:
@@ -80,7 +93,11 @@ def query(question: TelemetryQuery, *, now: datetime) -> TelemetryResult:
         groups.setdefault(labels, {})[row[0].astimezone(UTC)] = row[1 + width :]
     as_of = min(now, question.end)
     series = [
-        Series(dict(zip(question.label_names, labels, strict=True)), _points(question, found, as_of))
+        Series(
+            dict(zip(question.label_names, labels, strict=True)),
+            _points(question, found, as_of),
+            reasons.get(labels, ""),
+        )
         for labels, found in sorted(groups.items())
     ]
     kept = series
@@ -100,6 +117,7 @@ def query(question: TelemetryQuery, *, now: datetime) -> TelemetryResult:
         series=kept,
         series_left_off=len(series) - len(kept),
         gaps=_gaps(question, selected),
+        calibrations=guessed.used if guessed else [],
     )
 
 
@@ -133,13 +151,13 @@ def _points(
     for start in question.buckets():
         value, spread, n_devices, n = found.get(start.astimezone(UTC), (None, None, 0, 0))
         is_partial = start + step > as_of
-        if not n:
-            points.append(Point(start, None, None, None, n_devices, 0, is_partial))
+        if not n or value is None:
+            points.append(Point(start, None, None, None, n_devices, int(n or 0), is_partial))
             continue
-        half = t_half_width(spread, n_devices) if spread is not None else None
+        half = spread if question.is_estimate or spread is None else t_half_width(spread, n_devices)
         lower = value - half if half is not None else None
         upper = value + half if half is not None else None
         if METRICS[question.metric].unit == "ratio" and lower is not None and upper is not None:
-            lower, upper = max(0.0, lower), min(1.0, upper)
+            value, lower, upper = (min(1.0, max(0.0, one)) for one in (value, lower, upper))
         points.append(Point(start, value, lower, upper, n_devices, int(n), is_partial))
     return points

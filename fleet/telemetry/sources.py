@@ -13,14 +13,17 @@ from typing import Any, Final
 
 from django.db import connection
 
-from fleet.telemetry import partitions
+from fleet.telemetry import cold, partitions
 from fleet.telemetry.catalogue import TelemetryQuery
 from fleet.telemetry.errors import QueryError
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 _RUN: Final = {"model": "v.model", "version": "v.version", "digest": "v.mid"}
 _BY_CLASS: Final = {**_RUN, "device_class": "w.device_class"}
-_BY_DEVICE: Final = {**_RUN, "device_class": "d.device_class_id", "device": "w.device_id"}
+_BY_DEVICE: Final = {
+    **_RUN, "device_class": "d.device_class_id", "firmware": "d.firmware_version", "chip": "d.chip",
+    "device": "w.device_id",
+}  # fmt: skip
 _SUMS: Final = "version_id, device_class, windows, n, us_sum, us_max, anom_n, lab_n, lab_ok, score_sum"
 _ROLLED: Final[Mapping[str, tuple[str, str]]] = {
     "anomaly_rate": ("w.anom_n", "w.n"),
@@ -29,6 +32,9 @@ _ROLLED: Final[Mapping[str, tuple[str, str]]] = {
     "confidence": ("w.score_sum / 1e4", "w.n"),
     "accuracy proxy": ("w.lab_ok", "w.lab_n"),
 }
+
+
+_ARENA: Final = "(w.body->>'arena_used_bytes')::bigint"
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ WINDOWS: Final = Source(
         **_ROLLED,
         "latency_us": ("w.us_mean::bigint * w.n", "w.n"),
         "confidence": ("w.score * w.n / 1e4", "w.n"),
+        "heap_min_free": ("w.heap_min * 64", "(w.heap_min > 0)::int"),  # a window without a reading has 0
     },
 )
 SKETCHES: Final = Source(
@@ -72,7 +79,15 @@ SKETCHES: Final = Source(
     f"tele_sketch w {_VERSION} {_DEVICE}",
     "w.ts",
     _BY_DEVICE,
-    {"accuracy golden": ("(w.body->'golden'->>1)::bigint", "(w.body->'golden'->>0)::bigint")},
+    {
+        "accuracy golden": ("(w.body->'golden'->>1)::bigint", "(w.body->'golden'->>0)::bigint"),
+        "arena_used": (_ARENA, f"({_ARENA} > 0)::int"),
+        "resets": (
+            "(SELECT coalesce(sum((r->>1)::bigint), 0)"
+            " FROM jsonb_array_elements(coalesce(w.body->'resets', '[]')) r)",
+            "1",
+        ),
+    },
 )
 LABELS: Final = Source(
     "raw",
@@ -82,6 +97,15 @@ LABELS: Final = Source(
     {"accuracy delayed": ("(w.label = w.top)::int", "1")},
     where=("w.state = 'counted'",),
 )
+JUDGED: Final = Source(
+    "raw",
+    f"tele_drift w {_VERSION} {_DEVICE}",
+    "w.ts",
+    _BY_DEVICE,
+    {},
+    where=("w.reference <> 'peers'",),
+)
+"""Sketches that were judged by the reference of their own run."""
 MINUTES: Final = Source("minute", f"tele_minute w {_VERSION}", "w.minute", _BY_CLASS, _ROLLED)
 DEVICE_DAYS: Final = Source(
     "day",
@@ -112,9 +136,15 @@ ACCURACY_HOURS: Final[Mapping[str, Source]] = {
 }
 
 
+_RAW: Final = {"heap_min_free": WINDOWS, "arena_used": SKETCHES, "resets": SKETCHES}
+"""Metrics that no rollup has."""
+
+
 def choose(query: TelemetryQuery, *, now: datetime) -> Source:
     """The table that answers a checked query. Raises QueryError `raw_expired` when it is kept no longer."""
     fine = {"golden": SKETCHES, "delayed": LABELS}.get(query.kind, WINDOWS)
+    if query.metric in _RAW:
+        return kept(_RAW[query.metric], query, now)
     if query.is_by_device:
         return DEVICE_DAYS if fits(query, DAY_S, now=now) else kept(fine, query, now)
     if fits(query, HOUR_S, now=now):
@@ -135,16 +165,31 @@ def kept(source: Source, query: TelemetryQuery, now: datetime) -> Source:
     """The source, when its rows reach back to the start of the query. Raises QueryError `raw_expired`."""
     days = {SKETCHES.table: 90, LABELS.table: partitions.MONTHS_13}.get(source.table, partitions.RAW_DAYS)
     oldest = partitions.day_of(now - timedelta(days=days))
+    if partitions.day_of(query.start) < oldest and query.metric in _RAW:
+        raise QueryError(
+            "raw_expired",
+            f"{query.metric} is kept {days} days, from {oldest:%Y-%m-%d}T00:00:00Z on{_cold(source)}",
+            available_from=_midnight(oldest),
+        )  # fmt: skip
     if partitions.day_of(query.start) < oldest:
         unit = "days" if query.is_by_device else "hours"
         raise QueryError(
             "raw_expired",
             f"this is kept {days} days, from {oldest:%Y-%m-%d}T00:00:00Z on; ask for whole UTC {unit}"
-            " (from, to and step) to read 13 months",
+            f" (from, to and step) to read 13 months{_cold(source)}",
             least_step_s=DAY_S if query.is_by_device else HOUR_S,
             available_from=_midnight(oldest),
         )
     return source
+
+
+def _cold(source: Source) -> str:
+    """Where else raw rows of a source are."""
+    kind = {WINDOWS.table: "window", SKETCHES.table: "sketch"}.get(source.table)
+    first = cold.first_day(kind) if kind and cold.is_on() else None
+    if first is None:
+        return ""
+    return f"; raw rows from {first} on are in the cold tier: GET /telemetry/export?kind={kind}"
 
 
 def _kept_long(start: datetime, now: datetime) -> None:

@@ -33,7 +33,8 @@ def statement(
     values = {
         "mean": f"sum({numerator})::float8 / nullif(sum({denominator}), 0)",
         "max": f"max({numerator})::float8",
-        "sum": f"sum({denominator})::float8",
+        "min": f"min({numerator}) FILTER (WHERE {denominator} > 0)::float8",
+        "sum": f"sum({numerator})::float8",
         "count": f"sum({denominator})::float8",
     }
     return (
@@ -83,4 +84,5 @@ def terms(question: TelemetryQuery, source: Source) -> tuple[str, str]:
     """SQL of what is summed above and below the line."""
     name = f"accuracy {question.kind}" if question.metric == "accuracy" else question.metric
     numerator, denominator = source.terms[name]
-    return ("w.us_max" if question.aggregation == "max" else numerator), denominator
+    is_slowest = question.metric == "latency_us" and question.aggregation == "max"
+    return ("w.us_max" if is_slowest else numerator), denominator

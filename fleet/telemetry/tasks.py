@@ -4,7 +4,9 @@ from celery import shared_task
 from django.utils import timezone
 
 from fleet.telemetry import (
+    arrivals,
     baselines,
+    calibrations,
     compaction,
     export_jobs,
     gaps,
@@ -12,26 +14,32 @@ from fleet.telemetry import (
     labels,
     partitions,
     retention,
+    unproven,
 )
 
 
 @shared_task(name="telemetry.make_partitions")  # type: ignore[untyped-decorator]
 def make_partitions() -> None:
-    """Make partitions ahead, drop those past retention, forget old labels and closed gaps."""
+    """Make partitions ahead, drop those past retention, forget what else is kept for a time."""
     now = timezone.now()
     partitions.make_ahead(now)
     retention.drop_expired(now)
     labels.forget(now)
     gaps.forget(now)
     export_jobs.forget(now=now)
+    unproven.forget(now)
+    arrivals.forget(now)
 
 
 @shared_task(name="telemetry.compact")  # type: ignore[untyped-decorator]
 def compact() -> None:
-    """Compact the hours that are due, and make references of runs whose first week that completes."""
+    """Compact the hours that are due, make references of runs whose first week that completes, and the lines
+    of estimates that are due.
+    """
     now = timezone.now()
     if compaction.run(now):
         baselines.ensure(now)
+        calibrations.ensure(now)
 
 
 @shared_task(name="telemetry.join_labels")  # type: ignore[untyped-decorator]

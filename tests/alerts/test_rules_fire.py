@@ -13,7 +13,7 @@ from fleet.alerts.models import Alert
 from fleet.alerts.pausing import subject
 from fleet.console import alert_words
 from fleet.devices.models import Device
-from fleet.telemetry import ingesters
+from fleet.telemetry import arrivals, ingesters
 from fleet.telemetry.gap_models import Gap
 from fleet.telemetry.ingesters import Told
 from fleet.telemetry.models import ColdPart
@@ -71,6 +71,12 @@ def with_gap(now: datetime, age_s: int, state: str = "open") -> None:
     Gap.objects.create(device_id=one, boot=1, first=3, last=5, records=3, state=state, found_at=found)
 
 
+def with_refused(now: datetime, refused: int, messages: int) -> None:
+    for back, share in ((5, 1), (30, 1), (61, 1_000)):  # what is an hour old is another hour's
+        arrivals.count(messages // 2, refused // 2 * share, slot=back % 4, now=now - back * MINUTE)
+    plant_letters("nobody", now - MINUTE, "key_unknown", 4)
+
+
 FIRING: dict[str, Callable[[datetime], None]] = {
     "golden_mismatch": lambda now: with_events(now, "golden_mismatch", 1),
     "mac_bad": lambda now: with_letters(now, "mac_bad", 1),
@@ -84,6 +90,7 @@ FIRING: dict[str, Callable[[datetime], None]] = {
     "telemetry_gap": lambda now: with_gap(now, 3_601),
     "ingest_lag": lambda now: with_gateway(now, held_s=61),
     "cold_export_failed": lambda now: with_cold(now, "no space left on device"),
+    "refused_share": lambda now: with_refused(now, 30, 10_000),
     "silent": plant_silent,
 }
 JUST_NOT: dict[str, Callable[[datetime], None]] = {
@@ -97,6 +104,7 @@ JUST_NOT: dict[str, Callable[[datetime], None]] = {
     "telemetry_gap": lambda now: with_gap(now, 3_600, "asked"),
     "ingest_lag": lambda now: with_gateway(now, held_s=60),
     "cold_export_failed": lambda now: with_cold(now, ""),
+    "refused_share": lambda now: with_refused(now, 16, 10_000),
     "silent": lambda now: plant_windows(plant_devices(1, now), now - timedelta(minutes=14), 5),
 }
 
@@ -195,6 +203,18 @@ def test_a_gateway_that_says_nothing_is_late_since_its_last_word(now: datetime) 
     )  # fmt: skip
     assert (alert.evidence["value"], alert.evidence["is_silent"]) == (61.0, True)
     assert "said nothing for 1 min 1 s" in alert_words.sentence(alert)
+
+
+def test_a_few_refused_messages_are_no_share_of_a_small_fleet(now: datetime) -> None:
+    make("refused_share", now)
+    with_refused(now, 8, 20)
+    evaluation.run(now)
+    assert not Alert.objects.exists()
+    with_refused(now, 8, 20)
+    evaluation.run(now)
+    alert = Alert.objects.get()
+    assert subject(alert) == "telemetry and events of all devices"
+    assert "16 of 40 messages within 1 h were refused" in alert_words.sentence(alert)
 
 
 def test_a_gateway_that_ends_as_asked_is_late_no_more(now: datetime) -> None:

@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from fleet.telemetry import rows, statements
+from fleet.telemetry import rows, statements, unproven
+from fleet.telemetry.ingest import Delivery
+from fleet.telemetry.models import Calibration, Version
 from tests.api.conftest import Caller, clock
 from tests.ota.world import FIRST_PLAN, World
+from tests.telemetry.batches import make_batch
 
 pytestmark = pytest.mark.django_db
 
@@ -68,6 +71,41 @@ def recomputed() -> dict[tuple[str, str, str], tuple[int, int]]:
     return sums
 
 
+def test_an_estimate_says_what_it_rests_on_or_why_it_is_none(call: Caller, told: World) -> None:
+    asked = question(told, kind="estimate", agg="mean", group_by=["digest"])
+    found = call("POST", "/telemetry:query", asked).json()
+    assert found["calibrations"] == []
+    assert {one["reason"] for one in found["series"]} == {"uncalibrated"}
+    assert {p[1] for one in found["series"] for p in one["points"]} == {None}
+    assert all(any(p[5] for p in one["points"]) for one in found["series"])
+    run = Version.objects.earliest("pk")
+    some: dict[str, Any] = {"started_at": told.now, "ended_at": told.now, "tried_at": told.now}
+    Calibration.objects.create(
+        version_id=run.pk, device_class="host-a", kind="delayed", n=200, devices=8, slope=1,
+        made_at=told.now, **some,
+    )  # fmt: skip
+    found = call("POST", "/telemetry:query", asked).json()
+    assert {one["labels"]["digest"] == run.mid: one["reason"] for one in found["series"]} == {
+        True: "drift_unknown", False: "uncalibrated",
+    }  # fmt: skip
+    (line,) = found["calibrations"]
+    assert (line["digest"], line["kind"], line["labels"], line["made_at"]) == (
+        run.mid, "delayed", 200, stamp(told.now),
+    )  # fmt: skip
+    assert "reason" not in call("POST", "/telemetry:query", question(told)).json()["series"][0]
+
+
+def test_windows_without_a_mac_are_counted_and_shown_when_asked_for(call: Caller, told: World) -> None:
+    device, start = sorted(told.devices)[0], told.now - timedelta(hours=5)
+    unproven.store([Delivery(device, make_batch(start, 3))], now=told.now)
+    path = f"/devices/{device}/telemetry?from={stamp(start)}&to={stamp(told.now)}"
+    plain = call("GET", path).json()
+    assert (plain["excluded"], {item.get("is_authentic") for item in plain["items"]}) == (3, {None})
+    both = call("GET", f"{path}&include_unauthenticated=true").json()
+    assert (both["excluded"], len(both["items"])) == (0, len(plain["items"]) + 3)
+    assert [item["is_authentic"] for item in both["items"][:4]] == [False] * 3 + [True]
+
+
 def test_an_empty_bucket_is_null_never_zero(call: Caller, told: World) -> None:
     start = told.now + timedelta(hours=-2)
     body = question(told, **{"from": stamp(start), "to": stamp(start, 7260)}, group_by=["model"])
@@ -96,7 +134,7 @@ def test_filters_groups_and_other_metrics(call: Caller, told: World) -> None:
     [
         ({"metric": "happiness", "kind": None}, 400, "unknown_metric"),
         ({"kind": None}, 400, "kind_required"),
-        ({"kind": "estimate"}, 400, "unknown_kind"),
+        ({"kind": "estimate", "agg": "count"}, 400, "agg_not_supported"),
         ({"kind": "guess"}, 400, "unknown_kind"),
         ({"metric": "latency_us", "kind": None, "agg": "median"}, 400, "agg_not_supported"),
         ({"metric": "latency_us", "kind": None, "agg": "p99"}, 400, "step_not_supported"),
@@ -160,7 +198,7 @@ def test_a_query_that_takes_too_long_is_ended(
 
 def test_the_catalogue_names_what_can_be_asked(call: Caller) -> None:
     items = {item["name"]: item for item in call("GET", "/telemetry/metrics").json()["items"]}
-    assert items["accuracy"]["kinds"] == ["golden", "delayed", "proxy"]
+    assert items["accuracy"]["kinds"] == ["golden", "delayed", "proxy", "estimate"]
     assert items["latency_us"]["unit"] == "µs"
     assert all(item["aggs"] for item in items.values())
 

@@ -10,7 +10,7 @@ words change:
   `events`.
 - devices: `devices`, `filters`, `total`, `next-page`, `query-error[data-code]`, `groups-link`,
   `save-as-group`. A device: `why[data-code]`, `slot-0`, `timeline`, `last-window`, `simulated`, `tags`,
-  `retire` with `confirm-retire` `live-jobs`, `retired`.
+  `retire` with `confirm-retire` `live-jobs`, `retired`, `unproven`.
 - groups: `groups`, `new-group`, `group-form`, `save-group`. A group: `members`, `group-query`, `group-count`,
   `members-form`, `save-members`, `edit-group`, `delete-group`, `confirm-delete-group`.
 - models: `models`, `versions`, `upload`. Form: `upload-form`, fields by name, `error-<field>`,
@@ -28,7 +28,8 @@ words change:
 - alerts: `alerts`, `filters`, `rules-link`, `open-alerts` in the navigation. An alert: `evidence`, `advice`,
   `alert-devices`, `alert-rollouts`, `folded`, `alert-verbs` with `acknowledge` `resolve`, `history`. Rules:
   `rules` with `tr[data-rule]`. A rollout that one paused: `paused-by`.
-- telemetry: `telemetry-form`, `chart`, `gaps`, `telemetry-table`, `api-call`, `query-error`.
+- telemetry: `telemetry-form`, `chart`, `gaps`, `telemetry-table`, `api-call`, `query-error`; of estimates
+  `reason-<code>`, `no-estimate`, `calibration`.
 - lists: `list-tools` with `view` `save-view` `forget-view` `csv` `json`; on devices `bulk` with `bulk-ticked`
   `bulk-all`. Bulk: `bulk-count`, `bulk-form`, `moved`, `retried`, `confirm`. Search: `found` with
   `[data-kind]`.

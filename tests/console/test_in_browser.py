@@ -113,6 +113,7 @@ def paths(site: rows.Filled) -> list[str]:
         f"/rollouts/{site.rollouts['halted'].pk}/evidence/{site.rollouts['halted'].halted_on_id}",
         "/telemetry?range=6h",
         "/telemetry?metric=class-mix&range=24h",
+        "/telemetry?metric=accuracy-estimate&range=6h",
         "/telemetry/anomalies",
         "/telemetry/compare",
         "/telemetry/compare?metric=latency&a=version==2.0.0&b=version==1.0.0",

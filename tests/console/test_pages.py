@@ -101,6 +101,7 @@ def every_page(filled: rows.Filled) -> list[str]:
         "/telemetry?metric=latency-p95&range=24h",
         "/telemetry?metric=accuracy-golden&range=6h",
         "/telemetry?metric=accuracy-delayed&range=7d",
+        "/telemetry?metric=accuracy-estimate&range=7d",
         "/telemetry?metric=anomalies&range=7d&model=activity",
         "/telemetry?metric=class-mix&range=24h",
         *(f"/rollouts/{pk}" for pk in rollouts),

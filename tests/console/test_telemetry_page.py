@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from fleet.telemetry import gaps, ingest
+from fleet.telemetry import gaps, ingest, unproven
 from fleet.telemetry.ingest import Delivery
+from tests.alerts.planting import plant_devices
 from tests.api.conftest import Caller
 from tests.api.conftest import call as call
 from tests.telemetry.batches import make_batch, sketch_batch
@@ -49,6 +50,30 @@ def test_it_says_that_records_are_missing(as_role: Any, told: None) -> None:
     assert "1 range of records that have not arrived touches this" in page(client, "/telemetry?range=6h")
     earlier = timezone.now() - timedelta(days=2)
     assert 'data-test="gaps"' not in page(client, f"/telemetry?range=6h&end={earlier:%Y-%m-%dT%H:%M}")
+
+
+def test_an_estimate_that_cannot_be_given_says_why(as_role: Any, told: None) -> None:
+    text = page(as_role("viewer"), "/telemetry?metric=accuracy-estimate&range=6h")
+    assert 'data-test="reason-uncalibrated"' in text
+    assert "too few labels in it" in text
+    assert 'data-test="no-estimate"' in text
+    assert "No telemetry in this range" not in text
+
+
+def test_the_devices_page_shows_windows_without_a_mac_while_the_mode_is_on(
+    as_role: Any, settings: Any
+) -> None:
+    now = timezone.now()
+    (device,) = plant_devices(1, now)
+    batch = make_batch(now - timedelta(minutes=1), 3, model="a-b", version="<b>1")
+    unproven.store([Delivery(device, batch)], now=now)
+    client = as_role("viewer")
+    assert 'data-test="unproven"' not in page(client, f"/devices/{device}")
+    settings.DEBUG_JSON = True
+    text = page(client, f"/devices/{device}")
+    assert 'data-test="unproven"' in text
+    assert text.count('data-label="Top class"') == 3
+    assert "a-b &lt;b&gt;1" in text
 
 
 def test_the_call_that_it_shows_has_the_same_answer(as_role: Any, told: None, call: Caller) -> None:

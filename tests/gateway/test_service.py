@@ -18,9 +18,10 @@ from fleet.gateway.handlers import Measurements
 from fleet.gateway.uplink import Reader
 from fleet.mqtt.client import BackendClient, MqttError, take_named
 from fleet.mqtt.codec.event import Event
+from fleet.mqtt.codec.json_windows import json_of
 from fleet.mqtt.codec.names import Clock, EventKind
 from fleet.stack.mosquitto import accepts
-from fleet.telemetry.models import DeadLetter, Window
+from fleet.telemetry.models import DeadLetter, UnprovenWindow, Window
 from tests.devices.makers import Board, make_report
 from tests.gateway.gateways import enrolled, left_at_broker, process, running, send, streaming, wait_until
 from tests.stack.services import Broker, Client
@@ -36,15 +37,17 @@ def boards(broker: Broker, moment: datetime) -> list[Board]:
 
 
 def test_everything_a_device_says_arrives_and_is_acknowledged(
-    broker: Broker, reader: str, boards: list[Board], moment: datetime
+    broker: Broker, reader: str, boards: list[Board], moment: datetime, settings: Any
 ) -> None:
-    board = boards[0]
+    board, settings.DEBUG_JSON = boards[0], True
     with running(reader=reader), Client(broker, board.id, board.secret) as client:
         send(client, board, "online", board.online(True).payload)
         send(client, board, "reported", board.reported(make_report(1, 1)).payload)
         send(client, board, "telemetry", board.telemetry(make_batch(moment, 3)).payload)
         send(client, board, "event", board.event(Event(1, 1, 0, Clock.SNTP, EventKind.BROWNOUT)).payload)
         send(client, board, "telemetry", b"junk")
+        send(client, board, "telemetry", json_of(make_batch(moment, 2, first=90)))
+        wait_until(lambda: UnprovenWindow.objects.count() == 2, what="windows without a MAC")
         wait_until(lambda: Window.objects.count() == 3, what="windows")
         wait_until(lambda: Device.objects.get(pk="dev-0").report_n == 1, what="the report")
         wait_until(lambda: DeviceEvent.objects.filter(kind="brownout").exists(), what="the event")

@@ -12,8 +12,10 @@ from fleet.mqtt.codec.cbor import encode
 from fleet.mqtt.codec.event import Event
 from fleet.mqtt.codec.names import Clock, EventKind
 from fleet.mqtt.codec.reported import Reported
-from fleet.mqtt.codec.telemetry import encode_batch
+from fleet.mqtt.codec.telemetry import Batch, encode_batch
+from fleet.telemetry import ingest
 from fleet.telemetry.dead import CODES, Refused
+from fleet.telemetry.ingest import Delivery
 from tests.devices.makers import Board, make_board, make_report
 from tests.telemetry.batches import make_batch
 
@@ -135,3 +137,29 @@ def test_unknown_and_retired_devices_are_refused(board: Board, now: datetime) ->
 )
 def test_other_topics_are_refused(board: Board, now: datetime, topic: str) -> None:
     assert refusal(board, Arrived(topic, b"", False, 0, 1), now) == "topic_bad"
+
+
+def test_a_device_brings_sixteen_unknown_model_runs_a_day(board: Board, now: datetime) -> None:
+    make_board("dev-2", now)
+    reader = Reader(board.installation, Keyring())
+
+    def told(n: int, at: datetime = now, who: Board = board, reader: Reader = reader) -> str:
+        found = reader.read(who.telemetry(make_batch(now, first=n, mid=f"{n:016x}")), now=at)
+        if isinstance(found, Refused):
+            return found.code
+        assert isinstance(found.content, Batch)
+        if n % 2:  # half of them are in the same transaction as what follows
+            ingest.store([Delivery(found.device_id, found.content)], slot=0, now=at)
+        return "ok"
+
+    assert [told(n) for n in range(16)] == ["ok"] * 16
+    assert [told(16), told(17)] == ["too_many_versions"] * 2
+    assert told(3) == told(4) == "ok", "known by now, or let pass before"
+    assert told(16, who=make_board("dev-3", now)) == "ok", "another device is not hurt"
+    assert told(17, at=now + timedelta(hours=25)) == "ok", "the next day"
+    ingest.store(
+        [Delivery("dev-1", make_batch(now, first=n, mid=f"{n:016x}")) for n in range(16)], slot=0, now=now
+    )
+    assert told(40, reader=Reader(board.installation, Keyring())) == "too_many_versions", (
+        "after a restart too"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 
 from fleet.console.management.commands.doctor import trust_finding
-from fleet.stack import health
+from fleet.stack import folders, health
 from fleet.stack.paths import PROJECT_ROOT, RunDir
 from fleet.stack.ports import LOOPBACK, free_port
 from fleet.stack.product import MANAGE
@@ -63,10 +65,12 @@ def installation(tmp_path_factory: pytest.TempPathFactory, broker: Broker) -> It
 
 
 def test_a_sound_installation_passes(installation: Env) -> None:
-    status, found = doctor(installation)
+    status, found = doctor({**installation, "FLEET_DEBUG_JSON": "1"})
     assert [finding for finding in found.values() if finding["level"] == "fail"] == []
+    assert found["debug json"]["level"] == "warn"
     assert status == 0
     for name in (
+        "cold tier",
         "database",
         "clock",
         "migrations",
@@ -83,6 +87,49 @@ def test_the_report_for_people_names_every_check(installation: Env) -> None:
     done = manage(installation, "doctor")
     assert done.returncode == 0
     assert "ok    migrations     all applied" in done.stdout
+
+
+def test_folders_of_telemetry_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mountinfo"  # wherever temporary files lie on this machine
+    mounts.write_text("1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:9 / /dev/shm rw shared:3 - tmpfs tmpfs rw\n")
+    assert folders.filesystem(Path("/proc")) == "proc", "by the machine's own table"
+    monkeypatch.setattr(folders, "_MOUNTS", mounts)
+    full = tmp_path / "a file"
+    full.write_text("")
+    (tmp_path / "cold").mkdir()
+    served = Path(settings.STATIC_ROOT)
+    for name, value, level, text in (
+        ("exports", tmp_path / "cold", "ok", "GiB free"),
+        ("exports", tmp_path / "later", "ok", "later, "),
+        ("exports", full / "exports", "fail", "is no folder"),
+        ("exports", served / "exports", "fail", "served to anybody"),
+        ("cold tier", "", "ok", "off"),
+        ("cold tier", tmp_path / "cold", "ok", "GiB free"),
+        ("cold tier", tmp_path / "unmounted", "warn", "not there yet"),
+        ("cold tier", "/dev/shm/cold", "fail", "in memory (tmpfs)"),
+        ("exports", "/dev/shm/exports", "warn", "in memory (tmpfs)"),
+    ):
+        one = (
+            folders.check_exports(Path(value), [served])
+            if name == "exports"
+            else next(folders.check_cold(str(value), [served]))
+        )
+        assert (one.name, one.level) == (name, level), one
+        assert text in one.text
+        assert one.fix or one.level == "ok"
+    assert not (tmp_path / "later").exists()
+    assert list((tmp_path / "cold").iterdir()) == []
+    (tmp_path / "static").symlink_to(served)
+    assert folders.check_exports(tmp_path / "static" / "x", [served]).level == "fail", "by another way"
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "_MOUNTS", tmp_path / "none")
+    for free, level in ((10 * 2**20, "fail"), (2**30, "warn"), (2**40, "ok")):
+        usage = shutil._ntuple_diskusage(2**41, 0, free)  # type: ignore[attr-defined]
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, found=usage: found)
+        (one,) = folders.check_cold(str(tmp_path), [])
+        assert one.level == level
 
 
 def test_no_server_is_a_line_each_with_what_to_do(tmp_path: Path) -> None:

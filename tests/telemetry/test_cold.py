@@ -1,6 +1,7 @@
 """The cold tier: a partition goes only when its file holds the same, and is read from there."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from fleet.telemetry import (
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.ingest import Delivery
 from fleet.telemetry.models import ColdPart, Window
+from fleet.telemetry.queries import TelemetryQuery
 from tests.conftest import NOW
 from tests.telemetry.batches import make_batch, sketch_batch
 from tests.telemetry.test_labels import sampled
@@ -160,6 +162,18 @@ def test_what_is_older_than_the_cold_tier_says_since_when_there_is_something() -
         answer(OLD - timedelta(days=1), NOW)
     midnight = datetime.combine(OLD.date(), datetime.min.time(), UTC)
     assert (caught.value.code, caught.value.available_from) == ("raw_expired", midnight)
+
+
+def test_a_question_that_raw_rows_no_longer_answer_says_where_they_are() -> None:
+    retention.cool_expired(NOW)
+    asked = TelemetryQuery("confidence", OLD, OLD + timedelta(hours=1), 60, agg="device_mean")
+    for metric, agg, kind in (("confidence", "device_mean", "window"), ("arena_used", "max", "sketch")):
+        with pytest.raises(QueryError) as caught:
+            queries.query(replace(asked, metric=metric, agg=agg), now=NOW)
+        assert caught.value.code == "raw_expired"
+        assert f"from {OLD:%Y-%m-%d} on are in the cold tier: GET /telemetry/export?kind={kind}" in str(
+            caught.value
+        )
 
 
 def test_a_damaged_file_is_a_coded_error_and_not_ours_to_read(tier: Path) -> None:

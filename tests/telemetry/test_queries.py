@@ -147,7 +147,7 @@ def test_a_limit_keeps_the_largest_series_and_says_so(sent: list[Delivery]) -> N
         ("unknown_metric", {"metric": "speed"}),
         ("kind_required", {"kind": ""}),
         ("unknown_kind", {"kind": "guess"}),
-        ("unknown_kind", {"kind": "estimate"}),
+        ("agg_not_supported", {"kind": "estimate", "agg": "count"}),
         ("unknown_kind", {"metric": "inferences"}),
         ("agg_not_supported", {"agg": "p95"}),
         ("group_by_not_supported", {"group_by": ("arm",)}),

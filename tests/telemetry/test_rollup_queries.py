@@ -251,7 +251,7 @@ def test_the_coarsest_source_that_fits_is_read(change: dict[str, Any], source: s
             "too_many_points",
             {"metric": "latency_us", "kind": "", "agg": "p95", "start": DAYS_2 - 85 * timedelta(1)},
         ),
-        ("unknown_kind", {"kind": "estimate"}),
+        ("unknown_kind", {"kind": "guess"}),
         ("kind_required", {"kind": ""}),
     ],
 )
@@ -262,6 +262,31 @@ def test_what_no_rollup_can_answer_has_a_code(code: str, change: dict[str, Any],
     assert caught.value.code == code
     if code == "too_many_points":
         assert ask(**{**asked, "step_s": caught.value.least_step_s}).series == []
+
+
+def test_memory_and_resets_are_read_from_raw_rows(fleet: Any) -> None:
+    for metric, agg, table, told, fold in (
+        ("heap_min_free", "min", "tele_window", lambda row: row["heap_min"] * 64, min),
+        ("arena_used", "max", "tele_sketch", lambda row: json.loads(row["body"])["arena_used_bytes"], max),
+        ("resets", "sum", "tele_sketch", resets, sum),
+    ):
+        for step_s, group, column in ((HOUR, "version", "version"), (DAY, "device_class", "device_class")):
+            result = ask(metric, step_s, group_by=(group,))
+            assert (result.source, result.agg) == ("raw", agg)
+            rows = [row for row in raw(table) if row["ts"] >= DAYS_2]
+            wanted = {
+                key: (fold([told(row) for row in some]), len(some))
+                for key, some in split(rows, step_s, column).items()
+            }
+            assert wanted
+            assert {key: (one.value, one.n) for key, one in points(result).items()} == wanted
+    with pytest.raises(QueryError) as caught:
+        ask("heap_min_free", DAY, start=DAYS_2 - timedelta(days=40))
+    assert (caught.value.code, caught.value.least_step_s) == ("raw_expired", None)
+
+
+def resets(row: Row) -> int:
+    return sum(n for _, n in json.loads(row["body"]).get("resets", []))
 
 
 def test_the_most_anomalous_devices_equal_raw(fleet: Any) -> None:

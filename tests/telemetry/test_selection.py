@@ -40,8 +40,9 @@ def fleet(db: None) -> list[SimpleNamespace]:
             n=rng.randrange(10, 19),
         )
         Device.objects.create(
-            id=one.id, device_class_id="host-a", enrolled_at=NOW, tags=one.tags, attributes=one.attributes
-        )
+            id=one.id, device_class_id="host-a", enrolled_at=NOW, tags=one.tags, attributes=one.attributes,
+            chip=["s3", "c3"][i % 2], firmware_version=["1.4.0", "1.5.0", ""][i % 3],
+        )  # fmt: skip
         made.append(one)
     ingest.store(
         [
@@ -122,3 +123,20 @@ def test_a_misspelt_field_of_a_run_is_named() -> None:
     with pytest.raises(TextError) as caught:
         inferences("modell==activity")
     assert caught.value.nearest[0] == "model"
+
+
+def test_series_by_chip_and_firmware_are_those_of_the_devices(fleet: list[SimpleNamespace]) -> None:
+    asked = TelemetryQuery(
+        "inferences", START, NOW, 300, group_by=("chip", "firmware"), q="version=ge=1.10.0"
+    )
+    found = {
+        (one.labels["chip"], one.labels["firmware"]): sum(p.value or 0 for p in one.points)
+        for one in queries.query(asked, now=NOW).series
+    }
+    wanted: dict[tuple[str, str], float] = {}
+    for i, one in enumerate(fleet):
+        if one.version != "1.9.0":
+            key = (["s3", "c3"][i % 2], ["1.4.0", "1.5.0", ""][i % 3])
+            wanted[key] = wanted.get(key, 0) + 5 * one.n
+    assert found == wanted
+    assert len(found) > 3

@@ -209,10 +209,11 @@ def device_events(request: HttpRequest, device_id: str, limit: int = 50, cursor:
 
 
 class WindowsQuery(Asked):
-    """The range of windows."""
+    """The range of windows. include_unauthenticated: those of debug mode too, which came without a MAC."""
 
     start: Moment = Field(alias="from")
     end: Moment = Field(alias="to")
+    include_unauthenticated: bool = False
 
 
 @router.get(
@@ -221,7 +222,10 @@ class WindowsQuery(Asked):
 def device_telemetry(request: HttpRequest, device_id: str, asked: QueryString[WindowsQuery]) -> Any:
     """Telemetry windows of one device, oldest first; the newest 2,000, else `is_cut`."""
     _device(request, device_id)
-    return queries.device_answer(device_id, asked.start, asked.end, now=timezone.now())
+    return queries.device_answer(
+        device_id, asked.start, asked.end, now=timezone.now(),
+        include_unauthenticated=asked.include_unauthenticated,
+    )  # fmt: skip
 
 
 @router.get(

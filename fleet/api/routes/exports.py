@@ -44,8 +44,9 @@ class ExportQuery(Asked):
     openapi_extra=_STREAMED,
 )
 def export_rows(request: HttpRequest, asked: Query[ExportQuery]) -> Any:
-    """Raw rows of a range, in no particular order; a transfer that is cut does not end well. More than a
-    million rows: 202 with the operation that writes them to a file.
+    """Raw rows of a range, in no particular order; a transfer that is cut does not end well. Days past
+    retention come from the cold tier, where there is one. More than a million rows: 202 with the operation
+    that writes them to a file.
     """
     wanted = export.Wanted(asked.kind, asked.format, asked.start, asked.end, asked.where.strip())
     now = timezone.now()

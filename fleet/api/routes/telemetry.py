@@ -98,7 +98,7 @@ class FixedQuery(Asked):
 
 
 class AccuracyQuery(FixedQuery):
-    """A fixed read of accuracy. kind: golden or proxy, never both."""
+    """A fixed read of accuracy. kind: golden, delayed, proxy or estimate, never two of them."""
 
     kind: str = Field("", max_length=16)
     agg: str = Field("mean", max_length=16)
@@ -237,7 +237,10 @@ def _covered(one: queries.Covered) -> dict[str, Any]:
 
 
 def result_json(result: queries.TelemetryResult) -> dict[str, Any]:
-    """The answer as JSON; an empty bucket has value null and n 0."""
+    """The answer as JSON; an empty bucket has value null and n 0. Series of estimates have a reason, null
+    when they have values, and the answer says what their lines were fitted from.
+    """
+    is_estimate = result.kind == queries.ESTIMATE
     return {
         "metric": result.metric,
         "kind": result.kind,
@@ -252,7 +255,13 @@ def result_json(result: queries.TelemetryResult) -> dict[str, Any]:
             {
                 "labels": one.labels,
                 "points": [[stamp(p.t), p.value, p.lower, p.upper, p.n_devices, p.n] for p in one.points],
+                **({"reason": one.reason or None} if is_estimate else {}),
             }
             for one in result.series
         ],
+        **({"calibrations": [_calibration(one) for one in result.calibrations]} if is_estimate else {}),
     }
+
+
+def _calibration(one: dict[str, Any]) -> dict[str, Any]:
+    return one | {name: stamp(one[name]) for name in ("from", "to", "made_at")}

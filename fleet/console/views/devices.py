@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.db.models import Exists, OuterRef, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -151,8 +152,14 @@ def device(request: HttpRequest, device_id: str) -> HttpResponse:
         "accuracy": _chart(windows, "accuracy", now - CHART_SPANS[span], now),
         "latency": _chart(windows, "latency_mean_us", now - CHART_SPANS[span], now),
         "windows": windows[-50:],
+        "unproven": _unproven(row.pk, now - CHART_SPANS[span], now),
     }
     return render(request, "console/device.html", context)
+
+
+def _unproven(device_id: str, start: datetime, end: datetime) -> list[dict[str, Any]]:
+    """The newest windows that came without a MAC; none where nobody takes such."""
+    return queries.unproven_series(device_id, start, end, limit=20) if settings.DEBUG_JSON else []
 
 
 @require_http_methods(["POST"])

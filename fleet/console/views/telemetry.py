@@ -48,6 +48,15 @@ METRICS: dict[str, tuple[str, str, str, str, str, str]] = {
         "ratio",
         "Share of sampled inferences that agree with a later label. Delayed: true, where there are labels.",
     ),
+    "accuracy-estimate": (
+        "Accuracy (estimate)",
+        "accuracy",
+        "estimate",
+        "mean",
+        "ratio",
+        "What mean confidence says of accuracy, without labels. An early hint while drift is quiet, else"
+        " none: a fault can raise confidence.",
+    ),
     "latency": ("Latency, mean", "latency_us", "", "mean", "us", "Mean time of one inference on the device."),
     "latency-max": ("Latency, maximum", "latency_us", "", "max", "us", "Slowest inference of the interval."),
     "latency-p95": (
@@ -74,6 +83,13 @@ METRICS: dict[str, tuple[str, str, str, str, str, str]] = {
         "ratio",
         "How inferences are shared out among their top classes; the largest six. By the hour.",
     ),
+}
+REASONS = {
+    "uncalibrated": "No estimate: it has no reference of drift yet, or too few labels in it to know what its"
+    " confidence means.",
+    "drift_unknown": "No estimate: no sketch was judged by its reference in this range, so whether drift was"
+    " quiet is not known.",
+    "drift_active": "No estimate: devices drift, and confidence says nothing of accuracy then.",
 }
 QUERY_EXAMPLES = ("class==s3-8m;fw=ge=1.4.0", "model==activity;version=ge=2.0.0", "tag==line-2,group==pilot")
 # range: how far back, bucket in seconds
@@ -126,7 +142,7 @@ def explorer(request: HttpRequest) -> HttpResponse:
         context["error"], status = error, 422
     except (devices_errors.QueryError, devices_errors.GroupError) as error:
         context["query_error"], status = query_box.explained(q, error), 422
-    if not context.get("rows") and limit_of(request) is None:
+    if not context.get("rows") and not context.get("reasons") and limit_of(request) is None:
         context["last_window"] = queries.newest_window()
     return render(request, "console/telemetry.html", context, status=status)
 
@@ -176,7 +192,7 @@ def _answer(asked: queries.TelemetryQuery, metric: str) -> dict[str, Any]:
     unit = METRICS[metric][4]
     ceiling = 1.0 if unit == "ratio" else None
     chart = charts.time_chart(
-        _sentence(label, series, unit),
+        _sentence(label, series, unit, nothing="none to give" if asked.is_estimate else "nothing measured"),
         series,
         start=asked.buckets()[0],
         end=asked.end,
@@ -198,6 +214,13 @@ def _answer(asked: queries.TelemetryQuery, metric: str) -> dict[str, Any]:
         "left_off": found.series_left_off,
         "step_s": asked.step_s,
         "gaps": found.gaps,
+        "calibrations": [
+            one
+            for one in found.calibrations
+            if (one["model"], one["version"])
+            in {(each.labels["model"], each.labels["version"]) for each in found.series if not each.reason}
+        ],
+        "reasons": [(_label(one), one.reason, REASONS[one.reason]) for one in found.series if one.reason],
     }
 
 
@@ -207,14 +230,14 @@ def _label(one: queries.Series) -> str:
     return f"{name} class {one.labels['class']}" if "class" in one.labels else name
 
 
-def _sentence(label: str, series: dict[str, list[charts.Sample]], unit: str) -> str:
+def _sentence(label: str, series: dict[str, list[charts.Sample]], unit: str, *, nothing: str) -> str:
     """What the chart shows, in words: the newest value of each series."""
     parts = []
     for name, samples in series.items():
         newest = next((sample.value for sample in reversed(samples) if sample.value is not None), None)
         if newest is not None:
             parts.append(f"{name} {charts.amount(newest, unit, 0.001 if unit == 'ratio' else 100)}")
-    return f"{label}, newest value: {'; '.join(parts)}" if parts else f"{label}: nothing measured"
+    return f"{label}, newest value: {'; '.join(parts)}" if parts else f"{label}: {nothing}"
 
 
 def _call(asked: queries.TelemetryQuery) -> str:

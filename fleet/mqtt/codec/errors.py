@@ -7,8 +7,9 @@ class CodecError(Exception):
     """Bytes that were refused.
 
     code: a name that tests, dead letters and refusals share: for uplinks `too_large, cbor_bad, mac_missing,
-    mac_bad, key_unknown, format_unknown, range, bad_window, topic_bad`, for signed documents the labels of
-    `RefusalCode`. text: what was found, what the limit is, what arrived; never received bytes or keys.
+    mac_bad, key_unknown, format_unknown, range, bad_window, topic_bad` and, of JSON, `malformed_json`, for
+    signed documents the labels of `RefusalCode`. text: what was found, what the limit is, what arrived; never
+    received bytes or keys.
     """
 
     def __init__(self, code: str, text: str) -> None:

@@ -69,7 +69,13 @@ def parse_batch(payload: bytes) -> Batch:
 
 def parse_strictly(payload: bytes) -> Batch:
     """As `parse_batch`, field by field: the judge of everything unusual."""
-    item = decode_strict(payload, max_bytes=MAX_UPLINK_BYTES["telemetry"])
+    return parse_item(decode_strict(payload, max_bytes=MAX_UPLINK_BYTES["telemetry"]))
+
+
+def parse_item(item: Any) -> Batch:
+    """Read the item that a payload holds. Raises CodecError `format_unknown`, `bad_window`, `range` as
+    `parse_batch`.
+    """
     check_format(item)
     fields = _SHAPE.map(item, "batch", required=range(7), optional=(7, 8, 9))
     run = _SHAPE.array(fields[5], "model run", least=4, most=4)

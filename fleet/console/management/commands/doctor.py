@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import django
 from django.conf import settings
+from django.contrib.staticfiles import finders
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
@@ -19,7 +20,7 @@ from django.utils import timezone
 
 from fleet.mqtt.client import BackendClient, MqttError
 from fleet.sealing import SealError, seal, unseal
-from fleet.stack import health
+from fleet.stack import folders, health
 from fleet.stack.health import FAIL, OK, WARN, Finding
 from ota import keys
 from ota.errors import OtaError
@@ -32,7 +33,7 @@ MARKS = {OK: "ok  ", WARN: "warn", FAIL: "FAIL"}
 class Command(BaseCommand):
     """Print one line per check; exit status 1 when one fails."""
 
-    help = "Check versions, programs, database, Redis, broker, clock and keys, and say what to do."
+    help = "Check versions, programs, folders, database, Redis, broker, clock and keys, and say what to do."
     requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -60,6 +61,9 @@ def examine() -> Iterator[Finding]:
     yield health.check_packages()
     yield from health.check_programs()
     yield health.check_disk(Path(settings.RUN_DIR))
+    yield folders.check_exports(Path(settings.EXPORT_DIR), served_folders())
+    yield from folders.check_cold(settings.COLD_DIR, served_folders())
+    yield from check_debug()
     database = list(health.check_database(database_url()))
     yield from database
     is_database_up = database[0].level == OK
@@ -80,6 +84,22 @@ def database_url() -> str:
     password = quote(given["PASSWORD"] or "", safe="")
     account = f"{user}:{password}@" if user else ""
     return f"postgresql://{account}{given['HOST'] or 'localhost'}:{given['PORT'] or 5432}/{given['NAME']}"
+
+
+def served_folders() -> list[Path]:
+    """Folders whose files the web server gives to anybody."""
+    places = [Path(settings.STATIC_ROOT)]
+    for finder in finders.get_finders():
+        stores = getattr(finder, "storages", {})
+        places += [Path(store.location) for store in stores.values()]
+    return places
+
+
+def check_debug() -> Iterator[Finding]:
+    """Nothing is on that is for the bench alone."""
+    if settings.DEBUG_JSON:
+        text = "FLEET_DEBUG_JSON is set: gateways take telemetry as JSON, without a MAC"
+        yield Finding("debug json", WARN, text, "unset it where devices are more than boards on a bench")
 
 
 def check_migrations() -> Finding:

@@ -1,5 +1,5 @@
 """`manage.py telemetry`: compare rollups with raw rows, make them anew, compact, cool, choose references,
-replay.
+calibrate, replay.
 
 It is the gateway's because replaying is: what was refused goes through the gateway's reading once more.
 """
@@ -19,7 +19,16 @@ from fleet.devices.installation import installation_id
 from fleet.gateway import replay
 from fleet.gateway.uplink import Reader
 from fleet.sealing import SealError
-from fleet.telemetry import baselines, cold, compaction, partitions, recompute, retention, verification
+from fleet.telemetry import (
+    baselines,
+    calibrations,
+    cold,
+    compaction,
+    partitions,
+    recompute,
+    retention,
+    verification,
+)
 from fleet.telemetry.errors import TelemetryError
 from fleet.telemetry.models import ColdPart, Version
 
@@ -28,7 +37,7 @@ DAY = timedelta(days=1)
 
 
 class Command(BaseCommand):
-    help = "Compare rollups with raw rows, make them anew, compact, choose references of drift, replay."
+    help = "Compare rollups with raw rows, make them anew, compact, choose references of drift, calibrate."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
@@ -40,10 +49,14 @@ class Command(BaseCommand):
         base = verbs.add_parser(
             "baseline", help="make a range the reference of drift of a model run on a class"
         )
-        base.add_argument("mid", help="16 hex digits of the model run")
-        base.add_argument("device_class", help="device class, as the device list names it")
         base.add_argument("--from", dest="start", required=True, help="first UTC day, 2026-05-01")
         base.add_argument("--to", dest="end", required=True, help="last UTC day")
+        line = verbs.add_parser(
+            "calibrate", help="fit the estimate of accuracy of a model run on a class anew"
+        )
+        for one in (base, line):
+            one.add_argument("mid", help="16 hex digits of the model run")
+            one.add_argument("device_class", help="device class, as the device list names it")
         verbs.add_parser("compact", help="compact the hours that are due, as the workers do each minute")
         verbs.add_parser("cool", help="export raw days past retention to the cold tier, then drop them")
         again = verbs.add_parser("replay", help="send refused messages through the pipeline once more")
@@ -61,6 +74,9 @@ class Command(BaseCommand):
                 return
             if options["verb"] == "baseline":
                 self._baseline(options, now)
+                return
+            if options["verb"] == "calibrate":
+                self._calibrate(options, now)
                 return
             if options["verb"] == "replay":
                 self._replay(options, now)
@@ -115,14 +131,22 @@ class Command(BaseCommand):
             raise CommandError(f"cold_export_failed: {failed.name}: {failed.problem}")
 
     def _baseline(self, options: dict[str, Any], now: datetime) -> None:
-        runs = list(Version.objects.filter(mid=options["mid"].lower()))
-        if not runs:
-            raise CommandError(f"not_found: no model run {options['mid'][:32]} ever reported")
         start, end = _days(options, now)
         try:
-            for run in runs:
+            for run in _runs(options):
                 n = baselines.take(run.pk, options["device_class"], start, end, actor=ACTOR, now=now)
                 self.stdout.write(f"{run.model} {run.version}: {n:,} inferences are the reference")
+        except TelemetryError as error:
+            raise CommandError(f"{error.code}: {error.text}") from error
+
+    def _calibrate(self, options: dict[str, Any], now: datetime) -> None:
+        try:
+            for run in _runs(options):
+                line = calibrations.take(run.pk, options["device_class"], actor=ACTOR, now=now)
+                self.stdout.write(
+                    f"{run.model} {run.version}: a line from {line.n:,} {line.kind} labels of"
+                    f" {line.devices:,} devices: {line.intercept:+.3f} {line.slope:+.3f} x confidence"
+                )
         except TelemetryError as error:
             raise CommandError(f"{error.code}: {error.text}") from error
 
@@ -146,6 +170,13 @@ class Command(BaseCommand):
         while n := compaction.run(now):
             done += n
         return done
+
+
+def _runs(options: dict[str, Any]) -> list[Version]:
+    runs = list(Version.objects.filter(mid=options["mid"].lower()))
+    if not runs:
+        raise CommandError(f"not_found: no model run {options['mid'][:32]} ever reported")
+    return runs
 
 
 def _range(options: dict[str, Any], now: datetime) -> tuple[datetime, datetime]:
