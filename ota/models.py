@@ -332,7 +332,9 @@ class Job(models.Model):
     """One device x slot x attempt of a rollout. `kind` is install, or revert while rolling back."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    rollout = models.ForeignKey(Rollout, on_delete=models.CASCADE, related_name="jobs")
+    rollout = models.ForeignKey(  # its own index would be the beginning of three others
+        Rollout, on_delete=models.CASCADE, related_name="jobs", db_index=False
+    )
     wave = models.ForeignKey(Wave, on_delete=models.CASCADE, related_name="jobs")
     device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="jobs")
     slot = models.PositiveSmallIntegerField(default=0)
@@ -363,6 +365,7 @@ class Job(models.Model):
             models.Index(fields=["wave", "state"], include=["kind", "is_reconciled"], name="job_wave_counts"),
             models.Index(fields=["rollout", "state"], name="job_rollout_state"),
             models.Index(fields=["rollout", "id"], name="job_rollout_page"),  # pages of its list
+            models.Index(fields=["rollout", "device", "id"], name="job_rollout_device"),
             models.Index(  # whom to offer to next, without sorting everybody who waits
                 fields=["rollout", "wave", "h", "device"],
                 condition=Q(state=JobState.QUEUED, kind="install"),

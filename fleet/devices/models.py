@@ -83,6 +83,8 @@ class Device(models.Model):
         indexes = [
             GinIndex(name="device_tags", fields=["tags"], opclasses=["jsonb_path_ops"]),
             GinIndex(name="device_attributes", fields=["attributes"], opclasses=["jsonb_path_ops"]),
+            models.Index(fields=["enrolled_at", "id"], name="device_enrolled"),  # orders of lists
+            models.Index(fields=["firmware_key", "id"], name="device_firmware"),
         ]
 
     def __str__(self) -> str:
