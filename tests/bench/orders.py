@@ -35,8 +35,7 @@ def multiply(model: Any, count: int, **columns: str) -> None:
         chosen = ", ".join(f"({columns[name]})" if name in columns else f'w."{name}"' for name in names)
         cursor.execute(
             f'INSERT INTO "{table}" SELECT {chosen}'
-            f' FROM (SELECT * FROM "{table}" LIMIT 1) w, generate_series(1, %s) i',
-            [count - 1],
+            f' FROM (SELECT * FROM "{table}" LIMIT 1) w, generate_series(1, {count - 1}) i'
         )
         cursor.execute(f'ANALYZE "{table}"')
 
@@ -65,7 +64,16 @@ def fill(devices: int, jobs: int, audits: int) -> Any:
     version = ModelVersion.objects.create(
         model=line, version="1", artifact=artifact, created_at=now, created_by="x"
     )
-    given = {"message": b"", "leaves": b"", "blob": b"", "chunks": 1, "class_ids": [], "seq": 1, "floor": 0}
+    given = {
+        "message": b"",
+        "leaves": b"",
+        "blob": b"",
+        "chunks": 1,
+        "class_ids": [],
+        "kids": [],
+        "seq": 1,
+        "floor": 0,
+    }
     manifest = Manifest.objects.create(
         id="0" * 64, mid="0" * 16, version=version, **given, created_at=now, created_by="x"
     )
