@@ -372,6 +372,7 @@ class Job(models.Model):
             models.Index(  # the few that failed, in the order of their list
                 fields=["rollout", "code", "id"], condition=~Q(code=""), name="job_codes"
             ),
+            models.Index(fields=["rollout", "device", "id"], name="job_rollout_device"),
             models.Index(  # whom to offer to next, without sorting everybody who waits
                 fields=["rollout", "wave", "h", "device"],
                 condition=Q(state=JobState.QUEUED, kind="install"),

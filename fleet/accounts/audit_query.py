@@ -1,8 +1,9 @@
 """What of the audit trail somebody asks for: by actor, verb, object and time.
 
 Most rows are job transitions, millions of them, so what people ask for has indexes of its own: what people
-and their tokens did (`audit_people`), and everything that is no job (`audit_verbs`). The time of a row is
-`at`, its place in the trail is its id: pages go by the id.
+and their tokens did (`audit_people`), everything that is no job (`audit_verbs`), and kinds of actors that
+write seldom (`audit_kinds`; the newest rows of devices and ticks are near the trail's end anyway). The time
+of a row is `at`, its place in the trail is its id: pages go by the id.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ from django.db.models import Q
 
 from fleet.alerts.choices import Action, AlertState, DeliveryKind, DeliveryState, Severity
 from fleet.ids import uuid7
+from fleet.ranks import Ranked
+
+BY_SEVERITY = Ranked("severity", tuple(Severity.values))
 
 
 class Rule(models.Model):
@@ -72,7 +75,11 @@ class Alert(models.Model):
                 name="one_unresolved_alert",
             )
         ]
-        indexes = [models.Index(fields=["state", "-id"], name="alert_state")]
+        indexes = [
+            models.Index(fields=["state", "-id"], name="alert_state"),
+            models.Index(fields=["last_seen_at", "id"], name="alert_last_seen"),  # orders of lists
+            models.Index(BY_SEVERITY.expression(), "id", name="alert_severity"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.rule_name} {self.scope_key} {self.state}"

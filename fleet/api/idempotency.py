@@ -1,15 +1,26 @@
-"""Idempotency-Key: a repeated POST gets the first answer again, with `Idempotent-Replayed: true`."""
+"""Idempotency-Key: a repeated POST gets the first answer again, with `Idempotent-Replayed: true`.
+
+Every POST that changes something takes a key; the API gives it to each that is not in READS, so that no route
+is forgotten. Answers may hold what is shown once (the text of a token, the secret of a webhook): what is kept
+of them is sealed with a key that only the caller has, made of their token's secret and their Idempotency-Key.
+"""
 
 import functools
 import hashlib
+import hmac
 import json
+import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from django.db import IntegrityError, OperationalError, connection, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
+from ninja import Status
+from ninja.operation import Operation
 from psycopg.errors import LockNotAvailable
 
 from fleet.api.errors import ApiProblem
@@ -19,72 +30,121 @@ from fleet.api.revisions import tag
 KEPT = timedelta(hours=24)
 WAIT_S = 2
 """How long a repeated request waits for the first one, which still runs."""
+MAX_KEY: Final = 64
+READS: Final = frozenset({"/groups:preview", "/rollouts:preview", "/telemetry:query"})
+"""Paths whose POST changes nothing, and so takes no key."""
+_MARK: Final = "_idempotent"
+_NONCE: Final = 12
+_HEADERS: Final = ("ETag", "Location")
 
 
 def idempotent(*, is_required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator of a ninja view function (below the route, so that the caller is authenticated first).
 
-    The view returns a body, or a pair of status and body. An error is not kept: the same request may be
-    tried again.
+    The view returns a body, a pair of status and body, or ninja's Status. It runs in one transaction with its
+    key. An error is not kept: the same request may be tried again.
     Problems: `idempotency_key_required`, `idempotency_key_reused` (another body), `idempotency_in_progress`.
     """
 
     def decorate(view: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(view)
         def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+            def run() -> HttpResponse:
+                return _render(view(request, *args, **kwargs), kwargs.get("response"))
+
             key = request.headers.get("Idempotency-Key", "")
             if not key and not is_required:
-                return _render(view(request, *args, **kwargs))
-            if not 1 <= len(key) <= 64:
+                return run()
+            if not 1 <= len(key) <= MAX_KEY:
                 raise ApiProblem(
                     "idempotency_key_required", "send Idempotency-Key: 1 to 64 characters of your choice"
                 )
-            return _once(request, key, lambda: _render(view(request, *args, **kwargs)))
+            return _once(request, key, run)
 
+        setattr(wrapped, _MARK, is_required)
         return wrapped
 
     return decorate
 
 
-def _render(result: Any) -> HttpResponse:
-    status, body = result if isinstance(result, tuple) else (200, result)
-    return _tagged(JsonResponse(body, status=status, safe=False), body)
+def take_key(operation: Operation) -> None:
+    """Have an operation take the key, when it is a POST that changes something, and its document tell it."""
+    if "POST" not in operation.methods or operation.path in READS or not operation.auth_callbacks:
+        return  # a device that enrols has no token; its own token, spent once, does the same
+    if not hasattr(operation.view_func, _MARK):
+        operation.view_func = idempotent(is_required=False)(operation.view_func)
+    parameter = {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": getattr(operation.view_func, _MARK),
+        "description": "Repeated with the same key within 24 hours, the request gets its first answer again.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY},
+    }
+    extra = operation.openapi_extra or {}
+    operation.openapi_extra = {**extra, "parameters": [*extra.get("parameters", []), parameter]}
 
 
-def _tagged(answer: HttpResponse, body: Any) -> HttpResponse:
-    """Name the revision that a body tells, and where the operation of a 202 is: the first answer and its
-    replay carry the same ETag and Location.
-    """
+def _render(result: Any, given: HttpResponse | None) -> HttpResponse:
+    """A view's result as an answer. given: the response whose headers it has set, if it asked for one."""
+    status, body = 200, result
+    if isinstance(result, Status):
+        status, body = result.status_code, result.value
+    elif isinstance(result, tuple):
+        status, body = result
+    answer = JsonResponse(body, status=status, safe=False)
     if isinstance(body, dict) and isinstance(body.get("rev"), int):
         tag(answer, body["rev"])
-    if answer.status_code == 202:
+    if status == 202 and "progress" in body:  # an operation
         answer["Location"] = f"/api/v1/operations/{body['id']}"
+    for name in _HEADERS:
+        if given is not None and name in given:
+            answer[name] = given[name]
     return answer
 
 
 def _once(request: HttpRequest, key: str, run: Callable[[], HttpResponse]) -> HttpResponse:
     """Key, change and answer commit together: after a crash there is either all of it or nothing."""
     owner = request.auth.public_id  # type: ignore[attr-defined]
-    path = f"{request.method} {request.get_full_path()}\n"
-    digest = hashlib.sha256(path.encode() + request.body).hexdigest()
+    digest = _digest(request)
     now = timezone.now()
     IdempotentRequest.objects.filter(created_at__lt=now - KEPT).delete()
     failure: Exception | None = None
     with transaction.atomic():
         row = _claim(owner, key, digest, now)
         if row is None:
-            return _replay(IdempotentRequest.objects.get(owner=owner, key=key), digest)
+            return _replay(request, IdempotentRequest.objects.get(owner=owner, key=key), digest)
         try:
             answer = run()
         except Exception as error:  # what the verb itself committed stays: it may move a state and refuse
+            if connection.needs_rollback:  # the database refused a statement: nothing of this can stay
+                raise
             failure = error
             row.delete()
         else:
-            row.status, row.body = answer.status_code, answer.content
-            row.save(update_fields=["status", "body"])
+            row.status, row.body = answer.status_code, _sealed(request, key, digest, answer.content)
+            row.headers = {name: answer[name] for name in _HEADERS if name in answer}
+            row.save(update_fields=["status", "body", "headers"])
     if failure is not None:
         raise failure
     return answer
+
+
+def _digest(request: HttpRequest) -> str:
+    """SHA-256 over method, path and body; of a form, which is read already, over its fields and files."""
+    found = hashlib.sha256(f"{request.method} {request.get_full_path()}\n".encode())
+    if request.content_type != "multipart/form-data":
+        found.update(request.body)
+        return found.hexdigest()
+    fields = sorted((name, request.POST.getlist(name)) for name in request.POST)
+    found.update(json.dumps(fields).encode())
+    for name in sorted(request.FILES):
+        for file in request.FILES.getlist(name):
+            content = hashlib.sha256()
+            for part in file.chunks():
+                content.update(part)
+            file.seek(0)
+            found.update(json.dumps([name, file.name, content.hexdigest()]).encode())
+    return found.hexdigest()
 
 
 def _claim(owner: str, key: str, digest: str, now: datetime) -> IdempotentRequest | None:
@@ -107,9 +167,26 @@ def _claim(owner: str, key: str, digest: str, now: datetime) -> IdempotentReques
         ) from error
 
 
-def _replay(row: IdempotentRequest, digest: str) -> HttpResponse:
+def _replay(request: HttpRequest, row: IdempotentRequest, digest: str) -> HttpResponse:
     if row.request_digest != digest:
         raise ApiProblem("idempotency_key_reused", "this key was used for another request; choose a new one")
-    answer = HttpResponse(bytes(row.body), status=row.status, content_type="application/json")
+    body = bytes(row.body)
+    try:
+        content = _cipher(request, row.key).decrypt(body[:_NONCE], body[_NONCE:], digest.encode())
+    except (InvalidTag, ValueError):
+        detail = "the first answer is sealed with this token's former secret; choose a new key"
+        raise ApiProblem("idempotency_key_reused", detail) from None
+    answer = HttpResponse(content, status=row.status, content_type="application/json", headers=row.headers)
     answer["Idempotent-Replayed"] = "true"
-    return _tagged(answer, json.loads(bytes(row.body)))
+    return answer
+
+
+def _sealed(request: HttpRequest, key: str, digest: str, content: bytes) -> bytes:
+    nonce = os.urandom(_NONCE)
+    return nonce + _cipher(request, key).encrypt(nonce, content, digest.encode())
+
+
+def _cipher(request: HttpRequest, key: str) -> ChaCha20Poly1305:
+    """256 bits that the database does not have: a token's secret is kept as a digest with another key."""
+    secret = request.headers.get("Authorization", "").encode()
+    return ChaCha20Poly1305(hmac.digest(secret, b"fleet.api.idempotency\n" + key.encode(), "sha256"))

@@ -10,7 +10,8 @@ class IdempotentRequest(models.Model):
     key = models.CharField(max_length=64)
     request_digest = models.CharField(max_length=64)
     status = models.PositiveSmallIntegerField(default=0)
-    body = models.BinaryField(default=bytes)
+    headers = models.JSONField(default=dict)
+    body = models.BinaryField(default=bytes)  # sealed: fleet.api.idempotency
     created_at = models.DateTimeField(db_index=True)
 
     class Meta:

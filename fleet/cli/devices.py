@@ -36,6 +36,7 @@ def add(areas: Any) -> None:
     one.add_argument("--class", dest="device_class", default="")
     one.add_argument("--presence", default="", choices=("online", "offline", "never_seen"))
     one.add_argument("--limit", type=int, default=None, help="at most so many; default: all")
+    output.sortable(one)
     one.set_defaults(run=_list)
     one = verbs.add_parser("show", help="one device")
     one.add_argument("device")
@@ -43,6 +44,7 @@ def add(areas: Any) -> None:
     one = verbs.add_parser("events", help="its timeline, newest first")
     one.add_argument("device")
     one.add_argument("--limit", type=int, default=50)
+    output.sortable(one)
     one.set_defaults(run=_events)
     for verb, words in _VERBS.items():
         one = verbs.add_parser(verb, help=words)
@@ -52,7 +54,9 @@ def add(areas: Any) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
-    found = connected(args).devices.list(q=args.query, device_class=args.device_class, presence=args.presence)
+    found = connected(args).devices.list(
+        q=args.query, device_class=args.device_class, presence=args.presence, sort=args.sort
+    )
     output.rows(
         map(_flat, islice(found, args.limit)), _COLUMNS, args.format,
         empty="no device: enrol one with `manage.py devices`, or `manage.py simulate` some",
@@ -65,7 +69,7 @@ def _show(args: argparse.Namespace) -> None:
 
 def _events(args: argparse.Namespace) -> None:
     columns = (("AT", "at"), ("KIND", "kind"), ("CODE", "code"), ("WHAT", "text"))
-    found = islice(connected(args).devices.events(args.device), args.limit)
+    found = islice(connected(args).devices.events(args.device, sort=args.sort), args.limit)
     output.rows(found, columns, args.format, empty="nothing has happened to this device yet")
 
 

@@ -7,7 +7,7 @@ import getpass
 import sys
 from collections.abc import Sequence
 
-from fleet.cli import completion, devices, exits, models, rollouts, telemetry, tokens
+from fleet.cli import completion, devices, exits, models, rollouts, telemetry, tokens, users
 from fleet.cli.connection import Login, connected, keep
 from fleet.cli.exits import EndedBadly, UsageError
 from fleet.cli.output import FORMATS, harmless
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     login = areas.add_parser("login", help="keep address and token for later calls")
     login.add_argument("address", metavar="URL")
     login.set_defaults(run=_login)
-    for part in (devices, models, rollouts, telemetry, tokens):
+    for part in (devices, models, rollouts, telemetry, tokens, users):
         part.add(areas)
     shell = areas.add_parser("completion", help="print a completion script")
     shell.add_argument("shell", choices=completion.SHELLS)

@@ -48,6 +48,7 @@ def add(areas: Any) -> None:
     one.set_defaults(run=_inspect)
     one = verbs.add_parser("list", help="model lines, or the versions of one")
     one.add_argument("model", nargs="?", default="")
+    output.sortable(one)
     one.set_defaults(run=_list)
     one = verbs.add_parser("create", help="a new model line")
     one.add_argument("model")
@@ -118,10 +119,10 @@ def _list(args: argparse.Namespace) -> None:
     api = connected(args).models
     if args.model:
         empty = f"no version yet: `tinyfleet models upload {args.model} 1.0.0 FILE`"
-        output.rows(api.versions(args.model), _VERSIONS, args.format, empty=empty)
+        output.rows(api.versions(args.model, sort=args.sort), _VERSIONS, args.format, empty=empty)
     else:
         empty = "no model yet: `tinyfleet models create NAME`"
-        output.rows(api.list(), _LINES, args.format, empty=empty)
+        output.rows(api.list(sort=args.sort), _LINES, args.format, empty=empty)
 
 
 def _create(args: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import shutil
@@ -13,6 +14,16 @@ from typing import Any, Final, TextIO
 FORMATS: Final = ("table", "csv", "json")
 Columns = Sequence[tuple[str, str]]
 """(heading, path of keys with dots) of each column."""
+
+
+def sortable(one: argparse.ArgumentParser) -> None:
+    """Give a command that lists something its order; the installation knows which there are."""
+    one.add_argument(
+        "--sort",
+        default="",
+        metavar="FIELD,...",
+        help="order; `--sort=-FIELD` descends; an unknown one is told",
+    )
 
 
 def rows(found: Iterable[Mapping[str, Any]], columns: Columns, how: str, *, empty: str) -> None:

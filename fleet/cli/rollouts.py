@@ -51,6 +51,7 @@ def add(areas: Any) -> None:
     one = verbs.add_parser("list", help="newest first")
     one.add_argument("--state", default="")
     one.add_argument("--limit", type=int, default=20)
+    output.sortable(one)
     one.set_defaults(run=_list)
     for name, words, run in (
         ("create", "a draft", _create),
@@ -90,6 +91,7 @@ def add(areas: Any) -> None:
     one.add_argument("rollout")
     one.add_argument("--state", default="")
     one.add_argument("--code", default="")
+    output.sortable(one)
     one.set_defaults(run=_jobs)
 
 
@@ -145,7 +147,7 @@ def _arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _list(args: argparse.Namespace) -> None:
-    found = islice(connected(args).rollouts.list(args.state), args.limit)
+    found = islice(connected(args).rollouts.list(args.state, sort=args.sort), args.limit)
     empty = "no rollout yet: `tinyfleet rollouts create NAME MODEL VERSION --waves 20,100%`"
     output.rows(found, _LIST, args.format, empty=empty)
 
@@ -237,7 +239,7 @@ def _explain(args: argparse.Namespace) -> None:
 
 
 def _jobs(args: argparse.Namespace) -> None:
-    found = connected(args).rollouts.jobs(args.rollout, state=args.state, code=args.code)
+    found = connected(args).rollouts.jobs(args.rollout, state=args.state, code=args.code, sort=args.sort)
     output.rows(found, _JOBS, args.format, empty="no device of it has a job yet")
 
 

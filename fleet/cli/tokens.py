@@ -19,6 +19,7 @@ def add(areas: Any) -> None:
     area = areas.add_parser("tokens", help="make, list and end API tokens")
     verbs = area.add_subparsers(dest="verb", metavar="COMMAND", required=True)
     one = verbs.add_parser("list", help="all tokens, without their secrets")
+    output.sortable(one)
     one.set_defaults(run=_list)
     one = verbs.add_parser("create", help="a token; its text is printed once and never shown again")
     one.add_argument("name")
@@ -31,7 +32,7 @@ def add(areas: Any) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
-    output.rows(connected(args).tokens.list(), _COLUMNS, args.format, empty="no token")
+    output.rows(connected(args).tokens.list(sort=args.sort), _COLUMNS, args.format, empty="no token")
 
 
 def _create(args: argparse.Namespace) -> None:

@@ -27,6 +27,7 @@ class TinyFleet:
         self.rollouts = Rollouts(self.http)
         self.telemetry = Telemetry(self.http)
         self.tokens = Tokens(self.http)
+        self.users = Users(self.http)
 
 
 class _Part:
@@ -37,18 +38,20 @@ class _Part:
 class Devices(_Part):
     """Enrolled devices."""
 
-    def list(self, *, q: str = "", device_class: str = "", presence: str = "") -> Iterator[Json]:
-        """Devices that a query selects, in the order of their ids."""
-        given = {"q": q, "class": device_class, "presence": presence}
-        return self._http.every("/devices", **{name: value for name, value in given.items() if value})
+    def list(
+        self, *, q: str = "", device_class: str = "", presence: str = "", sort: str = ""
+    ) -> Iterator[Json]:
+        """Devices that a query selects, in the order of their ids, or as `sort` says."""
+        given = {"q": q, "class": device_class, "presence": presence, "sort": sort}
+        return self._http.every("/devices", **_said(given))
 
     def get(self, device_id: str) -> Json:
         """One device as last reported."""
         return _json(self._http.get(f"/devices/{_part(device_id)}"))
 
-    def events(self, device_id: str) -> Iterator[Json]:
+    def events(self, device_id: str, *, sort: str = "") -> Iterator[Json]:
         """Its timeline, newest first."""
-        return self._http.every(f"/devices/{_part(device_id)}/events")
+        return self._http.every(f"/devices/{_part(device_id)}/events", **_said({"sort": sort}))
 
     def act(self, device_id: str, verb: str, reason: str) -> Json:
         """verb: quarantine, release or retire."""
@@ -58,17 +61,17 @@ class Devices(_Part):
 class Models(_Part):
     """Model lines and their versions."""
 
-    def list(self) -> Iterator[Json]:
+    def list(self, *, sort: str = "") -> Iterator[Json]:
         """All lines."""
-        return self._http.every("/models")
+        return self._http.every("/models", **_said({"sort": sort}))
 
     def create(self, name: str, description: str = "") -> Json:
         """A new line."""
         return _json(self._http.post("/models", {"name": name, "description": description}))
 
-    def versions(self, model: str) -> Iterator[Json]:
+    def versions(self, model: str, *, sort: str = "") -> Iterator[Json]:
         """Versions of a line, newest first."""
-        return self._http.every(f"/models/{_part(model)}/versions")
+        return self._http.every(f"/models/{_part(model)}/versions", **_said({"sort": sort}))
 
     def get(self, model: str, version: str) -> Json:
         """A version with its verdicts and reports."""
@@ -113,9 +116,9 @@ class Models(_Part):
 class Rollouts(_Part):
     """Rollouts and their verbs."""
 
-    def list(self, state: str = "") -> Iterator[Json]:
+    def list(self, state: str = "", *, sort: str = "") -> Iterator[Json]:
         """Rollouts, newest first."""
-        return self._http.every("/rollouts", **({"state": state} if state else {}))
+        return self._http.every("/rollouts", **_said({"state": state, "sort": sort}))
 
     def get(self, rollout_id: str) -> Json:
         """Live state: sentence, waves, gates, failures, allowed verbs."""
@@ -160,10 +163,10 @@ class Rollouts(_Part):
         """Why a device is where it is in a rollout."""
         return _json(self._http.get(f"/rollouts/{_part(rollout_id)}/explain/{_part(device_id)}"))
 
-    def jobs(self, rollout_id: str, *, state: str = "", code: str = "") -> Iterator[Json]:
+    def jobs(self, rollout_id: str, *, state: str = "", code: str = "", sort: str = "") -> Iterator[Json]:
         """Device jobs."""
-        given = {name: value for name, value in (("state", state), ("code", code)) if value}
-        return self._http.every(f"/rollouts/{_part(rollout_id)}/jobs", **given)
+        given = {"state": state, "code": code, "sort": sort}
+        return self._http.every(f"/rollouts/{_part(rollout_id)}/jobs", **_said(given))
 
 
 class Telemetry(_Part):
@@ -193,9 +196,9 @@ class Telemetry(_Part):
 class Tokens(_Part):
     """API tokens of the caller's account."""
 
-    def list(self) -> Iterator[Json]:
+    def list(self, *, sort: str = "") -> Iterator[Json]:
         """Tokens, without their secrets."""
-        return self._http.every("/tokens")
+        return self._http.every("/tokens", **_said({"sort": sort}))
 
     def create(self, name: str, scopes: Sequence[str], days: int = 90) -> Json:
         """A new token; its secret is in this answer and never shown again."""
@@ -204,6 +207,46 @@ class Tokens(_Part):
     def revoke(self, public_id: str) -> None:
         """End a token."""
         self._http.delete(f"/tokens/{_part(public_id)}")
+
+
+class Users(_Part):
+    """People and their invitations."""
+
+    def list(self, *, sort: str = "") -> Iterator[Json]:
+        """People, by name of sign-in."""
+        return self._http.every("/users", **_said({"sort": sort}))
+
+    def get(self, name: str) -> Json:
+        """One person; `rev` is what `change` asks for."""
+        return _json(self._http.get(f"/users/{_part(name)}"))
+
+    def invite(self, role: str, *, email: str = "", groups: Sequence[str] | None = None) -> Json:
+        """An invitation; its `link`, a path of the installation, is in this answer and never shown again.
+        groups: of devices, that the person is limited to; None: all devices.
+        """
+        return _json(self._http.post("/users", {"role": role, "email": email, "groups": _texts(groups)}))
+
+    def change(self, name: str, rev: int, changes: Json) -> Json:
+        """Change a person as of revision `rev`: any of role, is_active, groups (None: all devices)."""
+        path = f"/users/{_part(name)}"
+        return _json(self._http.call("PATCH", path, json=changes, headers={"If-Match": f'"{rev}"'}))
+
+    def invitations(self, *, sort: str = "") -> Iterator[Json]:
+        """Invitations, newest first, without their links."""
+        return self._http.every("/invitations", **_said({"sort": sort}))
+
+    def revoke_invitation(self, invitation_id: str) -> None:
+        """End an invitation."""
+        self._http.delete(f"/invitations/{_part(invitation_id)}")
+
+
+def _said(given: dict[str, str]) -> dict[str, str]:
+    """Parameters that say something."""
+    return {name: value for name, value in given.items() if value}
+
+
+def _texts(given: Sequence[str] | None) -> Any:
+    return None if given is None else [*given]
 
 
 def _draft(name: str, model: str, version: str, plan: Json, slot: int, target: Json | None) -> Json:

@@ -207,12 +207,12 @@ def refused(
         "error": error,
         "state": getattr(error, "state", ""),
         "allowed": getattr(error, "allowed", []),
-        "back": back or _referer_path(request),
+        "back": back or came_from(request),
     }
     return render(request, "console/refused.html", context, status=status)
 
 
-def _referer_path(request: HttpRequest) -> str:
+def came_from(request: HttpRequest) -> str:
     """Path of the page the form stood on, when it is ours."""
     here = f"{request.scheme}://{request.get_host()}"
     referer = request.headers.get("Referer", "")

@@ -14,6 +14,21 @@ class ListPage(models.TextChoices):
     ALERTS = "alerts", "Alerts"
 
 
+class SentForm(models.Model):
+    """A form that was sent, by the number it carried: its work is done once (`fleet.console.once`)."""
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    number = models.UUIDField()
+    at = models.DateTimeField(db_index=True)
+    led_to = models.CharField(max_length=512, blank=True, default="")  # "" when it answered with a page
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["owner", "number"], name="one_deed_per_form")]
+
+    def __str__(self) -> str:
+        return f"form {self.number} of {self.owner_id}"
+
+
 class SavedView(models.Model):
     """A filter of a list under a name, of one person: the query of its URL."""
 

@@ -131,9 +131,17 @@ def create_tokens(
     return tokens
 
 
-def enrol(request: EnrolmentRequest, *, anchor: TrustAnchor, now: datetime) -> dict[str, Any]:
+def enrol(
+    request: EnrolmentRequest,
+    *,
+    anchor: TrustAnchor,
+    now: datetime,
+    request_id: str = "",
+    source_ip: str = "",
+) -> dict[str, Any]:
     """Make the device and its keys, let it in at the broker, and return the answer of SPEC.md section 10.
 
+    request_id, source_ip: of the HTTP request, for the audit trail.
     Two callers with one token: one makes the device; the other gets the same answer when its request is the
     same. Raises EnrolmentError `token_unknown`, `token_used`, `token_expired`, `unknown_class`, `validation`,
     `device_exists` (the token stays usable), and `unavailable` when the broker's password file cannot be
@@ -144,7 +152,8 @@ def enrol(request: EnrolmentRequest, *, anchor: TrustAnchor, now: datetime) -> d
         raise EnrolmentError("token_unknown", "no such enrolment token")
     if token.used_at is None:
         _check(request, token, now)
-        if not _claim(request, token, now):
+        by = Actor("device", request.device_id, request_id=request_id, source_ip=source_ip)
+        if not _claim(request, token, by, now):
             token.refresh_from_db()
     credential, secret, mac_key = _issued(request, token, now)
     try:
@@ -168,7 +177,7 @@ def _check(request: EnrolmentRequest, token: EnrolmentToken, now: datetime) -> N
         raise EnrolmentError("validation", "this token is for another device id", field="device_id")
 
 
-def _claim(request: EnrolmentRequest, token: EnrolmentToken, now: datetime) -> bool:
+def _claim(request: EnrolmentRequest, token: EnrolmentToken, by: Actor, now: datetime) -> bool:
     """Use the token and make the device in one transaction; False when another caller used it in between."""
     device_id = request.device_id
     mac_key, secret = secrets.token_bytes(MAC_KEY_BYTES), secrets.token_hex(32)
@@ -198,7 +207,7 @@ def _claim(request: EnrolmentRequest, token: EnrolmentToken, now: datetime) -> b
                 device=device, at=now, kind="enrolled", text=f"enrolled as {token.device_class_id}"
             )
             audit.record(
-                actor=Actor("device", device_id),
+                actor=by,
                 verb="device.enrol",
                 subject_kind="device",
                 subject_id=device_id,

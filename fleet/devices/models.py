@@ -89,6 +89,8 @@ class Device(models.Model):
                 fields=["device_class", "id"], condition=Q(retired_at__isnull=True), name="device_in_service"
             ),
             models.Index(fields=["id"], condition=Q(retired_at__isnull=False), name="device_retired"),
+            models.Index(fields=["enrolled_at", "id"], name="device_enrolled"),  # orders of lists
+            models.Index(fields=["firmware_key", "id"], name="device_firmware"),
         ]
 
     def __str__(self) -> str:

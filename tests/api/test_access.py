@@ -81,6 +81,7 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "GET /rollouts/{rollout_id}/gate/{evidence_id}": ("rollouts:read",),
     "GET /rollouts/{rollout_id}/explain/{device_id}": ("rollouts:read",),
     "POST /telemetry:query": ("telemetry:read",),
+    "GET /operations": ("rollouts:read", "telemetry:read"),
     "GET /operations/{operation_id}": ("rollouts:read", "telemetry:read"),
     "POST /operations/{operation_id}/cancel": ("rollouts:read", "telemetry:read"),
     "GET /telemetry/exports/{export_id}": ("telemetry:read",),

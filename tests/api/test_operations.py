@@ -4,10 +4,14 @@ error would be.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from fleet.accounts.audit import Actor
+from fleet.telemetry import export_jobs
+from fleet.telemetry.export import Wanted
 from ota import rollouts, starting
 from ota.models import Manifest, Operation
 from tests.api.conftest import Caller, clock
@@ -124,3 +128,30 @@ def test_progress_is_told_between_two_batches(call: Caller, candidate: Manifest,
 def test_an_unknown_operation_is_404(call: Caller) -> None:
     answer = call("GET", "/operations/00000000-0000-7000-8000-000000000000")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+def test_operations_of_both_kinds_are_one_list(call: Caller, candidate: Manifest) -> None:
+    asked = []
+    for n in range(3):
+        wanted = Wanted("window", "ndjson", clock() - timedelta(hours=n + 1), clock())
+        asked.append(str(export_jobs.ask(wanted, actor=Actor("user", f"anna-{n}"), now=clock()).pk))
+        if n == 1:
+            asked.append(verb(call, ready(call, candidate), "start").json()["id"])
+    seen: list[str] = []
+    cursor = ""
+    while cursor is not None:
+        page = call("GET", f"/operations?limit=1&sort=id&cursor={cursor}").json()
+        seen += [item["id"] for item in page["items"]]
+        cursor = page["next"]
+    assert seen == asked
+    newest = call("GET", "/operations").json()["items"]
+    assert [item["id"] for item in newest] == asked[::-1]
+    assert {item["kind"] for item in newest} == {"rollout.start", "telemetry.export"}
+    assert call("GET", "/operations?state=failed").json()["items"] == []
+    assert call("GET", "/operations?state=lunch").json()["code"] == "validation"
+    for scope, kind in (("rollouts:read", "rollout.start"), ("telemetry:read", "telemetry.export")):
+        items = call.as_role("admin", [scope])("GET", "/operations").json()["items"]
+        assert {item["kind"] for item in items} == {kind}
+    first = call("GET", "/operations?limit=1").json()["next"]
+    other = call.as_role("admin", ["rollouts:read"])("GET", f"/operations?limit=1&cursor={first}")
+    assert other.json()["code"] == "cursor_mismatch", "it is another list"

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.test import Client
 from django.utils import timezone
 
 from fleet.accounts import tokens
 from fleet.accounts.audit import SYSTEM
-from fleet.accounts.models import User
+from fleet.accounts.models import Role, User
 from fleet.accounts.scopes import scopes_of
 from fleet.cli import connection, exits
 from fleet.cli.main import main
+from fleet.cli.users import ROLES
+from fleet.devices import groups
 from fleet.devices.models import Device, DeviceEvent, Presence
 from fleet.telemetry import ingest
 from fleet.telemetry.ingest import Delivery
@@ -179,6 +182,60 @@ def test_a_token_is_made_and_ended(run: Run) -> None:
     assert (status, made["scopes"]) == (exits.OK, ["devices:read"])
     assert run("tokens", "revoke", made["id"])[0] == exits.OK
     assert made["token"] not in run("tokens", "list")[1]
+
+
+def test_a_list_comes_in_the_order_that_is_asked_for(run: Run) -> None:
+    now = timezone.now()
+    for name in ("dev-1", "dev-2"):
+        make_board(name, now)
+    out = run("--format", "csv", "devices", "list", "--sort=-id")[1]
+    assert [line.split(",")[0] for line in out.splitlines()] == ["ID", "dev-2", "dev-1"]
+    status, out, err = run("devices", "list", "--sort", "colour")
+    assert (status, out) == (exits.REFUSED, "")
+    assert "query_unknown_field" in err
+    assert "possible now: id, enrolled_at, firmware, last_seen_at" in err
+    for words in (("models", "list"), ("rollouts", "list"), ("tokens", "list"), ("users", "list")):
+        assert run(*words, "--sort=-created_at")[0] == exits.OK, words
+
+
+def test_a_person_is_invited_changed_and_kept_out(
+    run: Run, make_user: Callable[..., User], client: Client
+) -> None:
+    make_user("viewer")
+    groups.create("line-2", kind="static", actor=SYSTEM, now=timezone.now())
+    status, out, _ = run("--format", "json", "users", "invite", "operator", "--group", "line-2")
+    made = json.loads(out)
+    assert (status, made["role"], made["groups"]) == (exits.OK, "operator", ["line-2"])
+    path = "/invitation/" + made["link"].rpartition("/invitation/")[2]
+    assert made["link"].startswith("http://")
+    assert client.get(path, follow=True).status_code == 200, "the link opens something"
+    waiting = run("users", "invitations")[1]
+    assert made["id"] in waiting
+    assert path not in waiting
+    assert run("users", "uninvite", made["id"])[0] == exits.OK
+    assert client.get(path, follow=True).status_code == 404
+    out = run("--format", "csv", "users", "list", "--sort=role")[1]
+    assert [line.split(",")[:2] for line in out.splitlines()[1:]] == [
+        ["viewer", "viewer"],
+        ["admin", "admin"],
+    ]
+    status, out, _ = run("users", "change", "viewer", "--role", "approver", "--group", "line-2")
+    assert status == exits.OK
+    assert "approver" in out
+    assert "line-2" in run("users", "show", "viewer")[1]
+    assert "line-2" not in run("users", "change", "viewer", "--all-devices")[1]
+    assert User.objects.get(username="viewer").group_limit is None
+    for verb, is_active in (("disable", False), ("enable", True)):
+        assert run("users", verb, "viewer")[0] == exits.OK
+        assert User.objects.get(username="viewer").is_active is is_active
+    status, _, err = run("users", "disable", "admin")
+    assert (status, "in_use" in err) == (exits.REFUSED, True)
+    assert run("users", "show", "nobody")[0] == exits.REFUSED
+    assert run("users", "change", "viewer")[0] == exits.USAGE
+
+
+def test_the_command_knows_every_role(run: Run) -> None:
+    assert list(ROLES) == Role.values
 
 
 def test_a_login_is_kept_for_its_owner_only_and_checked(

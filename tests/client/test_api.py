@@ -16,21 +16,22 @@ from fleet.client import ApiError, TinyFleet, Unreachable
 SPEC = json.loads((Path(fleet.api.__file__).parent / "openapi.json").read_text())
 HERE = Path(__file__)
 CALLS: list[tuple[str, dict[str, Any]]] = [
-    ("devices.list", {"q": "tag==a", "device_class": "host-a", "presence": "online"}),
+    ("devices.list", {"q": "tag==a", "device_class": "host-a", "presence": "online",
+                      "sort": "-last_seen_at"}),
     ("devices.get", {"device_id": "d/1"}),
-    ("devices.events", {"device_id": "d"}),
+    ("devices.events", {"device_id": "d", "sort": "at"}),
     *(("devices.act", {"device_id": "d", "verb": verb, "reason": "why"})
       for verb in ("quarantine", "release", "retire")),
-    ("models.list", {}),
+    ("models.list", {"sort": "name"}),
     ("models.create", {"name": "m", "description": "words"}),
-    ("models.versions", {"model": "m"}),
+    ("models.versions", {"model": "m", "sort": "-size"}),
     ("models.get", {"model": "m", "version": "1+2"}),
     ("models.upload", {"model": "m", "version": "1", "file": HERE, "evaluation": HERE,
                        "declared_accuracy": 0.9, "parent": "0", "notes": "n", "hints": {}}),
     ("models.acknowledge", {"model": "m", "version": "1", "device_class": "c", "reason": "why"}),
     ("models.release", {"model": "m", "version": "1", "slot": 1, "floor": 2}),
     ("models.yank", {"model": "m", "version": "1", "reason": "why"}),
-    ("rollouts.list", {"state": "draft"}),
+    ("rollouts.list", {"state": "draft", "sort": "name"}),
     ("rollouts.get", {"rollout_id": "r"}),
     ("rollouts.preview", {"name": "n", "model": "m", "version": "1", "plan": {}, "target": {"q": "x"}}),
     ("rollouts.create", {"name": "n", "model": "m", "version": "1", "plan": {}, "slot": 1}),
@@ -40,13 +41,20 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ("rollouts.approve", {"rollout_id": "r", "reason": "w", "submission": {
         "manifest_sha256": "a", "plan_digest": "b", "target_digest": "c", "more": 1}}),
     ("rollouts.explain", {"rollout_id": "r", "device_id": "d"}),
-    ("rollouts.jobs", {"rollout_id": "r", "state": "failed", "code": "digest"}),
+    ("rollouts.jobs", {"rollout_id": "r", "state": "failed", "code": "digest", "sort": "device"}),
     ("telemetry.metrics", {}),
     ("telemetry.query", {"metric": "accuracy", "start": "a", "end": "b", "kind": "proxy", "agg": "mean",
                          "group_by": ["version"], "q": "x"}),
-    ("tokens.list", {}),
+    ("tokens.list", {"sort": "last_used_at"}),
     ("tokens.create", {"name": "n", "scopes": ["devices:read"], "days": 3}),
     ("tokens.revoke", {"public_id": "p"}),
+    ("users.list", {"sort": "-role"}),
+    ("users.get", {"name": "u/1"}),
+    ("users.invite", {"role": "viewer", "email": "a@example.org", "groups": ["g"]}),
+    ("users.change", {"name": "u", "rev": 3,
+                      "changes": {"role": "viewer", "is_active": True, "groups": None}}),
+    ("users.invitations", {"sort": "expires_at"}),
+    ("users.revoke_invitation", {"invitation_id": "i"}),
 ]  # fmt: skip
 
 
@@ -95,7 +103,7 @@ def test_a_call_is_one_that_the_api_describes(
 
 
 def test_every_typed_call_is_tried_here() -> None:
-    parts = ("devices", "models", "rollouts", "telemetry", "tokens")
+    parts = ("devices", "models", "rollouts", "telemetry", "tokens", "users")
     api = TinyFleet("https://fleet.example", "x")
     there = {
         f"{part}.{name}"

@@ -10,6 +10,8 @@ from ninja import NinjaAPI
 from fleet.api import errors
 from fleet.api.asked import refuse_unknown
 from fleet.api.guard import guarded
+from fleet.api.idempotency import take_key
+from fleet.api.retirements import RETIREMENTS, Retirements, announce
 from fleet.api.routes import (
     accounts,
     alerts,
@@ -37,29 +39,50 @@ from fleet.api.routes import (
     waves,
     webhooks,
 )
+from fleet.api.sorting import documented
 
 
 class Api(NinjaAPI):
     """An API in which unknown paths, wrong methods and oversized bodies answer with problem documents too,
-    and unknown parameters are refused.
+    unknown parameters are refused, changes take an Idempotency-Key, and what will go says so.
     """
+
+    def __init__(self, *args: Any, retirements: Retirements = RETIREMENTS, **kwargs: Any) -> None:
+        """retirements: the operations that will be removed."""
+        self._retirements = retirements
+        self._is_prepared = False
+        super().__init__(*args, **kwargs)
 
     def get_openapi_schema(self, *args: Any, **kwargs: Any) -> Any:
         """The document, in which every operation may answer with a problem."""
+        self._prepare()
         found = super().get_openapi_schema(*args, **kwargs)
         found["components"]["schemas"]["Problem"] = errors.SCHEMA
         content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
         for methods in found["paths"].values():
             for operation in methods.values():
+                operation["parameters"] = [documented(one) for one in operation["parameters"]]
                 told = {str(status): answer for status, answer in operation["responses"].items()}
                 operation["responses"] = told | {"default": {"description": "A problem", "content": content}}
         return found
 
-    def _get_urls(self) -> list[Any]:
+    def _prepare(self) -> None:
+        """Give every operation what all have; once, before the first is served or told of."""
+        if self._is_prepared:
+            return
+        self._is_prepared = True
+        unknown = set(self._retirements)
         for router in self._get_bound_routers():
-            for served in router.path_operations.values():
+            for path, served in router.path_operations.items():
                 for operation in served.operations:
                     refuse_unknown(operation)
+                    take_key(operation)
+                    unknown -= announce(operation, f"{router.prefix}{path}", self._retirements)
+        if unknown:
+            raise ValueError(f"there is no operation {sorted(unknown)[0]} that could be retired")
+
+    def _get_urls(self) -> list[Any]:
+        self._prepare()
         patterns = super()._get_urls()
         for pattern in patterns:
             pattern.callback = guarded(pattern.callback)  # type: ignore[arg-type]

@@ -15,9 +15,22 @@ from fleet.api.auth import Scope, actor, require
 from fleet.api.paging import page
 from fleet.api.render import token_json
 from fleet.api.routes.devices import Strict
+from fleet.api.sorting import Sorts
 from fleet.devices import limits
 
 router = Router(tags=["accounts"])
+SORTS = Sorts(
+    ApiToken,
+    {
+        "created_at": "id",  # what an answer calls id is drawn at random
+        "name": "name",
+        "owner": "owner__username",
+        "expires_at": "expires_at",
+        "last_used_at": "last_used_at",
+    },
+    default="-created_at",
+    most=3,
+)
 
 
 class TokenBody(Strict):
@@ -30,10 +43,12 @@ class TokenBody(Strict):
 
 
 @router.get("/tokens", auth=Scope("users:admin"), response=dict[str, Any])
-def list_tokens(request: HttpRequest, limit: int = 50, cursor: str = "") -> Any:
+def list_tokens(
+    request: HttpRequest, limit: int = 50, cursor: str = "", sort: str = SORTS.parameter()
+) -> Any:
     """Tokens of everyone, without secrets."""
-    rows = ApiToken.objects.select_related("owner")
-    return page(rows, key="id", limit=limit, cursor=cursor, filters={}, render=token_json, is_descending=True)
+    rows, order = ApiToken.objects.select_related("owner"), SORTS.order(sort)
+    return page(rows, order=order, limit=limit, cursor=cursor, filters={}, render=token_json)
 
 
 @router.post("/tokens", auth=Scope("users:admin"), response={201: dict[str, Any]})

@@ -12,17 +12,27 @@ from pydantic import Field
 from fleet.alerts import machine, rules, silences
 from fleet.alerts.choices import AlertState
 from fleet.alerts.kinds import KINDS
-from fleet.alerts.models import Alert, Rule, Silence
+from fleet.alerts.models import BY_SEVERITY, Alert, Rule, Silence
 from fleet.api.auth import Scope, actor
 from fleet.api.paging import page
 from fleet.api.render_alerts import alert_json, rule_json, silence_json
 from fleet.api.revisions import must_match, tag
 from fleet.api.routes.devices import Strict
+from fleet.api.sorting import Sorts
 
 router = Router(tags=["alerts"])
 READ, WRITE = Scope("telemetry:read"), Scope("devices:write")
 Severity = Literal["info", "warning", "critical"]
 Action = Literal["none", "pause"]
+SORTS = Sorts(Alert, {"id": "id", "severity": BY_SEVERITY, "last_seen_at": "last_seen_at"}, default="-id")
+RULE_SORTS = Sorts(
+    Rule,
+    {"name": "name", "kind": "kind", "severity": BY_SEVERITY, "changed_at": "changed_at"},
+    default="name",
+    key="name",
+    most=3,
+)
+SILENCE_SORTS = Sorts(Silence, {name: name for name in ("id", "until", "created_at")}, default="-id", most=2)
 
 
 class AckBody(Strict):
@@ -73,6 +83,7 @@ def list_alerts(
     request: HttpRequest,
     limit: int = 50,
     cursor: str = "",
+    sort: str = SORTS.parameter(),
     state: AlertState | None = None,
     severity: Severity | None = None,
     rule: str = "",
@@ -83,9 +94,14 @@ def list_alerts(
     given = {"state": state or "", "severity": severity or "", "rule_name": rule, "device_id": device}
     rows = Alert.objects.filter(**{name: value for name, value in given.items() if value})
     return page(
-        rows, key="id", limit=limit, cursor=cursor, filters=given, render=alert_json, is_descending=True,
+        rows,
+        order=SORTS.order(sort),
+        limit=limit,
+        cursor=cursor,
+        filters=given,
+        render=alert_json,
         total=total,
-    )  # fmt: skip
+    )
 
 
 @router.get("/alerts/{alert_id}", auth=READ, response=dict[str, Any])
@@ -111,9 +127,12 @@ def resolve_alert(request: HttpRequest, alert_id: UUID, body: ResolveBody) -> An
 
 
 @router.get("/alert-rules", auth=READ, response=dict[str, Any])
-def list_rules(request: HttpRequest, limit: int = 50, cursor: str = "") -> Any:
+def list_rules(
+    request: HttpRequest, limit: int = 50, cursor: str = "", sort: str = RULE_SORTS.parameter()
+) -> Any:
     """Rules by name."""
-    return page(Rule.objects.all(), key="name", limit=limit, cursor=cursor, filters={}, render=rule_json)
+    rows, order = Rule.objects.all(), RULE_SORTS.order(sort)
+    return page(rows, order=order, limit=limit, cursor=cursor, filters={}, render=rule_json)
 
 
 @router.post("/alert-rules", auth=WRITE, response={201: dict[str, Any]})
@@ -155,13 +174,17 @@ def delete_rule(request: HttpRequest, name: str) -> Any:
 
 
 @router.get("/silences", auth=READ, response=dict[str, Any])
-def list_silences(request: HttpRequest, limit: int = 50, cursor: str = "", active: bool = False) -> Any:
+def list_silences(
+    request: HttpRequest,
+    limit: int = 50,
+    cursor: str = "",
+    sort: str = SILENCE_SORTS.parameter(),
+    active: bool = False,
+) -> Any:
     """Silences, newest first. active: only those that count now."""
     rows = silences.active(timezone.now()) if active else Silence.objects.all()
-    filters = {"active": active}
-    return page(
-        rows, key="id", limit=limit, cursor=cursor, filters=filters, render=silence_json, is_descending=True
-    )
+    filters, order = {"active": active}, SILENCE_SORTS.order(sort)
+    return page(rows, order=order, limit=limit, cursor=cursor, filters=filters, render=silence_json)
 
 
 @router.post("/silences", auth=WRITE, response={201: dict[str, Any]})

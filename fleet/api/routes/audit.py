@@ -9,16 +9,18 @@ from pydantic import Field
 
 from fleet.accounts import audit_chain, audit_checks, audit_export
 from fleet.accounts.audit_query import AuditQuery
-from fleet.accounts.models import AuditCheck
+from fleet.accounts.models import AuditCheck, AuditEvent
 from fleet.api.asked import Asked
 from fleet.api.auth import Scope
 from fleet.api.errors import ApiProblem
 from fleet.api.moments import Moment
 from fleet.api.paging import page
 from fleet.api.render import audit_json, stamp
+from fleet.api.sorting import Sorts
 
 router = Router(tags=["accounts"])
 AUDIT = Scope("audit:read")
+SORTS = Sorts(AuditEvent, {"id": "id", "at": "at"}, default="-id")
 SEALS = 4
 """Most seals that one call compares; a seal has at most 10,000 rows."""
 _STREAMED = {
@@ -62,6 +64,7 @@ class AuditPage(AuditFilter):
 
     limit: int = 50
     cursor: str = ""
+    sort: str = Field("", json_schema_extra=SORTS.schema())
     total: bool = False
 
 
@@ -80,10 +83,10 @@ class VerifyQuery(Asked):
 @router.get("/audit", auth=AUDIT, response=dict[str, Any])
 def list_audit(request: HttpRequest, asked: Query[AuditPage]) -> Any:
     """Who did what to which object, newest first."""
-    filters = asked.dict(exclude={"limit", "cursor", "total"})
+    filters = asked.dict(exclude={"limit", "cursor", "sort", "total"})
     return page(
-        asked.query().rows(), key="id", limit=asked.limit, cursor=asked.cursor, filters=filters,
-        render=audit_json, is_descending=True, total=asked.total,
+        asked.query().rows(), order=SORTS.order(asked.sort), limit=asked.limit, cursor=asked.cursor,
+        filters=filters, render=audit_json, total=asked.total,
     )  # fmt: skip
 
 

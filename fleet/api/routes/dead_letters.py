@@ -9,10 +9,12 @@ from fleet.api.auth import Scope
 from fleet.api.errors import ApiProblem
 from fleet.api.paging import page
 from fleet.api.render import stamp
+from fleet.api.sorting import Sorts
 from fleet.telemetry import dead
 from fleet.telemetry.models import DeadLetter
 
 router = Router(tags=["telemetry"])
+SORTS = Sorts(DeadLetter, {"id": "id"}, default="-id")
 
 
 @router.get("/telemetry/dead-letters", auth=Scope("telemetry:read"), response=dict[str, Any])
@@ -20,6 +22,7 @@ def list_dead_letters(
     request: HttpRequest,
     limit: int = 50,
     cursor: str = "",
+    sort: str = SORTS.parameter(),
     code: str = "",
     device: str = "",
     total: bool = False,
@@ -30,8 +33,8 @@ def list_dead_letters(
     given = {"code": code, "device_id": device}
     rows = DeadLetter.objects.filter(**{name: value for name, value in given.items() if value})
     return page(
-        rows, key="id", limit=limit, cursor=cursor, filters=given, render=dead_letter_json,
-        is_descending=True, total=total,
+        rows, order=SORTS.order(sort), limit=limit, cursor=cursor, filters=given, render=dead_letter_json,
+        total=total,
     )  # fmt: skip
 
 

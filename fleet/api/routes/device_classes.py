@@ -12,10 +12,18 @@ from fleet.api.paging import page
 from fleet.api.render import device_class_json
 from fleet.api.revisions import must_match, tag
 from fleet.api.routes.devices import Strict
+from fleet.api.sorting import Sorts
 from fleet.devices import classes
 from fleet.devices.models import DeviceClass
 
 router = Router(tags=["device classes"])
+SORTS = Sorts(
+    DeviceClass,
+    {name: name for name in ("name", "chip", "arena_bytes")},
+    default="name",
+    key="name",
+    most=3,
+)
 READ, ADMIN = Scope("devices:read", knows_limits=True), Scope("devices:admin")
 Names = list[int | str]
 """Operators by code (`3`) or schema name (`CONV_2D`); custom ones in quotes (`"MyOp"`)."""
@@ -46,10 +54,12 @@ class ClassPatch(Strict):
 
 
 @router.get("/device-classes", auth=READ, response=dict[str, Any])
-def list_classes(request: HttpRequest, limit: int = 50, cursor: str = "") -> Any:
+def list_classes(
+    request: HttpRequest, limit: int = 50, cursor: str = "", sort: str = SORTS.parameter()
+) -> Any:
     """Device classes."""
-    rows = DeviceClass.objects.all()
-    return page(rows, key="name", limit=limit, cursor=cursor, filters={}, render=device_class_json)
+    rows, order = DeviceClass.objects.all(), SORTS.order(sort)
+    return page(rows, order=order, limit=limit, cursor=cursor, filters={}, render=device_class_json)
 
 
 @router.post("/device-classes", auth=ADMIN, response={201: dict[str, Any]})

@@ -17,12 +17,24 @@ from fleet.api.moments import Moment
 from fleet.api.paging import page
 from fleet.api.render import device_json, event_json
 from fleet.api.revisions import LIST_BODY, list_body, list_format, must_match, tag
+from fleet.api.sorting import Sorts
 from fleet.devices import enrolment, labels, quarantine, records, retirement, selection
 from fleet.devices.models import Device, DeviceClass, DeviceEvent
 from fleet.telemetry import queries
 from ota import delivery, inventory, keys
 
 router = Router(tags=["devices"])
+SORTS = Sorts(
+    Device,
+    {
+        "id": "id",
+        "enrolled_at": "enrolled_at",
+        "firmware": "firmware_key",  # 1.10 behind 1.9
+        "last_seen_at": "last_seen_at",  # no index, it is written every ten seconds: a look at every device
+    },
+    default="id",
+)
+EVENT_SORTS = Sorts(DeviceEvent, {"id": "id", "at": "at"}, default="-id")
 
 
 class Strict(Schema):
@@ -89,7 +101,15 @@ CONFIG_KEYS = {"heartbeat_s": 1, "window_s": 2, "period_ms": 3, "anomaly_thresho
 def enrol(request: HttpRequest, body: EnrolBody) -> Any:
     """A device exchanges its one-time token for broker secret, MAC key and trust anchor."""
     asked = enrolment.EnrolmentRequest.parse(body.dict(by_alias=True))
-    return Status(201, enrolment.enrol(asked, anchor=keys.root_anchor(), now=timezone.now()))
+    who = actor(request)
+    made = enrolment.enrol(
+        asked,
+        anchor=keys.root_anchor(),
+        now=timezone.now(),
+        request_id=who.request_id,
+        source_ip=who.source_ip,
+    )
+    return Status(201, made)
 
 
 @router.get("/devices", auth=Scope("devices:read", knows_limits=True), response=dict[str, Any])
@@ -97,6 +117,7 @@ def list_devices(
     request: HttpRequest,
     limit: int = 50,
     cursor: str = "",
+    sort: str = SORTS.parameter(),
     q: str = "",
     search: str = Query("", max_length=32),
     device_class: str = Query("", alias="class", max_length=32),
@@ -124,7 +145,7 @@ def list_devices(
         rows = rows.filter(quarantined_at__isnull=not quarantined)
     answer = page(
         rows,
-        key="id",
+        order=SORTS.order(sort),
         limit=limit,
         cursor=cursor,
         filters=filters,
@@ -194,17 +215,22 @@ def import_devices(request: HttpRequest, dry_run: bool = False) -> Any:
 @router.get(
     "/devices/{device_id}/events", auth=Scope("devices:read", knows_limits=True), response=dict[str, Any]
 )
-def device_events(request: HttpRequest, device_id: str, limit: int = 50, cursor: str = "") -> Any:
+def device_events(
+    request: HttpRequest,
+    device_id: str,
+    limit: int = 50,
+    cursor: str = "",
+    sort: str = EVENT_SORTS.parameter(),
+) -> Any:
     """What the device said and did, newest first."""
     row = _device(request, device_id)
     return page(
         DeviceEvent.objects.filter(device=row),
-        key="id",
+        order=EVENT_SORTS.order(sort),
         limit=limit,
         cursor=cursor,
         filters={"device": device_id},
         render=event_json,
-        is_descending=True,
     )
 
 

@@ -13,8 +13,10 @@ from fleet.alerts.models import Delivery
 from fleet.api.auth import Scope, actor
 from fleet.api.paging import page
 from fleet.api.render_alerts import delivery_json, mailbox_json
+from fleet.api.sorting import Sorts
 
 router = Router(tags=["webhooks"])
+SORTS = Sorts(Delivery, {"id": "id"}, default="-id")
 ADMIN = Scope("webhooks:write")
 
 
@@ -29,6 +31,7 @@ def list_email_deliveries(
     request: HttpRequest,
     limit: int = 50,
     cursor: str = "",
+    sort: str = SORTS.parameter(),
     recipient: str = "",
     state: DeliveryState | None = None,
 ) -> Any:
@@ -37,7 +40,7 @@ def list_email_deliveries(
     rows = Delivery.objects.filter(kind=DeliveryKind.EMAIL)
     rows = rows.filter(**{name: value for name, value in given.items() if value})
     return page(
-        rows, key="id", limit=limit, cursor=cursor, filters=given, render=delivery_json, is_descending=True
+        rows, order=SORTS.order(sort), limit=limit, cursor=cursor, filters=given, render=delivery_json
     )
 
 

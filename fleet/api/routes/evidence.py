@@ -11,25 +11,32 @@ from fleet.api.auth import Scope
 from fleet.api.paging import page
 from fleet.api.render import stamp
 from fleet.api.routes.rollouts import rollout_of
+from fleet.api.sorting import Sorts
 from ota.evidence import CODE_VERSION, recheck
 from ota.models import Evidence
 
 router = Router(tags=["rollouts"])
+SORTS = Sorts(Evidence, {"id": "id"}, default="-id")
 
 
 @router.get("/{rollout_id}/gate", auth=Scope("rollouts:read", knows_limits=True), response=dict[str, Any])
-def list_evidence(request: HttpRequest, rollout_id: uuid.UUID, limit: int = 50, cursor: str = "") -> Any:
+def list_evidence(
+    request: HttpRequest,
+    rollout_id: uuid.UUID,
+    limit: int = 50,
+    cursor: str = "",
+    sort: str = SORTS.parameter(),
+) -> Any:
     """Verdicts so far, newest first."""
     rollout = rollout_of(rollout_id)
     within.require_rollout(request, rollout)
     return page(
         Evidence.objects.filter(rollout=rollout).select_related("wave"),
-        key="id",
+        order=SORTS.order(sort),
         limit=limit,
         cursor=cursor,
         filters={"rollout": str(rollout_id)},
         render=_evidence,
-        is_descending=True,
     )
 
 

@@ -14,10 +14,19 @@ from fleet.api.paging import page
 from fleet.api.render import group_json
 from fleet.api.revisions import LIST_BODY, list_body, list_format, must_match, tag
 from fleet.api.routes.devices import Strict
+from fleet.api.sorting import Sorts
 from fleet.devices import groups, records
-from fleet.devices.models import DeviceGroup
+from fleet.devices.models import Device, DeviceGroup
 
 router = Router(tags=["groups"])
+SORTS = Sorts(
+    DeviceGroup,
+    {name: name for name in ("name", "kind", "created_at", "changed_at")},
+    default="name",
+    key="name",
+    most=3,
+)
+MEMBER_SORTS = Sorts(Device, {"id": "id"}, default="id")
 
 
 def _members_body() -> dict[str, Any]:
@@ -56,13 +65,20 @@ class PreviewBody(Strict):
 
 
 @router.get("/groups", auth=Scope("devices:read", knows_limits=True), response=dict[str, Any])
-def list_groups(request: HttpRequest, limit: int = 50, cursor: str = "", kind: str = "") -> Any:
+def list_groups(
+    request: HttpRequest,
+    limit: int = 50,
+    cursor: str = "",
+    sort: str = SORTS.parameter(),
+    kind: str = "",
+) -> Any:
     """Groups by name."""
     rows = DeviceGroup.objects.filter(kind=kind) if kind else DeviceGroup.objects.all()
     if (own := within.limit_of(request)) is not None:
         rows = rows.filter(name__in=own)
     filters = {"kind": kind}
-    return page(rows, key="name", limit=limit, cursor=cursor, filters=filters, render=group_json)
+    order = SORTS.order(sort)
+    return page(rows, order=order, limit=limit, cursor=cursor, filters=filters, render=group_json)
 
 
 @router.post("/groups", auth=Scope("devices:write"), response={201: dict[str, Any]})
@@ -107,12 +123,17 @@ def delete_group(request: HttpRequest, name: str) -> Any:
 
 @router.get("/groups/{name}/members", auth=Scope("devices:read", knows_limits=True), response=dict[str, Any])
 def list_members(
-    request: HttpRequest, name: str, limit: int = 50, cursor: str = "", total: bool = False
+    request: HttpRequest,
+    name: str,
+    limit: int = 50,
+    cursor: str = "",
+    sort: str = MEMBER_SORTS.parameter(),
+    total: bool = False,
 ) -> Any:
     """Devices that are in the group now, by id."""
     return page(
         groups.members(_group(request, name), now=timezone.now()),
-        key="id",
+        order=MEMBER_SORTS.order(sort),
         limit=limit,
         cursor=cursor,
         filters={"group": name},

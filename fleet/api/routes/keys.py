@@ -12,11 +12,19 @@ from fleet.api.idempotency import idempotent
 from fleet.api.paging import page
 from fleet.api.render import stamp
 from fleet.api.routes.devices import Strict
+from fleet.api.sorting import Sorts
 from fleet.mqtt.codec.cose import signing_kid
 from ota import key_revocation, keys
 from ota.models import SigningKey, Trust
 
 router = Router(tags=["keys"])
+SORTS = Sorts(
+    SigningKey,
+    {name: name for name in ("kid", "role", "created_at", "revoked_at")},
+    default="kid",
+    key="kid",
+    most=3,
+)
 
 
 class RevokeBody(Strict):
@@ -27,11 +35,12 @@ class RevokeBody(Strict):
 
 
 @router.get("/signing-keys", auth=Scope("keys:admin"), response=dict[str, Any])
-def list_keys(request: HttpRequest, limit: int = 50, cursor: str = "") -> Any:
+def list_keys(request: HttpRequest, limit: int = 50, cursor: str = "", sort: str = SORTS.parameter()) -> Any:
     """Every key the installation has had. `is_held`: its private half is in the database; those of
     roots are files.
     """
-    return page(SigningKey.objects.all(), key="kid", limit=limit, cursor=cursor, filters={}, render=_key)
+    rows, order = SigningKey.objects.all(), SORTS.order(sort)
+    return page(rows, order=order, limit=limit, cursor=cursor, filters={}, render=_key)
 
 
 @router.post("/signing-keys/{kid}/revoke", auth=Scope("keys:admin"), response=dict[str, Any])

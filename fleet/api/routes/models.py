@@ -18,11 +18,33 @@ from fleet.api.errors import ApiProblem, field_errors
 from fleet.api.paging import page
 from fleet.api.render import manifest_json, model_json, version_json
 from fleet.api.routes.devices import Strict
+from fleet.api.sorting import Sorts
+from fleet.ranks import Ranked
 from ota import registry, releases, verdicts
+from ota.choices import VersionState
 from ota.models import Manifest, MLModel, ModelVersion
 
 router = Router(tags=["models"])
 _BYTES = ("artifact__data", "golden", "parent__golden", "parent__inspection", "parent__probe")
+SORTS = Sorts(
+    MLModel,
+    {name: name for name in ("name", "created_at", "last_seq")},
+    default="name",
+    key="name",
+    most=3,
+)
+VERSION_SORTS = Sorts(
+    ModelVersion,
+    {
+        "id": "id",
+        "version": "version",
+        "state": Ranked("state", tuple(VersionState.values)),
+        "size": "artifact__size",
+        "created_at": "created_at",
+    },
+    default="-id",
+    most=3,
+)
 
 
 class ModelBody(Strict):
@@ -63,9 +85,12 @@ class ReasonBody(Strict):
 
 
 @router.get("", auth=Scope("models:read", knows_limits=True), response=dict[str, Any])
-def list_models(request: HttpRequest, limit: int = 50, cursor: str = "") -> Any:
+def list_models(
+    request: HttpRequest, limit: int = 50, cursor: str = "", sort: str = SORTS.parameter()
+) -> Any:
     """Model lines."""
-    return page(MLModel.objects.all(), key="name", limit=limit, cursor=cursor, filters={}, render=model_json)
+    rows, order = MLModel.objects.all(), SORTS.order(sort)
+    return page(rows, order=order, limit=limit, cursor=cursor, filters={}, render=model_json)
 
 
 @router.post("", auth=Scope("models:write"), response={201: dict[str, Any]})
@@ -82,18 +107,23 @@ def get_model(request: HttpRequest, model: str) -> Any:
 
 
 @router.get("/{model}/versions", auth=Scope("models:read", knows_limits=True), response=dict[str, Any])
-def list_versions(request: HttpRequest, model: str, limit: int = 50, cursor: str = "") -> Any:
+def list_versions(
+    request: HttpRequest,
+    model: str,
+    limit: int = 50,
+    cursor: str = "",
+    sort: str = VERSION_SORTS.parameter(),
+) -> Any:
     """Versions of a model, newest first."""
     manifests = Manifest.objects.select_related("staging").defer("message", "leaves", "blob")
     rows = _versions().filter(model=_model(model)).prefetch_related(Prefetch("manifests", manifests))
     return page(
         rows.defer("inspection", "probe", *_BYTES),
-        key="id",
+        order=VERSION_SORTS.order(sort),
         limit=limit,
         cursor=cursor,
         filters={"model": model},
         render=lambda row: version_json(row, is_full=False),
-        is_descending=True,
     )
 
 

@@ -3,16 +3,20 @@
 import uuid
 from typing import Any
 
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest
 from django.utils import timezone
 from ninja import Router
 
+from fleet.accounts.tokens import effective_scopes
 from fleet.api import within
 from fleet.api.auth import Scope, actor, person, require
 from fleet.api.errors import ApiProblem, document, status_of
 from fleet.api.idempotency import idempotent
+from fleet.api.paging import merged_page
 from fleet.api.render import stamp
 from fleet.api.routes.rollouts import VerbBody, expect, rollout_of
+from fleet.api.sorting import Sorts
 from fleet.telemetry import export_jobs
 from fleet.telemetry.export_models import ExportJob
 from ota import rollouts
@@ -41,6 +45,32 @@ def start(request: HttpRequest, rollout_id: uuid.UUID, body: VerbBody) -> Any:
 
 
 _READ = Scope("rollouts:read", "telemetry:read")
+SORTS = Sorts(Operation, {"id": "id"}, default="-id")
+
+
+@router.get("/operations", auth=_READ, response=dict[str, Any])
+def list_operations(
+    request: HttpRequest,
+    limit: int = 50,
+    cursor: str = "",
+    sort: str = SORTS.parameter(),
+    state: OperationState | None = None,
+) -> Any:
+    """Starts of rollouts and large exports that the token may read of, newest first."""
+    mine = effective_scopes(request.auth)  # type: ignore[attr-defined]
+    sources: list[QuerySet[Any]] = []
+    if "rollouts:read" in mine:
+        sources.append(Operation.objects.defer("frozen"))
+    if "telemetry:read" in mine:
+        sources.append(ExportJob.objects.all())
+    return merged_page(
+        [rows.filter(state=state) if state else rows for rows in sources],
+        order=SORTS.order(sort),
+        limit=limit,
+        cursor=cursor,
+        filters={"state": state or ""},
+        render=lambda row: operation_json(row) if isinstance(row, Operation) else export_json(row),
+    )
 
 
 @router.get(

@@ -9,6 +9,7 @@ from django.utils import timezone
 from ninja import Router, Status
 from pydantic import Field
 
+from fleet.accounts.models import AuditEvent
 from fleet.alerts import pausing
 from fleet.api import within
 from fleet.api.auth import Scope, actor, person, require, role
@@ -18,15 +19,32 @@ from fleet.api.paging import page
 from fleet.api.render import audit_json, stamp
 from fleet.api.revisions import may_match, must_match, tag
 from fleet.api.routes.devices import Strict
+from fleet.api.sorting import Sorts
 from fleet.devices.models import Device
+from fleet.ranks import Ranked
 from ota import reach, rollouts
 from ota.choices import RolloutState
 from ota.job_lists import jobs_of
-from ota.models import Manifest, ModelVersion, Rollout
+from ota.models import Job, Manifest, ModelVersion, Rollout
 from ota.rollout_lists import MANIFEST_BYTES, listed
 from ota.trail import trail_of
 
 router = Router(tags=["rollouts"])
+SORTS = Sorts(
+    Rollout,
+    {
+        "id": "id",
+        "name": "name",
+        "state": Ranked("state", tuple(RolloutState.values)),
+        "created_at": "created_at",
+        "finished_at": "finished_at",
+    },
+    default="-id",
+    most=2,
+)
+JOB_SORTS = Sorts(Job, {"id": "id", "device": "device_id"}, default="id")
+"""Nothing that changes while a job runs: its index would be written with each state. `state` is a filter."""
+EVENT_SORTS = Sorts(AuditEvent, {"id": "id"}, default="-id")
 
 
 class Target(Strict):
@@ -92,18 +110,23 @@ def manifest_of(model: str, version: str, slot: int) -> Manifest:
 
 
 @router.get("", auth=Scope("rollouts:read", knows_limits=True), response=dict[str, Any])
-def list_rollouts(request: HttpRequest, limit: int = 50, cursor: str = "", state: str = "") -> Any:
+def list_rollouts(
+    request: HttpRequest,
+    limit: int = 50,
+    cursor: str = "",
+    sort: str = SORTS.parameter(),
+    state: str = "",
+) -> Any:
     """Rollouts, newest first."""
     rows = listed()
     if state:
         rows = rows.filter(state=state)
     return page(
         rows,
-        key="id",
+        order=SORTS.order(sort),
         limit=limit,
         cursor=cursor,
         filters={"state": state},
-        is_descending=True,
         render=lambda row: {
             "id": str(row.id),
             "name": row.name,
@@ -253,6 +276,7 @@ def list_jobs(
     rollout_id: uuid.UUID,
     limit: int = 50,
     cursor: str = "",
+    sort: str = JOB_SORTS.parameter(),
     state: str = "",
     code: str = "",
 ) -> Any:
@@ -266,7 +290,7 @@ def list_jobs(
         rows = rows.filter(code=code)
     return page(
         rows,
-        key="id",
+        order=JOB_SORTS.order(sort),
         limit=limit,
         cursor=cursor,
         filters={"rollout": str(rollout_id), "state": state, "code": code},
@@ -290,18 +314,23 @@ def list_jobs(
 
 
 @router.get("/{rollout_id}/events", auth=Scope("rollouts:read", knows_limits=True), response=dict[str, Any])
-def list_events(request: HttpRequest, rollout_id: uuid.UUID, limit: int = 50, cursor: str = "") -> Any:
+def list_events(
+    request: HttpRequest,
+    rollout_id: uuid.UUID,
+    limit: int = 50,
+    cursor: str = "",
+    sort: str = EVENT_SORTS.parameter(),
+) -> Any:
     """The audit trail of the rollout and its waves, newest first."""
     row = rollout_of(rollout_id)
     within.require_rollout(request, row)
     return page(
         trail_of(row),
-        key="id",
+        order=EVENT_SORTS.order(sort),
         limit=limit,
         cursor=cursor,
         filters={"rollout": str(rollout_id)},
         render=audit_json,
-        is_descending=True,
     )
 
 

@@ -17,10 +17,26 @@ from fleet.api.paging import page
 from fleet.api.render import stamp
 from fleet.api.revisions import must_match, tag
 from fleet.api.routes.devices import Strict
+from fleet.api.sorting import Sorts
 from fleet.devices import limits
+from fleet.ranks import Ranked
 
 router = Router(tags=["accounts"])
 ADMIN = Scope("users:admin")
+ROLE = Ranked("role", tuple(Role.values))
+SORTS = Sorts(
+    User,
+    {"name": "username", "role": ROLE, "created_at": "date_joined", "last_sign_in_at": "last_login"},
+    default="name",
+    key="username",
+    most=3,
+)
+INVITATION_SORTS = Sorts(
+    Invitation,
+    {"id": "id", "role": ROLE, "expires_at": "expires_at", "used_at": "used_at"},
+    default="-id",
+    most=2,
+)
 
 
 class InvitationBody(Strict):
@@ -40,10 +56,10 @@ class UserPatch(Strict):
 
 
 @router.get("/users", auth=ADMIN, response=dict[str, Any])
-def list_users(request: HttpRequest, limit: int = 50, cursor: str = "") -> Any:
+def list_users(request: HttpRequest, limit: int = 50, cursor: str = "", sort: str = SORTS.parameter()) -> Any:
     """People by name of sign-in."""
-    rows = User.objects.all()
-    return page(rows, key="username", limit=limit, cursor=cursor, filters={}, render=user_json)
+    rows, order = User.objects.all(), SORTS.order(sort)
+    return page(rows, order=order, limit=limit, cursor=cursor, filters={}, render=user_json)
 
 
 @router.get("/users/{name}", auth=ADMIN, response=dict[str, Any])
@@ -82,17 +98,17 @@ def invite_user(request: HttpRequest, body: InvitationBody) -> Any:
     made, path = invitations.invite(
         body.role, email=body.email, group_limit=body.groups, actor=actor(request), now=timezone.now()
     )
-    is_mailed = invitations.mail(made, path)
+    is_mailed = invitations.mail(made, path)  # with a key before the commit: a link not stored opens nothing
     return Status(201, {**invitation_json(made), "link": path, "is_mailed": is_mailed})
 
 
 @router.get("/invitations", auth=ADMIN, response=dict[str, Any])
-def list_invitations(request: HttpRequest, limit: int = 50, cursor: str = "") -> Any:
+def list_invitations(
+    request: HttpRequest, limit: int = 50, cursor: str = "", sort: str = INVITATION_SORTS.parameter()
+) -> Any:
     """Invitations, newest first, without their links."""
-    rows = Invitation.objects.all()
-    return page(
-        rows, key="id", limit=limit, cursor=cursor, filters={}, render=invitation_json, is_descending=True
-    )
+    rows, order = Invitation.objects.all(), INVITATION_SORTS.order(sort)
+    return page(rows, order=order, limit=limit, cursor=cursor, filters={}, render=invitation_json)
 
 
 @router.delete("/invitations/{invitation_id}", auth=ADMIN, response={204: None})

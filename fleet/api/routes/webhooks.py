@@ -16,9 +16,12 @@ from fleet.api.paging import page
 from fleet.api.render_alerts import delivery_json, webhook_json
 from fleet.api.revisions import must_match, tag
 from fleet.api.routes.devices import Strict
+from fleet.api.sorting import Sorts
 
 router = Router(tags=["webhooks"])
 ADMIN = Scope("webhooks:write")
+SORTS = Sorts(Webhook, {"name": "name", "created_at": "created_at"}, default="name", most=2)
+DELIVERY_SORTS = Sorts(Delivery, {"id": "id"}, default="-id")
 
 
 class WebhookBody(Strict):
@@ -39,10 +42,12 @@ class WebhookPatch(Strict):
 
 
 @router.get("/webhooks", auth=ADMIN, response=dict[str, Any])
-def list_webhooks(request: HttpRequest, limit: int = 50, cursor: str = "") -> Any:
+def list_webhooks(
+    request: HttpRequest, limit: int = 50, cursor: str = "", sort: str = SORTS.parameter()
+) -> Any:
     """Receivers by name."""
-    rows = Webhook.objects.all()
-    return page(rows, key="name", limit=limit, cursor=cursor, filters={}, render=webhook_json)
+    rows, order = Webhook.objects.all(), SORTS.order(sort)
+    return page(rows, order=order, limit=limit, cursor=cursor, filters={}, render=webhook_json)
 
 
 @router.post("/webhooks", auth=ADMIN, response={201: dict[str, Any]})
@@ -89,15 +94,19 @@ def delete_webhook(request: HttpRequest, webhook_id: UUID) -> Any:
 
 @router.get("/webhooks/{webhook_id}/deliveries", auth=ADMIN, response=dict[str, Any])
 def list_deliveries(
-    request: HttpRequest, webhook_id: UUID, limit: int = 50, cursor: str = "", state: str = ""
+    request: HttpRequest,
+    webhook_id: UUID,
+    limit: int = 50,
+    cursor: str = "",
+    sort: str = DELIVERY_SORTS.parameter(),
+    state: str = "",
 ) -> Any:
     """What was sent to it, newest first."""
     rows = _webhook(webhook_id).deliveries.all()
     filters = {"webhook": str(webhook_id), "state": state}
     rows = rows.filter(state=state) if state else rows
-    return page(
-        rows, key="id", limit=limit, cursor=cursor, filters=filters, render=delivery_json, is_descending=True
-    )
+    order = DELIVERY_SORTS.order(sort)
+    return page(rows, order=order, limit=limit, cursor=cursor, filters=filters, render=delivery_json)
 
 
 @router.post("/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver", auth=ADMIN, response=dict[str, Any])

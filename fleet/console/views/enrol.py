@@ -16,6 +16,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from fleet.console import simulated
 from fleet.console.access import actor, ask_again, kept, page
+from fleet.console.once import sent_once
 from fleet.devices import enrolment
 from fleet.devices.errors import EnrolmentError
 from fleet.devices.models import DeviceClass
@@ -27,6 +28,7 @@ MOST_TICKETS = 200
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 @page("devices:admin")
+@sent_once
 def new_devices(request: HttpRequest) -> HttpResponse:
     """The page; on POST make tickets and show them this once. Who holds one can join the fleet: password or
     code are asked for again.
@@ -112,4 +114,5 @@ def _page(
         **_live(),
         **more,
     }
-    return render(request, "console/new_devices.html", context, status=422 if error else 200)
+    status = 422 if error else 201 if "tickets" in more else 200
+    return render(request, "console/new_devices.html", context, status=status)

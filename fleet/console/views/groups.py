@@ -14,6 +14,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from fleet.console.access import actor, page
 from fleet.console.group_form import GroupForm, MembersForm
+from fleet.console.once import sent_once
 from fleet.console.paging import page_of
 from fleet.console.query_box import EXAMPLES, ask, explained, help_of_fields
 from fleet.devices import groups, records
@@ -33,6 +34,7 @@ def group_list(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @page("devices:write")
+@sent_once
 def new(request: HttpRequest) -> HttpResponse:
     """GET: the form, filled with the query in `q`. POST: make the group and go to its page."""
     if request.method != "POST":

@@ -18,6 +18,7 @@ from fleet.accounts import invitations, people
 from fleet.accounts.errors import AccountError
 from fleet.accounts.models import Invitation, Role, User
 from fleet.console.access import actor, ask_again, kept, page, person
+from fleet.console.once import sent_once
 from fleet.console.paging import page_of
 from fleet.console.views.sign_in import see_other
 from fleet.devices import limits
@@ -35,6 +36,7 @@ def user_list(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_POST
 @page("users:admin")
+@sent_once
 def invite(request: HttpRequest) -> HttpResponse:
     """Invite somebody: the answer shows the link, this once. 422 with what was typed when it is refused."""
     if (asked := ask_again(request, back=reverse("console:users"))) is not None:

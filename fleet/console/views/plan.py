@@ -6,22 +6,20 @@ import uuid
 from typing import Any
 
 from django.contrib import messages
-from django.core.cache import cache
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods
-from redis.exceptions import RedisError
 
 from fleet.accounts.models import AuditEvent
 from fleet.console.access import actor, page, refused, role
+from fleet.console.once import sent_once
 from fleet.console.plan_form import RolloutForm, field_of, initial_of
 from fleet.console.plan_merge import beyond
 from fleet.console.plan_presets import PRESET_LABELS, PRESETS, preset
 from fleet.console.views.live import rollout_or_404
 from fleet.devices.models import DeviceSlot
-from fleet.ids import uuid7
 from ota import rollouts
 from ota.choices import RolloutState, VersionState
 from ota.errors import OtaError
@@ -31,11 +29,10 @@ from ota.plan import Plan, PlanError
 from ota.targeting import Target, TargetError
 from ota.transitions import IllegalTransition
 
-ONCE_S = 3600
-
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @page("rollouts:write")
+@sent_once
 def new(request: HttpRequest) -> HttpResponse:
     """GET: the form. POST `do`: a preset refills the plan, `preview` shows what it means, else the draft
     is made.
@@ -121,9 +118,7 @@ def _is_part(request: HttpRequest) -> bool:
 
 
 def _create(request: HttpRequest, form: RolloutForm, plan: Plan) -> HttpResponse:
-    """Store the draft and run its preflight; the same form sent twice makes one rollout."""
-    if (made := _made_before(request)) is not None:
-        return _to(made)
+    """Store the draft and run its preflight."""
     said = form.cleaned_data
     try:
         row = rollouts.create(
@@ -138,7 +133,6 @@ def _create(request: HttpRequest, form: RolloutForm, plan: Plan) -> HttpResponse
     except OtaError as error:
         form.add_error(field_of(getattr(error, "field", "")), f"{error.code}: {error.text}")
         return _page(request, form, status=422)
-    _remember(request, str(row.pk))
     rollouts.run_preflight(row, actor=actor(request), now=timezone.now())
     if row.state == RolloutState.AWAITING_APPROVAL:
         messages.success(request, "Preflight passed. A second person has to approve it now.")
@@ -151,24 +145,6 @@ def _to(rollout_id: str) -> HttpResponse:
     answer = HttpResponseRedirect(reverse("console:rollout", args=[rollout_id]))
     answer.status_code = 303
     return answer
-
-
-def _once(request: HttpRequest) -> str:
-    return f"console:once:{request.user.pk}:{request.POST.get('once', '')[:36]}"
-
-
-def _made_before(request: HttpRequest) -> str | None:
-    try:
-        return cache.get(_once(request)) if request.POST.get("once") else None
-    except RedisError:
-        return None
-
-
-def _remember(request: HttpRequest, rollout_id: str) -> None:
-    try:
-        cache.set(_once(request), rollout_id, ONCE_S)
-    except RedisError:
-        return  # without Redis a double click makes a second draft, which nobody starts
 
 
 def _previewed(
@@ -235,7 +211,6 @@ def _page(
         "form": form,
         "presets": PRESET_LABELS,
         "preview": preview,
-        "once": request.POST.get("once") or str(uuid7()),
         "rollout": row,
         "beyond": beyond(Plan.parse(row.plan)) if row is not None else [],
         "has_choice": row is not None or form.fields["manifest"].queryset.exists(),  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from fleet.alerts.errors import AlertError
 from fleet.alerts.models import Rule, Silence
 from fleet.console import query_box
 from fleet.console.access import actor, page
+from fleet.console.once import sent_once
 from fleet.console.paging import page_of
 from fleet.devices.errors import DeviceError
 
@@ -42,6 +43,7 @@ def silence_list(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @page(WRITE)
+@sent_once
 def begin(request: HttpRequest) -> HttpResponse:
     """Begin one; what is wrong about it answers 422 with everything that was typed."""
     asked = {name: request.POST.get(name, "")[:2_001] for name in ("q", "rule", "hours", "reason")}

@@ -15,6 +15,7 @@ from django.views.decorators.http import require_http_methods
 
 from fleet.console.access import actor, page
 from fleet.console.forms import UploadForm
+from fleet.console.once import sent_once
 from ota import registry
 from ota.errors import RegistryError
 from ota.models import MLModel, ModelVersion
@@ -24,6 +25,7 @@ _FIELD_OF = {"too_large": "file", "media_type": "file", "duplicate": "file", "io
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @page("models:write")
+@sent_once
 def upload(request: HttpRequest) -> HttpResponse:
     """Show the form; on POST store the file and go to its version page, or show what was refused with 422."""
     if request.method != "POST":

@@ -14,6 +14,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
 from fleet.console.access import actor, page, see
+from fleet.console.once import sent_once
 from fleet.console.paging import page_of
 from fleet.devices import classes
 from fleet.devices.errors import ClassError
@@ -98,6 +99,7 @@ def class_list(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @page(WRITE)
+@sent_once
 def new(request: HttpRequest) -> HttpResponse:
     """GET: the form. POST: make the class."""
     if request.method != "POST":

@@ -21,6 +21,7 @@ from fleet.accounts.models import ApiToken, User
 from fleet.accounts.scopes import READ
 from fleet.accounts.tokens import TokenError
 from fleet.console.access import actor, ask_again, kept, page, scopes, see
+from fleet.console.once import sent_once
 from fleet.console.paging import page_of
 
 ADMIN: Final = "users:admin"
@@ -55,6 +56,7 @@ class TokenForm(forms.Form):
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 @page(*READ)
+@sent_once
 def token_list(request: HttpRequest) -> HttpResponse:
     """GET: own tokens, with `all=1` everybody's for administrators, and the form. POST: make one.
 

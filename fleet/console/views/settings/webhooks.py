@@ -20,6 +20,7 @@ from fleet.alerts.errors import AlertError
 from fleet.alerts.models import Delivery, Webhook
 from fleet.alerts.outbox import EVENTS
 from fleet.console.access import actor, page, see
+from fleet.console.once import sent_once
 from fleet.console.paging import page_of
 from fleet.sealing import SealError
 
@@ -61,6 +62,7 @@ def webhook_list(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 @page(WRITE)
+@sent_once
 def new(request: HttpRequest) -> HttpResponse:
     """GET: the form. POST: make it; the answer alone has its secret, so it is a page and no redirect."""
     if request.method != "POST":
