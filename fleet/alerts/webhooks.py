@@ -11,7 +11,7 @@ import base64
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ _PURPOSE: Final = "webhook"
 
 
 def create(
-    name: str, *, url: str, actor: Actor, now: datetime, events: Sequence[str] = EVENTS
+    name: str, *, url: str, actor: Actor, now: datetime, events: Collection[str] = tuple(EVENTS)
 ) -> tuple[Webhook, str]:
     """Make a webhook; returned with its secret, which cannot be read again.
 
@@ -62,7 +62,7 @@ def change(
     now: datetime,
     name: str | None = None,
     url: str | None = None,
-    events: Sequence[str] | None = None,
+    events: Collection[str] | None = None,
     is_enabled: bool | None = None,
 ) -> Webhook:
     """Change what is given; the secret and what waits to be sent stay. A disabled webhook is sent nothing.
@@ -141,7 +141,7 @@ def _name(name: str) -> str:
     return name
 
 
-def _events(events: Sequence[str]) -> list[str]:
+def _events(events: Collection[str]) -> list[str]:
     if not events or set(events) - set(EVENTS):
         raise AlertError("validation", f"events are of {', '.join(EVENTS)}", field="events")
     return sorted(set(events))

@@ -6,8 +6,14 @@ import pytest
 from django.utils import timezone
 
 from fleet.alerts.models import Delivery, Webhook
+from fleet.alerts.outbox import EVENTS
+from fleet.api.routes import api
 
 pytestmark = pytest.mark.django_db
+EVERY = [
+    *("alert.opened", "alert.resolved", "device.enrolled", "job.failed", "key.revoked", "model.signed"),
+    *("rollout.state_changed", "wave.verdict"),
+]
 
 
 def test_an_administrator_makes_a_webhook_and_sees_its_secret_once(call: Any, settings: Any) -> None:
@@ -26,11 +32,18 @@ def test_every_event_can_be_asked_for_and_no_other(call: Any, settings: Any) -> 
     body = {"name": "keys", "url": "http://127.0.0.1:9/hook"}
     refused = call("POST", "/webhooks", body | {"events": ["key.made"]})
     assert (refused.status_code, refused.json()["code"]) == (422, "validation")
-    assert "alert.opened, alert.resolved, key.revoked" in refused.content.decode()
+    for name in EVERY:
+        assert name in refused.content.decode()
     one = call("POST", "/webhooks", body | {"events": ["key.revoked"]})
     assert (one.status_code, one.json()["events"]) == (201, ["key.revoked"])
     every = call("POST", "/webhooks", body | {"name": "all"}).json()["events"]
-    assert every == ["alert.opened", "alert.resolved", "key.revoked"]
+    assert every == EVERY
+
+
+def test_the_document_says_what_each_event_means() -> None:
+    described = api.get_openapi_schema()["components"]["schemas"]["WebhookBody"]["properties"]["events"]
+    for name, text in EVENTS.items():
+        assert f"`{name}`: {text}" in described["description"]
 
 
 def test_a_private_address_is_refused_with_its_code(call: Any) -> None:

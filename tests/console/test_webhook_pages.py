@@ -9,10 +9,12 @@ from collections.abc import Callable
 import pytest
 from django.test import Client
 from django.utils import timezone
+from django.utils.html import escape
 
 from fleet.accounts.models import AuditEvent, User
 from fleet.alerts import sending
 from fleet.alerts.models import Delivery, Webhook
+from fleet.alerts.outbox import EVENTS
 from tests.alerts.test_webhooks import Receiver
 from tests.alerts.test_webhooks import receiver as receiver
 
@@ -76,6 +78,13 @@ def test_a_change_keeps_the_secret_and_a_stale_form_is_refused(hook: Webhook) ->
     assert client.post(f"{path}/test").status_code == 409, "it is off"
     hook.refresh_from_db()
     assert hook.name == "chat"
+
+
+def test_the_form_says_in_a_sentence_what_each_event_is(as_role: AsRole) -> None:
+    html = as_role("admin").get("/settings/new-webhook").content.decode()
+    for name, text in EVENTS.items():
+        assert f"<code>{name}</code>" in html
+        assert escape(text) in html
 
 
 @pytest.mark.parametrize(

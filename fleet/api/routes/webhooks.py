@@ -20,13 +20,15 @@ from fleet.api.routes.devices import Strict
 router = Router(tags=["webhooks"])
 ADMIN = Scope("webhooks:write")
 
+_EVENTS = " ".join(f"`{name}`: {text}" for name, text in EVENTS.items())
+
 
 class WebhookBody(Strict):
     """A new receiver; without events, of all of them."""
 
     name: str = Field(max_length=64)
     url: str = Field(max_length=512)
-    events: list[str] = Field(default_factory=lambda: list(EVENTS), max_length=16)
+    events: list[str] = Field(default_factory=lambda: list(EVENTS), max_length=16, description=_EVENTS)
 
 
 class WebhookPatch(Strict):
@@ -34,7 +36,7 @@ class WebhookPatch(Strict):
 
     name: str | None = Field(None, max_length=64)
     url: str | None = Field(None, max_length=512)
-    events: list[str] | None = Field(None, max_length=16)
+    events: list[str] | None = Field(None, max_length=16, description=_EVENTS)
     is_enabled: bool | None = None
 
 

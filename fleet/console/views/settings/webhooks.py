@@ -36,7 +36,7 @@ class WebhookForm(forms.Form):
         help_text="Where messages are POSTed to, as <code>https://pager.example/hook</code>.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "inputmode": "url"}),
     )
-    events = forms.MultipleChoiceField(label="Events", choices=[(one, one) for one in EVENTS])
+    events = forms.MultipleChoiceField(label="Events", choices=list(EVENTS.items()))
     is_enabled = forms.BooleanField(
         label="On", required=False, help_text="Nothing is sent to a webhook that is off."
     )
