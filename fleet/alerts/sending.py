@@ -94,15 +94,15 @@ def _post(row: Delivery, now: datetime) -> tuple[int | None, str]:
     timestamp = int(now.timestamp())
     try:
         place = addresses.resolve(hook.url, allow_private=settings.WEBHOOK_ALLOW_PRIVATE)
-        secret = webhooks.secret_of(hook)
+        keys = webhooks.secrets_of(hook, now=now)
         headers = {
             "host": urlsplit(hook.url).netloc,
             "content-type": "application/json",
             "user-agent": "tinyfleet",
             "webhook-id": str(row.pk),
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": webhooks.signature(
-                secret, delivery_id=str(row.pk), timestamp=timestamp, body=body
+            "webhook-signature": webhooks.signatures(
+                keys, delivery_id=str(row.pk), timestamp=timestamp, body=body
             ),
         }
         url = httpx.URL(hook.url).copy_with(host=place.address)

@@ -131,6 +131,7 @@ urlpatterns = [
     path("settings/new-webhook", webhooks.new, name="webhook-new"),
     path("settings/webhooks/<uuid:webhook_id>", webhooks.webhook, name="webhook"),
     path("settings/webhooks/<uuid:webhook_id>/test", webhooks.test, name="webhook-test"),
+    path("settings/webhooks/<uuid:webhook_id>/rotate", webhooks.rotate, name="webhook-rotate"),
     path("settings/webhooks/<uuid:webhook_id>/delete", webhooks.delete, name="webhook-delete"),
     path(
         "settings/webhooks/<uuid:webhook_id>/deliveries/<uuid:delivery_id>/redeliver",

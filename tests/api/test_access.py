@@ -112,6 +112,7 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "GET /webhooks/{webhook_id}": ("webhooks:write",),
     "DELETE /webhooks/{webhook_id}": ("webhooks:write",),
     "PATCH /webhooks/{webhook_id}": ("webhooks:write",),
+    "POST /webhooks/{webhook_id}/rotate": ("webhooks:write",),
     "POST /webhooks/{webhook_id}/test": ("webhooks:write",),
     "GET /webhooks/{webhook_id}/deliveries": ("webhooks:write",),
     "POST /webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": ("webhooks:write",),

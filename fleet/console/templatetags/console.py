@@ -373,6 +373,7 @@ _VERB_WORDS: Final = {
     "device.enrol": "Device enrolled",
     "token.issue": "API token issued",
     "token.revoke": "API token revoked",
+    "webhook.rotate": "Webhook given another secret",
     "device.quarantine": "Device quarantined",
     "device.release": "Device released from quarantine",
     "device.retire": "Device retired",
