@@ -372,6 +372,8 @@ _VERB_WORDS: Final = {
     "user.create": "User added",
     "device.enrol": "Device enrolled",
     "token.issue": "API token issued",
+    "token.change": "API token changed",
+    "token.rotate": "API token given another secret",
     "token.revoke": "API token revoked",
     "webhook.rotate": "Webhook given another secret",
     "device.quarantine": "Device quarantined",
