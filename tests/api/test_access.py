@@ -125,6 +125,7 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "PATCH /tokens/{public_id}": ("users:admin",),
     "POST /tokens/{public_id}/rotate": ("users:admin",),
     "DELETE /tokens/{public_id}": ("users:admin",),
+    "GET /quotas": ("devices:read", "models:read", "rollouts:read", "telemetry:read"),
     "GET /users": ("users:admin",),
     "POST /users": ("users:admin",),
     "GET /users/{name}": ("users:admin",),

@@ -1,9 +1,12 @@
 """Tokens and the audit trail over REST."""
 
+from typing import Any
+
 import pytest
 
 from fleet.accounts.models import ApiToken, AuditEvent
 from fleet.api.routes.stream import _may_go_on
+from fleet.devices.groups import MAX_GROUPS
 from tests.api.conftest import Caller
 
 pytestmark = pytest.mark.django_db
@@ -138,3 +141,21 @@ def test_a_header_that_the_caller_writes_changes_no_address(call: Caller) -> Non
     for name in ("X_FORWARDED_FOR", "X_REAL_IP", "FORWARDED"):
         answer = call("GET", "/devices", AUTHORIZATION=bearer, **{name: "10.1.2.3"})
         assert answer.status_code == 401, name
+
+
+def test_quotas_name_what_is_enforced_and_count_the_asking_tokens_calls(call: Caller, settings: Any) -> None:
+    settings.API_RATES = {"reads": 50, "writes": 20, "telemetry-queries": 0}
+    call("GET", "/devices")
+    call("POST", "/groups", {"name": "line", "kind": "static"})
+    told = {one["name"]: one for one in call("GET", "/quotas").json()["items"]}
+    assert (told["reads"]["limit"], told["reads"]["used"], told["reads"]["per"]) == (50, 2, "minute")
+    assert 0 < told["reads"]["reset_s"] <= 60
+    assert (told["writes"]["limit"], told["writes"]["used"]) == (20, 1)
+    assert (told["telemetry_queries"]["limit"], told["telemetry_queries"]["used"]) == (None, None)
+    assert (told["groups"]["limit"], told["groups"]["used"]) == (MAX_GROUPS, 1)
+    assert told["model_upload"] == {
+        "name": "model_upload", "unit": "bytes", "per": "request", "limit": 16 * 1024 * 1024, "used": None,
+        "reset_s": None,
+    }  # fmt: skip
+    other = call.as_role("viewer")("GET", "/quotas").json()["items"][0]
+    assert (other["name"], other["used"]) == ("reads", 1), "of the asking token only"
