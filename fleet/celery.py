@@ -58,6 +58,7 @@ app.conf.update(
         "alerts": {"task": "alerts.evaluate", "schedule": 60.0, "options": {"expires": 55}},
         "alert-deliveries": {"task": "alerts.send", "schedule": 5.0, "options": {"expires": 5}},
         "audit-seal": {"task": "accounts.seal_audit", "schedule": 60.0, "options": {"expires": 55}},
+        "audit-prune": {"task": "accounts.prune_audit", "schedule": 3600.0, "options": {"expires": 600}},
         "audit-check": {"task": "accounts.check_audit", "schedule": 30.0, "options": {"expires": 25}},
         "alert-mail": {"task": "alerts.mail", "schedule": 10.0, "options": {"expires": 10}},
         "presence": {"task": "devices.mark_stale", "schedule": 30.0, "options": {"expires": 60}},

@@ -376,6 +376,7 @@ _VERB_WORDS: Final = {
     "token.rotate": "API token given another secret",
     "token.revoke": "API token revoked",
     "webhook.rotate": "Webhook given another secret",
+    "audit.prune": "Audit rows past retention left",
     "device.quarantine": "Device quarantined",
     "device.release": "Device released from quarantine",
     "device.retire": "Device retired",
