@@ -57,6 +57,7 @@ app.conf.update(
         "telemetry-exports": {"task": "telemetry.write_exports", "schedule": 5.0, "options": {"expires": 5}},
         "alerts": {"task": "alerts.evaluate", "schedule": 60.0, "options": {"expires": 55}},
         "alert-deliveries": {"task": "alerts.send", "schedule": 5.0, "options": {"expires": 5}},
+        "alert-forget": {"task": "alerts.forget", "schedule": 600.0, "options": {"expires": 300}},
         "audit-seal": {"task": "accounts.seal_audit", "schedule": 60.0, "options": {"expires": 55}},
         "audit-prune": {"task": "accounts.prune_audit", "schedule": 3600.0, "options": {"expires": 600}},
         "audit-check": {"task": "accounts.check_audit", "schedule": 30.0, "options": {"expires": 25}},

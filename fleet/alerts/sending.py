@@ -23,6 +23,7 @@ from fleet.alerts import addresses, webhooks
 from fleet.alerts.choices import DELIVERY_EDGES, DeliveryKind, DeliveryState
 from fleet.alerts.errors import AlertError
 from fleet.alerts.models import Delivery
+from fleet.ids import least_uuid7
 from fleet.sealing import SealError
 from ota.transitions import IllegalTransition
 
@@ -32,6 +33,9 @@ TIMEOUT_S: Final = 5.0
 LEASE: Final = timedelta(seconds=60)
 BATCH: Final = 8
 """Deliveries of one task: with every receiver silent they still end before the task's time limit."""
+KEPT: Final = timedelta(days=30)
+"""How long what became of a message is told, and it can be sent again."""
+FORGOTTEN: Final = 10_000
 _FIRST: Final = timedelta(seconds=30)
 _LONGEST: Final = timedelta(hours=12)
 
@@ -78,6 +82,17 @@ def redeliver(row: Delivery, *, actor: Actor, now: datetime) -> Delivery:
         )
     row.refresh_from_db()
     return row
+
+
+def forget(now: datetime) -> int:
+    """Delete messages that ended more than KEPT ago, at most FORGOTTEN of them; returns how many. What waits,
+    and what was asked for again since, stays.
+    """
+    ended = Delivery.objects.filter(id__lt=least_uuid7(now - KEPT), finished_at__lt=now - KEPT)
+    ids = list(
+        ended.exclude(state=DeliveryState.PENDING).order_by("id").values_list("pk", flat=True)[:FORGOTTEN]
+    )
+    return Delivery.objects.filter(pk__in=ids).delete()[0]
 
 
 def backoff(attempts: int, *, rng: random.Random) -> timedelta:

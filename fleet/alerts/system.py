@@ -1,4 +1,5 @@
-"""What rules about the installation itself find: how far ingest is behind, what the cold tier did not take.
+"""What rules about the installation itself find: how far ingest is behind, what the cold tier did not take,
+whom messages did not reach.
 
 Their alerts name no device and no part of the fleet; `evidence["subject"]` says what they are about.
 """
@@ -10,13 +11,19 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any, Final
 
+from django.db.models import Count
+
+from fleet.alerts.choices import DeliveryState
 from fleet.alerts.findings import Finding
-from fleet.alerts.kinds import Kind
+from fleet.alerts.kinds import KINDS, Kind
+from fleet.alerts.models import Delivery
 from fleet.telemetry import ingesters
 from fleet.telemetry.cold_models import ColdPart
 
 GATEWAY: Final = "gateway:"
 COLD: Final = "cold:"
+RECEIVER: Final = "receiver:"
+_KEY_CHARS: Final = 160
 _NAMED: Final = 5
 
 
@@ -67,7 +74,29 @@ def _cold(threshold: float, now: datetime) -> list[Finding]:
     return found
 
 
+def _undelivered(threshold: float, now: datetime) -> list[Finding]:
+    """One finding per receiver. What was sent again since, and taken, has failed no more."""
+    since = now - KINDS["delivery_failed"].span
+    failed = Delivery.objects.filter(state=DeliveryState.FAILED, finished_at__gt=since)
+    receivers = failed.order_by().values("webhook_id", "webhook__name", "recipient").annotate(n=Count("pk"))
+    found = []
+    for one in receivers.order_by("webhook__name", "recipient"):
+        hook, recipient, n = one["webhook_id"], one["recipient"], one["n"]
+        last = failed.filter(webhook=hook, recipient=recipient).order_by("-finished_at").first()
+        evidence: dict[str, Any] = {
+            "subject": f"webhook {one['webhook__name']}" if hook else f"e-mail to {recipient}",
+            "value": n,
+            "limit": threshold,
+            "n": n,
+            "problem": last.error if last is not None else "",
+        }
+        key = f"{RECEIVER}{hook or recipient}"[:_KEY_CHARS]
+        found.append(Finding(key, n >= threshold, n < threshold, evidence))
+    return found
+
+
 _FIND: Final[Mapping[str, Callable[[float, datetime], list[Finding]]]] = {
     "ingest_lag": _lags,
     "cold_export_failed": _cold,
+    "delivery_failed": _undelivered,
 }

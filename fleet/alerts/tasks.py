@@ -29,3 +29,9 @@ def send() -> None:
 def mail() -> None:
     """Write to the recipients of e-mail that are due."""
     mailing.send_due(timezone.now(), rng=random.Random())  # noqa: S311 - jitter is no secret
+
+
+@shared_task(name="alerts.forget")  # type: ignore[untyped-decorator]
+def forget() -> None:
+    """Delete messages that ended long ago."""
+    sending.forget(timezone.now())

@@ -11,12 +11,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from fleet.accounts.audit import SYSTEM
 from fleet.accounts.models import AuditEvent
 from fleet.alerts import addresses, evaluation, rules, sending, webhooks
 from fleet.alerts.errors import AlertError
 from fleet.alerts.models import Delivery, Webhook
+from fleet.alerts.sending import KEPT
 from fleet.alerts.webhooks import GRACE
 from ota.transitions import IllegalTransition
 from tests.alerts.planting import plant_devices, plant_events
@@ -158,6 +160,26 @@ def test_a_secret_that_leaked_ends_at_once_and_there_are_never_more_than_two(
         webhooks.rotate(hook, actor=SYSTEM, now=now)
     hook.refresh_from_db()
     assert webhooks.secrets_of(hook, now=now) == [last], "and nothing has changed"
+
+
+def test_messages_are_forgotten_a_month_after_their_end_and_what_waits_stays(
+    secret: str, receiver: Receiver
+) -> None:
+    hook, made = Webhook.objects.get(), timezone.now()
+    webhooks.send_test(hook, actor=SYSTEM, now=made)
+    sending.send_due(made, rng=RNG)
+    webhooks.send_test(hook, actor=SYSTEM, now=made)
+    (waiting,) = Delivery.objects.filter(state="pending")
+    month = made + KEPT
+    assert sending.forget(month - timedelta(minutes=1)) == 0
+    done = Delivery.objects.filter(state="delivered")
+    again = done[0]
+    sending.redeliver(again, actor=SYSTEM, now=month)
+    sending.send(str(again.pk), now=month, rng=RNG)
+    n = done.count() - 1
+    assert n >= 1
+    assert sending.forget(month + timedelta(minutes=1)) == n
+    assert set(Delivery.objects.values_list("pk", flat=True)) == {waiting.pk, again.pk}
 
 
 def test_tries_take_about_a_day_in_all() -> None:

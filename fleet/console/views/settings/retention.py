@@ -37,7 +37,8 @@ OTHERS: Final[tuple[tuple[str, str, tuple[type[Model], ...]], ...]] = (
     ("Rollouts", "jobs, cohorts and evidence, kept for good", (Job, Membership, Evidence)),
     ("Models", "artifacts of every version, kept for good", (Artifact,)),
     ("Device events", "kept for good", (DeviceEvent,)),
-    ("Alerts and deliveries", "kept for good", (Alert, AlertEvent, Delivery)),
+    ("Alerts", "kept for good", (Alert, AlertEvent)),
+    ("Messages", "to webhooks and by e-mail: 30 days after their end", (Delivery,)),
     ("Operations", "30 days after their end", (Operation,)),
 )
 
