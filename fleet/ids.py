@@ -4,6 +4,7 @@ import secrets
 import threading
 import time
 import uuid
+from datetime import datetime
 
 _lock = threading.Lock()
 _last = 0
@@ -20,3 +21,8 @@ def uuid7() -> uuid.UUID:
         ticks = _last = max(_last + 1, (time.time_ns() << 12) // 1_000_000)
     value = (ticks >> 12) << 80 | 0x7 << 76 | (ticks & 0xFFF) << 64 | 0x2 << 62 | secrets.randbits(62)
     return uuid.UUID(int=value)
+
+
+def least_uuid7(moment: datetime) -> uuid.UUID:
+    """The least UUIDv7 of a moment: what was made before it has a smaller one, what was made later none."""
+    return uuid.UUID(int=(int(moment.timestamp() * 1000) << 80) | (0x7 << 76))

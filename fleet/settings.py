@@ -200,6 +200,13 @@ STREAMS_PER_CALLER = env.int("FLEET_STREAMS_PER_CALLER", default=20)
 # A rollout to more devices than this needs a second person's approval; 0 asks for one always.
 APPROVAL_OVER = env.int("FLEET_APPROVAL_OVER", default=100)
 
+# Days that the audit trail is kept (fleet/accounts/audit_retention.py); 0 keeps it for good.
+AUDIT_DAYS = env.int("FLEET_AUDIT_DAYS", default=730)
+if AUDIT_DAYS and AUDIT_DAYS < 30:
+    raise ImproperlyConfigured(
+        f"FLEET_AUDIT_DAYS is {AUDIT_DAYS}: 0 keeps the trail for good, else 30 or more"
+    )
+
 # Webhooks reach public addresses only, unless receivers stand in the same private network.
 WEBHOOK_ALLOW_PRIVATE = env.bool("FLEET_WEBHOOK_ALLOW_PRIVATE", default=False)
 

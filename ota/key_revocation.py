@@ -8,7 +8,7 @@ says that devices go on trusting it until the document comes. An online key is n
 could tell a device anything, the news of the revocation included.
 
 Documents that devices were told under the trust document before are signed anew (`ota.trust_renewal`).
-Webhooks hear of it as `key.revoked` (`ota.announcing`).
+Webhooks hear of it as `key.revoked` (`fleet.announcing`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from django.db import transaction
 
 from fleet.accounts import audit
 from fleet.accounts.audit import Actor
+from fleet.announcing import KEY_REVOKED, Announcement, announce
 from ota import keys
-from ota.announcing import KEY_REVOKED, Announcement, announce
 from ota.choices import ROLLOUT_LIVE
 from ota.errors import OtaError
 from ota.models import Rollout, SigningKey, Trust

@@ -286,6 +286,7 @@ class Wave(models.Model):
     state = models.CharField(max_length=16, choices=WaveState.choices, default=WaveState.PENDING)
     is_gated = models.BooleanField()  # quality gates apply
     size = models.PositiveIntegerField(default=0)
+    rev = models.PositiveIntegerField(default=1)  # rises with every change of state
     opened_at = models.DateTimeField(null=True)
     soaking_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)

@@ -15,7 +15,7 @@ from fleet.accounts.audit import Actor
 from fleet.mqtt.codec.classes import Operator, sorted_operators
 from fleet.mqtt.codec.errors import CodecError
 from fleet.mqtt.codec.shape import Shape
-from ota import chunking, keys, staging
+from ota import announcements, chunking, keys, staging
 from ota.choices import VerdictKind, VersionState
 from ota.errors import RegistryError
 from ota.hints import Hints, parse_hints
@@ -88,6 +88,7 @@ def release(
             created_at=now,
             created_by=actor.name,
         )
+        names = [verdict.device_class_id for verdict in verdicts]
         opened = ModelVersion.objects.filter(pk=version.pk, state__in=OPEN)
         opened.update(state=VersionState.SIGNED, released_at=now)
         audit.record(
@@ -102,10 +103,11 @@ def release(
                 "seq": seq,
                 "slot": slot,
                 "floor": floor or 0,
-                "classes": [verdict.device_class_id for verdict in verdicts],
+                "classes": names,
                 "kids": row.kids,
             },
         )
+        announcements.model_signed(row, classes=names, actor=actor, now=now)
         staging.request(row)
     return row
 

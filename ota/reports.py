@@ -107,7 +107,7 @@ def apply_all(told: Iterable[tuple[str, Reported]], *, now: datetime) -> list[Jo
                 change = _decide(job, seen, is_newest=index == 0)
                 if change is not None and _make(job, change, seen, moves, now):
                     moved.append(job)
-    moves.save()
+    moves.finish()
     return moved
 
 

@@ -11,6 +11,7 @@ from django.db.models import DateTimeField, DurationField, ExpressionWrapper, F,
 
 from fleet.accounts.audit import TICK
 from fleet.devices.models import Presence
+from ota.announcements import BadEnds
 from ota.backoff import next_try
 from ota.choices import JobState, RolloutState
 from ota.models import Job, Rollout
@@ -51,7 +52,10 @@ def expire(rollout: Rollout, plan: Plan, *, now: datetime) -> int:
     total = plan.timer_s("downloading_total") or 0
     too_long = Q(state=JobState.DOWNLOADING, away_since=None, offered_at__lt=now - timedelta(seconds=total))
     late = _free(Job.objects.filter(is_late | too_long, rollout=rollout))[:BATCH]
-    return sum(_end(job, rollout, plan, now) for job in late)
+    ends = BadEnds(now)
+    done = sum(_end(job, rollout, plan, ends, now) for job in late)
+    ends.tell()
+    return done
 
 
 def take_back_absent(rollout: Rollout, plan: Plan, *, now: datetime) -> int:
@@ -105,11 +109,11 @@ def _free(jobs: QuerySet[Job]) -> QuerySet[Job]:
     return jobs.order_by("device_id").select_for_update(skip_locked=True, of=("self",))
 
 
-def _end(job: Job, rollout: Rollout, plan: Plan, now: datetime) -> bool:
+def _end(job: Job, rollout: Rollout, plan: Plan, ends: BadEnds, now: datetime) -> bool:
     if job.state == JobState.CANCELLING:
         again = now if job.kind == "install" and rollout.state in _GOES_ON else None
         return move_job(job, JobState.CANCELLED, actor=TICK, now=now, code="unacknowledged", retry_at=again)
     again = None
     if job.kind == "install":
         again = next_try(job, JobState.TIMED_OUT, job.state, plan=plan, now=now)
-    return move_job(job, JobState.TIMED_OUT, actor=TICK, now=now, code=job.state, retry_at=again)
+    return move_job(job, JobState.TIMED_OUT, actor=TICK, now=now, ends=ends, code=job.state, retry_at=again)

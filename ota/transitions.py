@@ -21,6 +21,8 @@ from fleet.accounts.audit import Actor, record
 from fleet.accounts.models import AuditEvent
 from fleet.ids import uuid7
 from fleet.row_updates import update_rows
+from ota import announcements
+from ota.announcements import BadEnds
 from ota.choices import (
     JOB_EDGES,
     JOB_TERMINAL,
@@ -82,6 +84,11 @@ def move_rollout(
         if found.update(rev=F("rev") + 1, **values) != 1:
             return False
         _record(actor, "rollout", str(rollout.pk), rollout.state, to, now, reason)
+        halted_on = values.get("halted_on")
+        announcements.rollout_changed(
+            rollout, to, rev=rollout.rev + 1, actor=actor, now=now, reason=reason,
+            halted_on=halted_on.pk if halted_on else None,
+        )  # fmt: skip
     rollout.rev += 1
     return _apply(rollout, values)
 
@@ -102,16 +109,27 @@ def move_wave(
     if to in WAVE_TERMINAL or to == WaveState.FAILED:
         values.setdefault("finished_at", now)
     with transaction.atomic():
-        if Wave.objects.filter(pk=wave.pk, state=wave.state).update(**values) != 1:
+        if Wave.objects.filter(pk=wave.pk, state=wave.state).update(rev=F("rev") + 1, **values) != 1:
             return False
         _record(actor, "wave", f"{wave.rollout_id}/{wave.n}", wave.state, to, now, reason, about)
+        announcements.wave_verdict(wave, to, actor=actor, now=now, reason=reason, values=values)
     return _apply(wave, values)
 
 
-def move_job(job: Job, to: str, *, actor: Actor, now: datetime, reason: str = "", **fields: Any) -> bool:
+def move_job(
+    job: Job,
+    to: str,
+    *,
+    actor: Actor,
+    now: datetime,
+    reason: str = "",
+    ends: BadEnds | None = None,
+    **fields: Any,
+) -> bool:
     """Move one job to another state; rules and result as `move_rollout`.
 
     The UPDATE also names the job's counter, so a report that was judged against an older offer finds nothing.
+    ends: of a caller that moves many in a transaction and tells of their bad ends itself, once.
     """
     _check(job.state, to, JOB_EDGES)
     values = _job_values(to, now, fields)
@@ -121,6 +139,10 @@ def move_job(job: Job, to: str, *, actor: Actor, now: datetime, reason: str = ""
             return False
         _record(actor, "job", str(job.pk), job.state, to, now, reason, _about(job, values))
         _hint([job])
+        told = BadEnds(now) if ends is None else ends
+        told.add(job, to, values)
+        if ends is None:
+            told.tell()
     return _apply(job, values)
 
 
@@ -152,13 +174,18 @@ def move_jobs(
         trail = [_trail_row(job, to, values, actor=actor, now=now, reason=reason) for job in moved]
         copy_rows(AuditEvent, _TRAIL, trail)
         _hint(moved)
+        ends = BadEnds(now)
+        for job in moved:
+            ends.add(job, to, values)
+        ends.tell()
     for job in moved:
         _apply(job, values if counters is None else values | {"counter": counters[job.pk]})
     return moved
 
 
 class HeldMoves:
-    """Moves of single jobs whose rows the caller's transaction holds, written together by `save`.
+    """Moves of single jobs whose rows the caller's transaction holds, written together by `save`, and told of
+    by `finish`.
 
     The rows are what decides: they were read when they were taken, and nobody else can change them before the
     transaction ends.
@@ -168,12 +195,14 @@ class HeldMoves:
         self._now = now
         self._changed: dict[UUID, Job] = {}
         self._trail: list[Sequence[Any]] = []
+        self._ends = BadEnds(now)
 
     def move(self, job: Job, to: str, *, actor: Actor, reason: str = "", **fields: Any) -> None:
         """Move a job as `move_job` does. Raises IllegalTransition when there is no such edge."""
         _check(job.state, to, JOB_EDGES)
         values = _job_values(to, self._now, fields)
         self._trail.append(_trail_row(job, to, values, actor=actor, now=self._now, reason=reason))
+        self._ends.add(job, to, values)
         self.note(job, **values)
 
     def note(self, job: Job, **fields: Any) -> None:
@@ -188,6 +217,11 @@ class HeldMoves:
         if self._trail:
             copy_rows(AuditEvent, _TRAIL, self._trail)
         self._changed, self._trail = {}, []
+
+    def finish(self) -> None:
+        """Write the rest, and have the bad ends among all of it told. Raises django.db.Error."""
+        self.save()
+        self._ends.tell()
 
 
 def _hint(jobs: Collection[Job]) -> None:

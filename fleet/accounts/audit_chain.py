@@ -5,6 +5,10 @@ making them all wait for each other. A worker seals instead: each minute it puts
 are older than LAG into one digest with the digest before. Ids are UUIDv7, so "older" is an order that is
 fixed once the row is committed, and no transaction takes LAG.
 
+Rows past retention leave with their seals (`fleet.accounts.audit_retention`). What is left of them is an
+anchor: number, digest and last row of the last seal that left, from which the chain goes on. It is held to
+the trail, which says what left, and to the next seal, whose digest is made of the anchor's.
+
 Whoever may write to the database could make the whole chain anew; a digest that was noted elsewhere (each
 seal is logged, and `manage.py audit verify` prints the last) shows that too.
 """
@@ -22,7 +26,8 @@ from typing import Any, Final
 import structlog
 from django.db import IntegrityError, transaction
 
-from fleet.accounts.models import AuditEvent, AuditSeal
+from fleet.accounts.models import AuditAnchor, AuditEvent, AuditSeal
+from fleet.ids import least_uuid7
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +38,8 @@ START: Final = uuid.UUID(int=0)
 """Before every row."""
 FIELDS: Final = tuple(field.name for field in AuditEvent._meta.concrete_fields)
 """Columns of a row, as it is hashed and exported."""
+PRUNED: Final = "audit.prune"
+"""Verb of the row that tells what left."""
 _SHORT: Final = 8
 
 
@@ -41,7 +48,8 @@ class Broken:
     """The first place where the trail is not what was sealed.
 
     what: `altered` or `added` (row is its id), `missing` (row is the id before it, None = the first of the
-    seal), `chain` (the seals themselves). seal: its number.
+    seal), `chain` (the seals themselves), `anchor` (where the chain begins is not what the trail says left).
+    seal: its number.
     """
 
     seal: int
@@ -61,7 +69,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a look at the whole chain found. digest: of the last seal, hex. unsealed: rows too young yet."""
+    """What a look at the whole chain found. seals: number of the last one, those that left included. rows:
+    compared. digest: of the last seal, hex. unsealed: rows too young yet.
+    """
 
     seals: int
     rows: int
@@ -75,7 +85,7 @@ def seal(now: datetime) -> int:
     done = 0
     while True:
         before = AuditSeal.objects.order_by("-n").first()
-        rows = _rows(before.last_id if before else START, _bound(now - LAG), BATCH)
+        rows = _rows(before.last_id if before else START, least_uuid7(now - LAG), BATCH)
         hashes = [(row_id, digest) for row_id, digest in rows]
         if not hashes:
             return done
@@ -113,23 +123,42 @@ def verify(told: Callable[[int], None] = lambda _rows: None) -> Verified:
 def walk(place: Place) -> Iterator[tuple[Place, Broken | None]]:
     """Compare seal after seal behind `place` with its rows; each turn gives how far the trail is as written.
     The first place that is not ends the walk.
+
+    A walk that begins before the anchor begins at it, and looks at the anchor first. Rows that leave while
+    they are compared are no breach: the walk goes on behind them.
     """
-    for one in AuditSeal.objects.filter(n__gt=place.seals).order_by("n").iterator(chunk_size=20):
-        found = list(_rows(place.last, None, None, up_to=one.last_id))
-        if one.n != place.seals + 1:
-            yield place, Broken(one.n, "chain")
+    while True:
+        start = begin()
+        if place.seals <= start.seals:
+            place = Place(start.seals, place.rows, start.last, start.digest)
+            broken = _wrong_anchor()
+            if broken is not None:
+                yield place, broken
+                return
+        for one in AuditSeal.objects.filter(n__gt=place.seals).order_by("n").iterator(chunk_size=20):
+            broken = _compared(one, place)
+            if broken is not None:
+                break
+            place = Place(one.n, place.rows + one.count, one.last_id, bytes(one.digest))
+            yield place, None
+        else:
             return
-        if _link(place.digest, (row for _, row in found)) != bytes(one.digest):
-            yield place, _difference(one, found)
+        if begin().seals <= place.seals:
+            yield place, broken
             return
-        place = Place(one.n, place.rows + one.count, one.last_id, bytes(one.digest))
-        yield place, None
+
+
+def begin() -> Place:
+    """Where the chain begins: at the anchor of what has left, or at the first row."""
+    found = AuditAnchor.objects.order_by("-n").first()
+    return Place() if found is None else Place(found.n, 0, found.last_id, bytes(found.digest))
 
 
 def place_of(n: int) -> Place | None:
     """Behind seal number n, taken at its word; 0 is the start, None when there is no such seal."""
-    if n == 0:
-        return Place()
+    start = begin()
+    if n in (0, start.seals):
+        return start if n else Place()
     one = AuditSeal.objects.filter(n=n).first()
     return None if one is None else Place(one.n, 0, one.last_id, bytes(one.digest))
 
@@ -145,11 +174,12 @@ def unsealed(place: Place) -> int:
 
 
 def is_in_chain(digest: str) -> bool:
-    """True when a seal has this digest (hex), which somebody noted earlier."""
+    """True when a seal has this digest (hex), which somebody noted earlier, or the last that left had."""
     try:
-        return AuditSeal.objects.filter(digest=bytes.fromhex(digest)).exists()
+        noted = bytes.fromhex(digest)
     except ValueError:
         return False
+    return noted == begin().digest != b"" or AuditSeal.objects.filter(digest=noted).exists()
 
 
 def export(start: datetime | None, end: datetime | None) -> Iterator[dict[str, Any]]:
@@ -159,6 +189,45 @@ def export(start: datetime | None, end: datetime | None) -> Iterator[dict[str, A
     rows = rows.filter(at__lt=end) if end else rows
     for row in rows.values(*FIELDS).iterator(chunk_size=2_000):
         yield said(row)
+
+
+def _compared(one: AuditSeal, place: Place) -> Broken | None:
+    """What is wrong with the seal behind `place`, or with its rows."""
+    if one.n != place.seals + 1:
+        return Broken(one.n, "chain")
+    found = list(_rows(place.last, None, None, up_to=one.last_id))
+    if _link(place.digest, (row for _, row in found)) != bytes(one.digest):
+        return _difference(one, found)
+    return None
+
+
+def _wrong_anchor() -> Broken | None:
+    """What is wrong with the place where the chain begins: it is not the one the trail tells of, or there is
+    still something before it.
+    """
+    anchors = list(AuditAnchor.objects.order_by("n"))
+    told = AuditEvent.objects.exclude(subject_kind="job").filter(verb=PRUNED).order_by("-id").first()
+    if not anchors and told is None:
+        return None
+    if len(anchors) != 1 or told is None or told.after != anchor_told(anchors[0]):
+        return Broken(anchors[-1].n if anchors else 1, "anchor")
+    (anchor,) = anchors
+    early = (
+        AuditEvent.objects.filter(id__lte=anchor.last_id).order_by("id").values_list("id", flat=True).first()
+    )
+    if early is not None:
+        return Broken(anchor.n, "added", early)
+    return Broken(anchor.n, "chain") if AuditSeal.objects.filter(n__lte=anchor.n).exists() else None
+
+
+def anchor_told(anchor: AuditAnchor) -> dict[str, Any]:
+    """What the trail says of an anchor, in the row that the same transaction writes."""
+    return {
+        "seal": anchor.n,
+        "last_row": str(anchor.last_id),
+        "rows": anchor.rows,
+        "digest": bytes(anchor.digest).hex(),
+    }
 
 
 def _difference(one: AuditSeal, found: list[tuple[uuid.UUID, bytes]]) -> Broken:
@@ -204,8 +273,3 @@ def _hash(row: dict[str, Any]) -> bytes:
 def said(row: dict[str, Any]) -> dict[str, Any]:
     """A row's columns as JSON types, exactly as they are hashed."""
     return row | {"id": str(row["id"]), "at": row["at"].astimezone(UTC).isoformat(timespec="microseconds")}
-
-
-def _bound(moment: datetime) -> uuid.UUID:
-    """The least UUIDv7 of a moment."""
-    return uuid.UUID(int=(int(moment.timestamp() * 1000) << 80) | (0x7 << 76))

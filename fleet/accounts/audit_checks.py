@@ -37,7 +37,7 @@ def start(*, actor: Actor, now: datetime) -> AuditCheck:
     try:
         with transaction.atomic():
             made = AuditCheck.objects.create(
-                started_at=now, moved_at=now, started_by=actor.person, of_seals=AuditSeal.objects.count()
+                started_at=now, moved_at=now, started_by=actor.person, of_seals=_newest()
             )
             if actor is not SYSTEM:
                 audit.record(
@@ -84,8 +84,15 @@ def go_on(*, now: datetime, clock: Callable[[], float] = time.monotonic) -> Audi
 def _compare(row: AuditCheck) -> None:
     """Hold a finished walk to the one before."""
     before = AuditCheck.objects.filter(id__lt=row.pk, broken_seal=None).exclude(digest="").first()
-    if before is not None and not audit_chain.is_in_chain(before.digest):
+    if before is None or before.seals < audit_chain.begin().seals:
+        return  # the seal it ended at has left since
+    if not audit_chain.is_in_chain(before.digest):
         row.broken_seal, row.broken_what = before.seals, "chain"
+
+
+def _newest() -> int:
+    """Number of the newest seal, 0 for none."""
+    return AuditSeal.objects.order_by("-n").values_list("n", flat=True).first() or 0
 
 
 def tick(*, now: datetime) -> None:

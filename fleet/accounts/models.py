@@ -118,6 +118,11 @@ class ApiToken(models.Model):
     owner = models.ForeignKey(User, on_delete=models.CASCADE, related_name="tokens")
     scopes = models.JSONField(default=list)
     group_limit = models.JSONField(null=True, blank=True)  # as `User.group_limit`, within it
+    networks = models.JSONField(null=True, blank=True)  # addresses it may be used from; None: any
+    former_digest = models.BinaryField(null=True)  # of the secret before, while it is still taken
+    former_until = models.DateTimeField(null=True)
+    former_used_at = models.DateTimeField(null=True)  # who still has the former secret
+    rev = models.PositiveIntegerField(default=1)
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField(null=True)
     last_used_at = models.DateTimeField(null=True)
@@ -204,6 +209,25 @@ class AuditSeal(models.Model):
 
     def __str__(self) -> str:
         return f"seal {self.n} over {self.count} rows"
+
+
+class AuditAnchor(models.Model):
+    """Where the chain of seals begins since older rows left (`fleet.accounts.audit_retention`): at most one.
+
+    n, last_id and digest are those of the last seal that left with its rows; seal n + 1 goes on from them.
+    """
+
+    n = models.PositiveIntegerField(primary_key=True)
+    at = models.DateTimeField()
+    last_id = models.UUIDField()
+    rows = models.PositiveBigIntegerField()  # how many left in all
+    digest = models.BinaryField()
+
+    class Meta:
+        ordering = ["n"]
+
+    def __str__(self) -> str:
+        return f"chain from seal {self.n + 1} on"
 
 
 class AuditCheck(models.Model):

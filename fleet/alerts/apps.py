@@ -11,8 +11,8 @@ class AlertsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Let webhooks hear of what happens in `ota`."""
-        from fleet.alerts import outbox
-        from ota import announcing
+        """Let webhooks hear of what is announced in the packages below."""
+        from fleet import announcing
+        from fleet.alerts import gathering, outbox
 
-        announcing.register(outbox.tell_of)
+        announcing.register(announcing.Teller(outbox.is_asked, outbox.tell_of, gathering.keep))

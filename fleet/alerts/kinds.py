@@ -186,6 +186,16 @@ KINDS: Final[Mapping[str, Kind]] = {
             is_system=True,
         ),
         Kind(
+            "delivery_failed", "Messages do not arrive",
+            "messages to one webhook or e-mail address that were given up within 24 h, at least",
+            "messages", 1, 1, 10_000, Severity.WARNING, timedelta(days=1),
+            "Each was tried for a day. Is the receiver up, does it answer 2xx within 5 s, is its address a "
+            "public one? Once it is, send what failed again from its page.",
+            folds=False,
+            is_blame=False,
+            is_system=True,
+        ),
+        Kind(
             "silent", "Silent",
             "seconds without a message, and longer than three of the device's own intervals",
             "s", 900, 60, 604_800, Severity.INFO, timedelta(days=7),

@@ -1,4 +1,6 @@
-"""Tables of alerting: rules, alerts with their transitions, silences, and the outbox of deliveries."""
+"""Tables of alerting: rules, alerts with their transitions, silences, webhooks, and the outbox of deliveries
+with what is still gathered for them.
+"""
 
 from django.db import models
 from django.db.models import Q
@@ -131,6 +133,8 @@ class Webhook(models.Model):
     url = models.CharField(max_length=512)
     events = models.JSONField(default=list)  # of outbox.EVENTS
     sealed_secret = models.BinaryField()
+    sealed_former = models.BinaryField(null=True)  # the secret before, while receivers change over
+    former_until = models.DateTimeField(null=True)
     is_enabled = models.BooleanField(default=True)
     rev = models.PositiveIntegerField(default=1)
     created_at = models.DateTimeField()
@@ -168,11 +172,38 @@ class Delivery(models.Model):
                 fields=["kind", "next_at"],
                 condition=Q(state=DeliveryState.PENDING),
                 name="delivery_due",
-            )
+            ),
+            models.Index(
+                fields=["finished_at"],
+                condition=Q(state=DeliveryState.FAILED),
+                name="delivery_failed",
+            ),
         ]
 
     def __str__(self) -> str:
         return f"{self.event} to {self.webhook_id or self.recipient} {self.state}"
+
+
+class GatheredFact(models.Model):
+    """One of many things that are told together (`fleet.alerts.gathering`): written in its own transaction,
+    deleted with the message that tells of it.
+    """
+
+    event = models.CharField(max_length=32)
+    kind = models.CharField(max_length=32)  # with object_id: which facts become one message
+    object_id = models.CharField(max_length=128)
+    at = models.DateTimeField()
+    key = models.CharField(max_length=32)
+    item = models.JSONField()
+    about = models.JSONField()
+    page = models.CharField(max_length=256, blank=True, default="")
+    api = models.CharField(max_length=256, blank=True, default="")
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.event} of {self.kind} {self.object_id}"
 
 
 class Mailbox(models.Model):

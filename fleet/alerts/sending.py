@@ -23,6 +23,7 @@ from fleet.alerts import addresses, webhooks
 from fleet.alerts.choices import DELIVERY_EDGES, DeliveryKind, DeliveryState
 from fleet.alerts.errors import AlertError
 from fleet.alerts.models import Delivery
+from fleet.ids import least_uuid7
 from fleet.sealing import SealError
 from ota.transitions import IllegalTransition
 
@@ -32,6 +33,9 @@ TIMEOUT_S: Final = 5.0
 LEASE: Final = timedelta(seconds=60)
 BATCH: Final = 8
 """Deliveries of one task: with every receiver silent they still end before the task's time limit."""
+KEPT: Final = timedelta(days=30)
+"""How long what became of a message is told, and it can be sent again."""
+FORGOTTEN: Final = 10_000
 _FIRST: Final = timedelta(seconds=30)
 _LONGEST: Final = timedelta(hours=12)
 
@@ -80,6 +84,17 @@ def redeliver(row: Delivery, *, actor: Actor, now: datetime) -> Delivery:
     return row
 
 
+def forget(now: datetime) -> int:
+    """Delete messages that ended more than KEPT ago, at most FORGOTTEN of them; returns how many. What waits,
+    and what was asked for again since, stays.
+    """
+    ended = Delivery.objects.filter(id__lt=least_uuid7(now - KEPT), finished_at__lt=now - KEPT)
+    ids = list(
+        ended.exclude(state=DeliveryState.PENDING).order_by("id").values_list("pk", flat=True)[:FORGOTTEN]
+    )
+    return Delivery.objects.filter(pk__in=ids).delete()[0]
+
+
 def backoff(attempts: int, *, rng: random.Random) -> timedelta:
     """How long to wait after so many tries: 30 s, then four times as long each, at most 12 h, +-20 %."""
     longest: timedelta = min(_FIRST * int(4 ** (attempts - 1)), _LONGEST)
@@ -94,15 +109,15 @@ def _post(row: Delivery, now: datetime) -> tuple[int | None, str]:
     timestamp = int(now.timestamp())
     try:
         place = addresses.resolve(hook.url, allow_private=settings.WEBHOOK_ALLOW_PRIVATE)
-        secret = webhooks.secret_of(hook)
+        keys = webhooks.secrets_of(hook, now=now)
         headers = {
             "host": urlsplit(hook.url).netloc,
             "content-type": "application/json",
             "user-agent": "tinyfleet",
             "webhook-id": str(row.pk),
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": webhooks.signature(
-                secret, delivery_id=str(row.pk), timestamp=timestamp, body=body
+            "webhook-signature": webhooks.signatures(
+                keys, delivery_id=str(row.pk), timestamp=timestamp, body=body
             ),
         }
         url = httpx.URL(hook.url).copy_with(host=place.address)

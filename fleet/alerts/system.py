@@ -1,5 +1,5 @@
 """What rules about the installation itself find: how far ingest is behind, what it refuses, what the cold
-tier did not take.
+tier did not take, whom messages did not reach.
 
 Their alerts name no device and no part of the fleet; `evidence["subject"]` says what they are about.
 """
@@ -11,8 +11,12 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any, Final
 
+from django.db.models import Count
+
+from fleet.alerts.choices import DeliveryState
 from fleet.alerts.findings import Finding
 from fleet.alerts.kinds import FLEET_CONFIDENCE, KINDS, LEAST_REFUSED, Kind
+from fleet.alerts.models import Delivery
 from fleet.telemetry import arrivals, dead, ingesters
 from fleet.telemetry.cold_models import ColdPart
 from ota.gates.wilson import wilson_lower_bound
@@ -20,6 +24,8 @@ from ota.gates.wilson import wilson_lower_bound
 GATEWAY: Final = "gateway:"
 COLD: Final = "cold:"
 REFUSED: Final = "refused:all"
+RECEIVER: Final = "receiver:"
+_KEY_CHARS: Final = 160
 _NAMED: Final = 5
 
 
@@ -88,8 +94,30 @@ def _refused(threshold: float, now: datetime) -> list[Finding]:
     return [Finding(REFUSED, is_firing, bool(messages) and not is_firing, evidence)]
 
 
+def _undelivered(threshold: float, now: datetime) -> list[Finding]:
+    """One finding per receiver. What was sent again since, and taken, has failed no more."""
+    since = now - KINDS["delivery_failed"].span
+    failed = Delivery.objects.filter(state=DeliveryState.FAILED, finished_at__gt=since)
+    receivers = failed.order_by().values("webhook_id", "webhook__name", "recipient").annotate(n=Count("pk"))
+    found = []
+    for one in receivers.order_by("webhook__name", "recipient"):
+        hook, recipient, n = one["webhook_id"], one["recipient"], one["n"]
+        last = failed.filter(webhook=hook, recipient=recipient).order_by("-finished_at").first()
+        evidence: dict[str, Any] = {
+            "subject": f"webhook {one['webhook__name']}" if hook else f"e-mail to {recipient}",
+            "value": n,
+            "limit": threshold,
+            "n": n,
+            "problem": last.error if last is not None else "",
+        }
+        key = f"{RECEIVER}{hook or recipient}"[:_KEY_CHARS]
+        found.append(Finding(key, n >= threshold, n < threshold, evidence))
+    return found
+
+
 _FIND: Final[Mapping[str, Callable[[float, datetime], list[Finding]]]] = {
     "ingest_lag": _lags,
     "cold_export_failed": _cold,
     "refused_share": _refused,
+    "delivery_failed": _undelivered,
 }

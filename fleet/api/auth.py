@@ -30,7 +30,8 @@ class Scope(HttpBearer):
 
     def authenticate(self, request: HttpRequest, token: str) -> ApiToken:
         """The token, when it is live, within its rate and has one of the scopes."""
-        found = tokens.authenticate(token, now=timezone.now())
+        address = request.META.get("REMOTE_ADDR", "")
+        found = tokens.authenticate(token, now=timezone.now(), address=address)
         used = rates.count(request, found.public_id)
         request.rate = used  # type: ignore[attr-defined]
         if used is not None and used.is_over:

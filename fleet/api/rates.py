@@ -58,13 +58,34 @@ def policy_of(method: str, path: str) -> str:
     return READS if method in ("GET", "HEAD", "OPTIONS") else WRITES
 
 
+def used(token: str) -> dict[str, tuple[int, int | None]]:
+    """What a token (its public id) has used of each policy with a limit, and seconds until its window ends:
+    None while none runs. Counts nothing. {} while Redis is away.
+    """
+    names = [policy for policy, quota in settings.API_RATES.items() if quota > 0]
+
+    def read(redis: Any) -> list[Any]:
+        with redis.pipeline(transaction=False) as many:
+            for name in names:
+                many.get(_key(name, token))
+                many.pttl(_key(name, token))
+            return list(many.execute())
+
+    found = redis_calls.call(read) if names else None
+    if found is None:
+        return {}
+    pairs = zip(found[::2], found[1::2], strict=True)
+    told = [(int(n or 0), math.ceil(left_ms / 1000) if left_ms > 0 else None) for n, left_ms in pairs]
+    return dict(zip(names, told, strict=True))
+
+
 def count(request: HttpRequest, token: str) -> Used | None:
     """Count a call of a token (its public id); None when its policy has no limit or Redis is away."""
     policy = policy_of(request.method or "", request.path)
     quota = int(settings.API_RATES[policy])
     if quota <= 0:
         return None
-    key = f"api:rate:{policy}:{token}"
+    key = _key(policy, token)
 
     def add(redis: Any) -> tuple[int, int]:
         with redis.pipeline(transaction=True) as both:
@@ -80,3 +101,7 @@ def count(request: HttpRequest, token: str) -> Used | None:
     n, left_ms = found
     reset_s = min(WINDOW_S, max(1, math.ceil(left_ms / 1000)))
     return Used(policy, quota, n, reset_s)
+
+
+def _key(policy: str, token: str) -> str:
+    return f"api:rate:{policy}:{token}"

@@ -199,13 +199,19 @@ def version_json(row: ModelVersion, *, is_full: bool = True) -> dict[str, Any]:
 
 
 def token_json(row: ApiToken) -> dict[str, Any]:
-    """A token without its secret."""
+    """A token without its secrets. former_secret_until: its secret before is taken until then, too;
+    former_secret_used_at: when it last was.
+    """
     return {
         "id": row.public_id,
         "name": row.name,
         "owner": row.owner.username,
         "scopes": row.scopes,
         "groups": row.group_limit,
+        "networks": row.networks,
+        "rev": row.rev,
+        "former_secret_until": stamp(row.former_until),
+        "former_secret_used_at": stamp(row.former_used_at),
         "created_at": stamp(row.created_at),
         "expires_at": stamp(row.expires_at),
         "last_used_at": stamp(row.last_used_at),

@@ -77,7 +77,7 @@ def silence_json(row: Silence) -> dict[str, Any]:
 
 
 def webhook_json(row: Webhook) -> dict[str, Any]:
-    """A webhook without its secret."""
+    """A webhook without its secrets. former_secret_until: messages are signed with the secret before too."""
     return {
         "id": str(row.pk),
         "name": row.name,
@@ -85,6 +85,7 @@ def webhook_json(row: Webhook) -> dict[str, Any]:
         "events": row.events,
         "is_enabled": row.is_enabled,
         "rev": row.rev,
+        "former_secret_until": stamp(row.former_until),
         "created_at": stamp(row.created_at),
         "created_by": row.created_by,
     }

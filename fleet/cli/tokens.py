@@ -25,7 +25,16 @@ def add(areas: Any) -> None:
     one.add_argument("name")
     one.add_argument("--scope", action="append", required=True, help="as devices:read; may be repeated")
     one.add_argument("--days", type=int, default=90, help="until it expires, default 90")
+    one.add_argument(
+        "--network", action="append", help="it may be used from, as 10.1.0.0/16; may be repeated; default any"
+    )
     one.set_defaults(run=_create)
+    one = verbs.add_parser("rotate", help="another secret for a token of yours; it is printed once")
+    one.add_argument("id")
+    one.add_argument(
+        "--grace-hours", type=int, default=0, help="the former secret works for so long, default 0, most 168"
+    )
+    one.set_defaults(run=_rotate)
     one = verbs.add_parser("revoke", help="end a token")
     one.add_argument("id")
     one.set_defaults(run=_revoke)
@@ -36,8 +45,14 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _create(args: argparse.Namespace) -> None:
-    made = connected(args).tokens.create(args.name, args.scope, args.days)
+    made = connected(args).tokens.create(args.name, args.scope, args.days, args.network)
     output.one(made, args.format, (("token", "token"), ("id", "id"), ("expires", "expires_at")))
+
+
+def _rotate(args: argparse.Namespace) -> None:
+    made = connected(args).tokens.rotate(args.id, args.grace_hours)
+    shown = (("token", "token"), ("id", "id"), ("former works until", "former_secret_until"))
+    output.one(made, args.format, shown)
 
 
 def _revoke(args: argparse.Namespace) -> None:

@@ -200,9 +200,20 @@ class Tokens(_Part):
         """Tokens, without their secrets."""
         return self._http.every("/tokens", **_said({"sort": sort}))
 
-    def create(self, name: str, scopes: Sequence[str], days: int = 90) -> Json:
-        """A new token; its secret is in this answer and never shown again."""
-        return _json(self._http.post("/tokens", {"name": name, "scopes": [*scopes], "days": days}))
+    def create(
+        self, name: str, scopes: Sequence[str], days: int = 90, networks: Sequence[str] | None = None
+    ) -> Json:
+        """A new token; its secret is in this answer and never shown again. networks: it may be used from
+        these only, None = from any.
+        """
+        body = {"name": name, "scopes": [*scopes], "days": days}
+        return _json(self._http.post("/tokens", body | ({"networks": [*networks]} if networks else {})))
+
+    def rotate(self, public_id: str, grace_hours: int = 0) -> Json:
+        """A new secret for a token of one's own, in this answer and never shown again. grace_hours: how long
+        the former one is taken too.
+        """
+        return _json(self._http.post(f"/tokens/{_part(public_id)}/rotate", {"grace_hours": grace_hours}))
 
     def revoke(self, public_id: str) -> None:
         """End a token."""

@@ -97,6 +97,13 @@ def _refused(e: Evidence) -> str:
     )
 
 
+def _undelivered(e: Evidence) -> str:
+    what = "message was" if e["n"] == 1 else "messages were"
+    problem = e["problem"].rstrip(".") or "no reason known"
+    limit = f"it fires from {e['limit']:g}"
+    return f"{num(e['n'])} {what} given up within 24 h, the last because: {problem}; {limit}"
+
+
 _SAY: Final[Mapping[str, Callable[[Evidence], str]]] = {
     "golden_mismatch": _count("mismatch of golden vectors", "mismatches of golden vectors", "from"),
     "mac_bad": _count("message with a wrong MAC", "messages with a wrong MAC", "from"),
@@ -111,6 +118,7 @@ _SAY: Final[Mapping[str, Callable[[Evidence], str]]] = {
     "ingest_lag": _lag,
     "cold_export_failed": _cold,
     "refused_share": _refused,
+    "delivery_failed": _undelivered,
     "silent": _silent,
 }
 

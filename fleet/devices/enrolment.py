@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
+from fleet import announcing
 from fleet.accounts import audit
 from fleet.accounts.audit import Actor
 from fleet.devices import broker, classes, keys
@@ -214,12 +216,29 @@ def _claim(request: EnrolmentRequest, token: EnrolmentToken, by: Actor, now: dat
                 at=now,
                 after={"class": token.device_class_id, "token": token.pk},
             )
+            if announcing.is_asked(announcing.DEVICE_ENROLLED):
+                announcing.note([_fact(device, now)])
     except IntegrityError:
         raise EnrolmentError(
             "device_exists", f"device {device_id} is enrolled already", field="device_id"
         ) from None
     token.used_at, token.used_by, token.request_digest = now, device_id, request.digest()
     return True
+
+
+def _fact(device: Device, now: datetime) -> announcing.Fact:
+    """What is told outside: a factory enrols thousands, so devices of a class are told of together."""
+    name = device.device_class_id
+    item = {
+        "device": device.pk,
+        "chip": device.chip,
+        "firmware": device.firmware_version,
+        "at": now.isoformat(),
+    }
+    return announcing.Fact(
+        announcing.DEVICE_ENROLLED, "devices", name, now, device.firmware_version, item, {"class": name},
+        f"/devices?class={quote(name)}", f"/api/v1/devices?class={quote(name)}",
+    )  # fmt: skip
 
 
 def _issued(

@@ -119,3 +119,94 @@ def test_a_disabled_person_may_do_nothing(admin: Any) -> None:
     assert "keys:admin" in scopes_of(admin)
     admin.is_active = False
     assert scopes_of(admin) == frozenset()
+
+
+def test_a_rotated_token_keeps_its_id_and_its_former_secret_ends_at_once(viewer: Any, now: Any) -> None:
+    token, text = issue(viewer, now, ttl=timedelta(days=9))
+    new = tokens.rotate(token, actor=SYSTEM, now=now)
+    assert code_of(text, now) == "token_invalid"
+    found = tokens.authenticate(new, now=now)
+    assert (found.pk, found.public_id, found.expires_at) == (token.pk, token.public_id, token.expires_at)
+    event = AuditEvent.objects.get(verb="token.rotate")
+    assert event.after == {"name": "ci", "former_until": None}
+    assert new.rsplit("_", 1)[1] not in repr(ApiToken.objects.values().get())
+
+
+def test_a_former_secret_is_taken_until_its_grace_is_over_and_never_more_than_one(
+    viewer: Any, now: Any
+) -> None:
+    token, first = issue(viewer, now)
+    hour = timedelta(hours=1)
+    second = tokens.rotate(token, actor=SYSTEM, now=now, grace=hour)
+    assert ApiToken.objects.get().former_used_at is None
+    late = now + hour - timedelta(seconds=1)
+    assert tokens.authenticate(first, now=late).former_used_at == late
+    assert code_of(first, now + hour) == "token_invalid"
+    assert tokens.authenticate(second, now=now + hour)
+    third = tokens.rotate(token, actor=SYSTEM, now=now, grace=hour)
+    assert code_of(first, now) == "token_invalid"
+    assert tokens.authenticate(second, now=now)
+    tokens.revoke(token, actor=SYSTEM, now=now)
+    assert {code_of(text, now) for text in (first, second, third)} == {"token_invalid"}
+
+
+def test_what_is_over_or_changed_meanwhile_gets_no_new_secret(viewer: Any, now: Any) -> None:
+    token, text = issue(viewer, now, ttl=timedelta(hours=1))
+    late = now + timedelta(hours=1)
+    for moment, grace, code in (
+        (now, timedelta(days=8), "validation"),
+        (now, -timedelta(hours=1), "validation"),
+        (late, timedelta(0), "illegal_transition"),
+    ):
+        with pytest.raises(TokenError) as caught:
+            tokens.rotate(token, actor=SYSTEM, now=moment, grace=grace)
+        assert caught.value.code == code
+    old = ApiToken.objects.get()
+    tokens.change(token, allowed_from=["10.0.0.0/8"], actor=SYSTEM, now=now)
+    with pytest.raises(TokenError, match="stale"):
+        tokens.rotate(old, actor=SYSTEM, now=now)
+    assert tokens.authenticate(text, now=now, address="10.1.2.3")
+    tokens.revoke(token, actor=SYSTEM, now=now)
+    token.refresh_from_db()
+    with pytest.raises(TokenError) as caught:
+        tokens.rotate(token, actor=SYSTEM, now=now)
+    assert (caught.value.state, caught.value.allowed) == ("revoked", [])
+    assert not AuditEvent.objects.filter(verb="token.rotate").exists()
+
+
+def test_a_token_is_unknown_outside_its_networks(viewer: Any, now: Any) -> None:
+    token, text = issue(viewer, now, allowed_from=["10.1.0.0/16", "2001:db8::/32", "192.0.2.7"])
+    assert token.networks == ["10.1.0.0/16", "2001:db8::/32", "192.0.2.7/32"]
+    for inside in ("10.1.255.255", "2001:db8::1", "192.0.2.7", "::ffff:10.1.0.1"):
+        assert tokens.authenticate(text, now=now, address=inside)
+    for outside in ("10.2.0.0", "192.0.2.8", "2001:db9::1", "::ffff:10.2.0.1", "", "unix:", "10.1.0.0/16"):
+        with pytest.raises(TokenError) as caught:
+            tokens.authenticate(text, now=now, address=outside)
+        with pytest.raises(TokenError) as unknown:
+            tokens.authenticate("tfk_" + "0" * 16 + "_" + "0" * 64, now=now, address=outside)
+        assert str(caught.value) == str(unknown.value), "a thief learns nothing"
+    row = ApiToken.objects.get()
+    tokens.change(row, allowed_from=None, actor=SYSTEM, now=now)
+    assert tokens.authenticate(text, now=now, address="198.51.100.1")
+    event = AuditEvent.objects.get(verb="token.change")
+    assert (event.before, event.after) == ({"networks": token.networks}, {"networks": None})
+
+
+@pytest.mark.parametrize(
+    "networks",
+    [
+        [],
+        ["10.1.2.3/16"],
+        ["10.0.0.0/33"],
+        ["example.org"],
+        [""],
+        ["0" * 4000],
+        [f"10.0.0.{n}" for n in range(17)],
+    ],
+)
+def test_networks_that_are_none_are_refused(networks: list[str], viewer: Any, now: Any) -> None:
+    with pytest.raises(TokenError) as caught:
+        issue(viewer, now, allowed_from=networks)
+    assert (caught.value.code, caught.value.field) == ("validation", "networks")
+    assert len(caught.value.text) < 200
+    assert not ApiToken.objects.exists()

@@ -9,7 +9,7 @@ from fleet.accounts.audit import SYSTEM
 from fleet.alerts import evaluation, rules
 from fleet.alerts.errors import AlertError
 from fleet.alerts.kinds import KINDS
-from fleet.alerts.models import Alert
+from fleet.alerts.models import Alert, Delivery, Webhook
 from fleet.alerts.pausing import subject
 from fleet.console import alert_words
 from fleet.devices.models import Device
@@ -77,6 +77,17 @@ def with_refused(now: datetime, refused: int, messages: int) -> None:
     plant_letters("nobody", now - MINUTE, "key_unknown", 4)
 
 
+def with_undelivered(now: datetime, state: str, age: timedelta = timedelta(hours=23)) -> None:
+    hook = Webhook.objects.create(
+        name="pager", url="https://pager.example/", sealed_secret=b"", created_at=now, created_by="olga"
+    )
+    for _ in range(2):
+        Delivery.objects.create(
+            kind="webhook", webhook=hook, event="alert.opened", body={}, state=state, next_at=now,
+            created_at=now, finished_at=now - age, error="the receiver answered 500",
+        )  # fmt: skip
+
+
 FIRING: dict[str, Callable[[datetime], None]] = {
     "golden_mismatch": lambda now: with_events(now, "golden_mismatch", 1),
     "mac_bad": lambda now: with_letters(now, "mac_bad", 1),
@@ -91,6 +102,7 @@ FIRING: dict[str, Callable[[datetime], None]] = {
     "ingest_lag": lambda now: with_gateway(now, held_s=61),
     "cold_export_failed": lambda now: with_cold(now, "no space left on device"),
     "refused_share": lambda now: with_refused(now, 30, 10_000),
+    "delivery_failed": lambda now: with_undelivered(now, "failed"),
     "silent": plant_silent,
 }
 JUST_NOT: dict[str, Callable[[datetime], None]] = {
@@ -105,6 +117,7 @@ JUST_NOT: dict[str, Callable[[datetime], None]] = {
     "ingest_lag": lambda now: with_gateway(now, held_s=60),
     "cold_export_failed": lambda now: with_cold(now, ""),
     "refused_share": lambda now: with_refused(now, 16, 10_000),
+    "delivery_failed": lambda now: with_undelivered(now, "failed", timedelta(hours=24)),
     "silent": lambda now: plant_windows(plant_devices(1, now), now - timedelta(minutes=14), 5),
 }
 
@@ -234,3 +247,18 @@ def test_a_rule_about_the_installation_has_no_devices_and_pauses_no_rollout(
     with pytest.raises(AlertError) as caught:
         make("ingest_lag", now, **{field: given})
     assert (caught.value.code, caught.value.field) == ("validation", field)
+
+
+def test_a_receiver_that_was_not_reached_is_named_and_all_is_well_once_it_took_them(now: datetime) -> None:
+    make("delivery_failed", now)
+    with_undelivered(now, "failed")
+    evaluation.run(now)
+    alert = Alert.objects.get()
+    assert (subject(alert), alert.evidence["n"]) == ("webhook pager", 2)
+    assert "2 messages were given up within 24 h, the last because: the receiver answered 500" in (
+        alert_words.sentence(alert)
+    )
+    Delivery.objects.filter(state="failed").update(state="delivered")
+    for n in (1, 2, 3):
+        evaluation.run(now + n * MINUTE)
+    assert Alert.objects.get().state == "resolved"

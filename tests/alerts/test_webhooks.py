@@ -11,11 +11,15 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from fleet.accounts.audit import SYSTEM
+from fleet.accounts.models import AuditEvent
 from fleet.alerts import addresses, evaluation, rules, sending, webhooks
 from fleet.alerts.errors import AlertError
-from fleet.alerts.models import Delivery
+from fleet.alerts.models import Delivery, Webhook
+from fleet.alerts.sending import KEPT
+from fleet.alerts.webhooks import GRACE
 from ota.transitions import IllegalTransition
 from tests.alerts.planting import plant_devices, plant_events
 
@@ -110,6 +114,72 @@ def test_a_worker_killed_between_alert_and_delivery_delivers_under_the_same_id(
     assert sending.send_due(now, rng=RNG) == 0
     assert sending.send_due(now + sending.LEASE, rng=RNG) == 1
     assert [headers["webhook-id"] for headers, _ in receiver.got] == [str(row.pk)]
+
+
+def signed_with(secret: str, headers: dict[str, str], body: bytes) -> str:
+    """The signature that a receiver with this secret expects."""
+    text = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    return "v1," + base64.b64encode(hmac.new(key, text, hashlib.sha256).digest()).decode()
+
+
+def test_after_a_rotation_both_secrets_sign_until_the_grace_is_over(
+    secret: str, receiver: Receiver, now: datetime
+) -> None:
+    hook = Webhook.objects.get()
+    new = webhooks.rotate(hook, actor=SYSTEM, now=now)
+    assert new != secret
+    (row,) = Delivery.objects.all()
+    for moment, secrets in (
+        (now + GRACE - timedelta(seconds=1), [new, secret]),
+        (now + GRACE, [new]),
+    ):
+        assert sending.send_due(moment, rng=RNG) == 1
+        headers, body = receiver.got[-1]
+        assert headers["webhook-signature"].split(" ") == [signed_with(one, headers, body) for one in secrets]
+        sending.redeliver(row, actor=SYSTEM, now=moment)
+    event = AuditEvent.objects.get(verb="webhook.rotate")
+    assert event.after == {"name": "pager", "former_until": (now + GRACE).isoformat()}
+    assert new not in repr(event.after)
+
+
+def test_a_secret_that_leaked_ends_at_once_and_there_are_never_more_than_two(
+    secret: str, receiver: Receiver, now: datetime
+) -> None:
+    hook = Webhook.objects.get()
+    second = webhooks.rotate(hook, actor=SYSTEM, now=now)
+    third = webhooks.rotate(hook, actor=SYSTEM, now=now)
+    assert webhooks.secrets_of(hook, now=now) == [third, second]
+    last = webhooks.rotate(hook, actor=SYSTEM, now=now, grace=timedelta(0))
+    assert webhooks.secrets_of(hook, now=now) == [last]
+    for grace in (timedelta(seconds=-1), timedelta(days=8)):
+        with pytest.raises(AlertError, match="validation"):
+            webhooks.rotate(hook, actor=SYSTEM, now=now, grace=grace)
+    hook.rev = 1
+    with pytest.raises(AlertError, match="stale"):
+        webhooks.rotate(hook, actor=SYSTEM, now=now)
+    hook.refresh_from_db()
+    assert webhooks.secrets_of(hook, now=now) == [last], "and nothing has changed"
+
+
+def test_messages_are_forgotten_a_month_after_their_end_and_what_waits_stays(
+    secret: str, receiver: Receiver
+) -> None:
+    hook, made = Webhook.objects.get(), timezone.now()
+    webhooks.send_test(hook, actor=SYSTEM, now=made)
+    sending.send_due(made, rng=RNG)
+    webhooks.send_test(hook, actor=SYSTEM, now=made)
+    (waiting,) = Delivery.objects.filter(state="pending")
+    month = made + KEPT
+    assert sending.forget(month - timedelta(minutes=1)) == 0
+    done = Delivery.objects.filter(state="delivered")
+    again = done[0]
+    sending.redeliver(again, actor=SYSTEM, now=month)
+    sending.send(str(again.pk), now=month, rng=RNG)
+    n = done.count() - 1
+    assert n >= 1
+    assert sending.forget(month + timedelta(minutes=1)) == n
+    assert set(Delivery.objects.values_list("pk", flat=True)) == {waiting.pk, again.pk}
 
 
 def test_tries_take_about_a_day_in_all() -> None:

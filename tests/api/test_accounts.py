@@ -1,8 +1,12 @@
 """Tokens and the audit trail over REST."""
 
+from typing import Any
+
 import pytest
 
-from fleet.accounts.models import ApiToken
+from fleet.accounts.models import ApiToken, AuditEvent
+from fleet.api.routes.stream import _may_go_on
+from fleet.devices.groups import MAX_GROUPS
 from tests.api.conftest import Caller
 
 pytestmark = pytest.mark.django_db
@@ -72,3 +76,86 @@ def test_the_audit_trail_says_who_did_what_to_what(call: Caller) -> None:
     assert rows[0]["source_ip"] == "127.0.0.1"
     (one,) = call("GET", "/audit?subject_kind=model&subject_id=vib").json()["items"]
     assert one["verb"] == "model.create"
+
+
+def test_a_token_gets_a_new_secret_and_the_old_one_a_grace_when_that_is_asked_for(call: Caller) -> None:
+    made = call("POST", "/tokens", {"name": "ci", "scopes": ["devices:read"]}).json()
+    path, old = f"/tokens/{made['id']}", f"Bearer {made['token']}"
+    first = call("POST", f"{path}/rotate", {})
+    assert (first.status_code, first["ETag"]) == (200, '"2"')
+    assert first.json()["former_secret_until"] is None
+    assert call("GET", "/devices", AUTHORIZATION=old).json()["code"] == "token_invalid"
+    now_held = f"Bearer {first.json()['token']}"
+    assert call("GET", "/devices", AUTHORIZATION=now_held).status_code == 200
+    second = call("POST", f"{path}/rotate", {"grace_hours": 1}).json()
+    assert second["former_secret_until"]
+    for text in (now_held, f"Bearer {second['token']}"):
+        assert call("GET", "/devices", AUTHORIZATION=text).status_code == 200
+    shown = call("GET", path).json()
+    assert "token" not in shown
+    call("DELETE", path)
+    refused = call("POST", f"{path}/rotate", {})
+    assert (refused.status_code, refused.json()["state"]) == (409, "revoked")
+    assert call("POST", f"{path}/rotate", {"grace_hours": 169}).json()["code"] == "validation"
+
+
+def test_nobody_gets_a_secret_that_acts_for_somebody_else_or_does_more(call: Caller) -> None:
+    theirs = call.as_role("viewer").token
+    refused = call("POST", f"/tokens/{theirs.public_id}/rotate", {})
+    assert (refused.status_code, refused.json()["code"]) == (403, "scope_missing")
+    small = call.as_role("admin", ["users:admin"])
+    wider = call("POST", "/tokens", {"name": "wide", "scopes": ["keys:admin"]}).json()
+    refused = small("POST", f"/tokens/{wider['id']}/rotate", {})
+    assert (refused.status_code, refused.json()["scope"]) == (403, "keys:admin")
+    assert not AuditEvent.objects.filter(verb="token.rotate").exists()
+
+
+def test_a_token_is_bound_to_networks_and_moved_under_its_revision(call: Caller) -> None:
+    made = call(
+        "POST",
+        "/tokens",
+        {"name": "ci", "scopes": ["devices:read"], "networks": ["10.1.0.0/16", "127.0.0.1"]},
+    ).json()
+    assert made["networks"] == ["10.1.0.0/16", "127.0.0.1/32"]
+    path, bearer = f"/tokens/{made['id']}", f"Bearer {made['token']}"
+    assert call("GET", "/devices", AUTHORIZATION=bearer).status_code == 200
+    assert call("PATCH", path, {"networks": ["10.1.0.0/16"]}).json()["code"] == "if_match_required"
+    assert _may_go_on(made["id"], "rollouts", "127.0.0.1") is False, "its scopes name no rollouts"
+    assert _may_go_on(made["id"], "device:d1", "127.0.0.1")
+    assert not _may_go_on(made["id"], "device:d1", "192.0.2.1"), "an open stream ends too"
+    changed = call("PATCH", path, {"networks": ["10.1.0.0/16"]}, if_match=call("GET", path)["ETag"])
+    assert (changed.status_code, changed["ETag"]) == (200, '"2"')
+    refused = call("GET", "/devices", AUTHORIZATION=bearer)
+    assert (refused.status_code, refused.json()["code"]) == (401, "token_invalid")
+    assert call("PATCH", path, {"networks": None}, if_match='"1"').status_code == 412
+    wrong = call("PATCH", path, {"networks": ["10.1.0.1/16"]}, if_match='"2"').json()
+    assert (wrong["code"], wrong["errors"][0]["pointer"]) == ("validation", "/networks")
+    assert call("PATCH", path, {"networks": None}, if_match='"2"').json()["networks"] is None
+    assert call("GET", "/devices", AUTHORIZATION=bearer).status_code == 200
+    assert call("PATCH", path, {}, if_match='"3"').json()["code"] == "validation"
+
+
+def test_a_header_that_the_caller_writes_changes_no_address(call: Caller) -> None:
+    body = {"name": "ci", "scopes": ["devices:read"], "networks": ["10.1.0.0/16"]}
+    bearer = f"Bearer {call('POST', '/tokens', body).json()['token']}"
+    for name in ("X_FORWARDED_FOR", "X_REAL_IP", "FORWARDED"):
+        answer = call("GET", "/devices", AUTHORIZATION=bearer, **{name: "10.1.2.3"})
+        assert answer.status_code == 401, name
+
+
+def test_quotas_name_what_is_enforced_and_count_the_asking_tokens_calls(call: Caller, settings: Any) -> None:
+    settings.API_RATES = {"reads": 50, "writes": 20, "telemetry-queries": 0}
+    call("GET", "/devices")
+    call("POST", "/groups", {"name": "line", "kind": "static"})
+    told = {one["name"]: one for one in call("GET", "/quotas").json()["items"]}
+    assert (told["reads"]["limit"], told["reads"]["used"], told["reads"]["per"]) == (50, 2, "minute")
+    assert 0 < told["reads"]["reset_s"] <= 60
+    assert (told["writes"]["limit"], told["writes"]["used"]) == (20, 1)
+    assert (told["telemetry_queries"]["limit"], told["telemetry_queries"]["used"]) == (None, None)
+    assert (told["groups"]["limit"], told["groups"]["used"]) == (MAX_GROUPS, 1)
+    assert told["model_upload"] == {
+        "name": "model_upload", "unit": "bytes", "per": "request", "limit": 16 * 1024 * 1024, "used": None,
+        "reset_s": None,
+    }  # fmt: skip
+    other = call.as_role("viewer")("GET", "/quotas").json()["items"][0]
+    assert (other["name"], other["used"]) == ("reads", 1), "of the asking token only"

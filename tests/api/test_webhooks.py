@@ -1,13 +1,20 @@
 """Webhooks over REST."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.utils import timezone
 
 from fleet.alerts.models import Delivery, Webhook
+from fleet.alerts.outbox import EVENTS
+from fleet.api.routes import api
 
 pytestmark = pytest.mark.django_db
+EVERY = [
+    *("alert.opened", "alert.resolved", "device.enrolled", "job.failed", "key.revoked", "model.signed"),
+    *("rollout.state_changed", "wave.verdict"),
+]
 
 
 def test_an_administrator_makes_a_webhook_and_sees_its_secret_once(call: Any, settings: Any) -> None:
@@ -26,11 +33,38 @@ def test_every_event_can_be_asked_for_and_no_other(call: Any, settings: Any) -> 
     body = {"name": "keys", "url": "http://127.0.0.1:9/hook"}
     refused = call("POST", "/webhooks", body | {"events": ["key.made"]})
     assert (refused.status_code, refused.json()["code"]) == (422, "validation")
-    assert "alert.opened, alert.resolved, key.revoked" in refused.content.decode()
+    for name in EVERY:
+        assert name in refused.content.decode()
     one = call("POST", "/webhooks", body | {"events": ["key.revoked"]})
     assert (one.status_code, one.json()["events"]) == (201, ["key.revoked"])
     every = call("POST", "/webhooks", body | {"name": "all"}).json()["events"]
-    assert every == ["alert.opened", "alert.resolved", "key.revoked"]
+    assert every == EVERY
+
+
+def test_the_document_says_what_each_event_means() -> None:
+    described = api.get_openapi_schema()["components"]["schemas"]["WebhookBody"]["properties"]["events"]
+    for name, text in EVENTS.items():
+        assert f"`{name}`: {text}" in described["description"]
+
+
+def test_a_new_secret_is_shown_once_and_the_former_one_signs_for_a_day(call: Any, settings: Any) -> None:
+    settings.WEBHOOK_ALLOW_PRIVATE = True
+    made = call("POST", "/webhooks", {"name": "pager", "url": "http://127.0.0.1:9/"}).json()
+    path = f"/webhooks/{made['id']}"
+    rotated = call("POST", f"{path}/rotate", {})
+    assert (rotated.status_code, rotated["ETag"]) == (200, '"2"')
+    secret = rotated.json()["secret"]
+    assert secret.startswith("whsec_")
+    assert secret != made["secret"]
+    row = Webhook.objects.get()
+    assert row.former_until is not None
+    assert timedelta(hours=23) < row.former_until - timezone.now() <= timedelta(hours=24)
+    shown = call("GET", path).json()
+    assert "secret" not in shown
+    assert shown["former_secret_until"]
+    assert call("POST", f"{path}/rotate", {"grace_hours": 0}).json()["former_secret_until"] is None
+    for wrong in ({"grace_hours": 169}, {"grace_hours": -1}, {"grace": 1}):
+        assert call("POST", f"{path}/rotate", wrong).json()["code"] == "validation"
 
 
 def test_a_private_address_is_refused_with_its_code(call: Any) -> None:

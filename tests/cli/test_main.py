@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from django.test import Client
 from django.utils import timezone
@@ -180,7 +181,15 @@ def test_a_token_is_made_and_ended(run: Run) -> None:
     status, out, _ = run("--format", "json", "tokens", "create", "ci", "--scope", "devices:read")
     made = json.loads(out)
     assert (status, made["scopes"]) == (exits.OK, ["devices:read"])
+    status, out, _ = run("--format", "json", "tokens", "rotate", made["id"], "--grace-hours", "2")
+    new = json.loads(out)
+    assert (status, new["id"]) == (exits.OK, made["id"])
+    assert new["token"] != made["token"]
+    assert new["former_secret_until"]
     assert run("tokens", "revoke", made["id"])[0] == exits.OK
+    status, _, err = run("tokens", "rotate", made["id"])
+    assert status == exits.REFUSED
+    assert "illegal_transition" in err
     assert made["token"] not in run("tokens", "list")[1]
 
 
@@ -236,6 +245,15 @@ def test_a_person_is_invited_changed_and_kept_out(
 
 def test_the_command_knows_every_role(run: Run) -> None:
     assert list(ROLES) == Role.values
+
+
+def test_a_token_for_another_network_is_made_and_is_no_good_here(run: Run, live_server: Any) -> None:
+    words = ("tokens", "create", "far", "--scope", "devices:read", "--network", "198.51.100.0/24")
+    made = json.loads(run("--format", "json", *words)[1])
+    assert made["networks"] == ["198.51.100.0/24"]
+    bearer = {"Authorization": f"Bearer {made['token']}"}
+    answer = httpx.get(f"{live_server.url}/api/v1/devices", headers=bearer)
+    assert (answer.status_code, answer.json()["code"]) == (401, "token_invalid")
 
 
 def test_a_login_is_kept_for_its_owner_only_and_checked(

@@ -34,11 +34,13 @@ words change:
   `bulk-all`. Bulk: `bulk-count`, `bulk-form`, `moved`, `retried`, `confirm`. Search: `found` with
   `[data-kind]`.
 - settings: `settings-<page>`; `tokens` with `tr[data-token]`, `token-form`, `make-token`, `made`,
-  `token-value`; `webhooks`, `webhook-form`, `save-webhook`, `webhook-secret`, `test-webhook`, `deliveries`,
-  `redeliver`; `classes`, `class-form`, `save-class`, `resting`; `broker-state[data-code]`, `dropped`,
-  `limits` with `tr[data-limit]`; `retention` with `tr[data-table]`; `dead-letters`, `replay`, `replays`;
-  `packages`; `shortcuts`.
-- audit: `audit`, `filters`, `export-csv`, `export-ndjson`, `audit-check[data-state]` with `check-now`.
+  `token-value`; a token: `networks-form`, `save-networks`, `rotate-token`, `former-until`; `webhooks`,
+  `webhook-form`, `save-webhook`, `webhook-secret`, `rotate-secret`, `test-webhook`, `deliveries`,
+  `redeliver`; `rotate-form`, `confirm`; `classes`, `class-form`, `save-class`, `resting`;
+  `broker-state[data-code]`, `dropped`, `limits` with `tr[data-limit]`; `retention` with `tr[data-table]`;
+  `dead-letters`, `replay`, `replays`; `packages`; `shortcuts`.
+- audit: `audit`, `filters`, `export-csv`, `export-ndjson`, `audit-check[data-state]` with `check-now`
+  `audit-anchor`.
 - refusals: `refusal`, `allowed`, `error`. Empty lists: `empty`.
 """
 

@@ -13,7 +13,7 @@ from django.test import Client
 from playwright.sync_api import Browser, Page, expect
 
 from fleet.accounts import second_factor, tokens
-from fleet.accounts.models import User
+from fleet.accounts.models import ApiToken, User
 from fleet.alerts import evaluation, rules, silences, webhooks
 from fleet.alerts.models import Alert, Webhook
 from fleet.console import saved_views
@@ -132,9 +132,12 @@ def paths(site: rows.Filled) -> list[str]:
         "/bulk/devices?of=all&class=host-b",
         "/settings",
         "/settings/tokens",
+        f"/settings/tokens/{ApiToken.objects.get().public_id}",
+        f"/settings/tokens/{ApiToken.objects.get().public_id}/rotate",
         "/settings/keyboard",
         "/settings/webhooks",
         f"/settings/webhooks/{Webhook.objects.get().pk}",
+        f"/settings/webhooks/{Webhook.objects.get().pk}/rotate",
         "/settings/new-webhook",
         "/settings/classes",
         "/settings/classes/esp32s3-8m",

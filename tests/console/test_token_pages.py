@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from urllib.parse import quote
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from fleet.accounts import tokens
 from fleet.accounts.audit import SYSTEM
 from fleet.accounts.models import ApiToken, AuditEvent, User
+from tests.console.conftest import show_again
 
 AsRole = Callable[[str], Client]
 pytestmark = pytest.mark.django_db
@@ -80,3 +84,69 @@ def test_an_expired_token_says_so(as_role: AsRole) -> None:
     long_ago = timezone.now() - timedelta(days=40)
     tokens.issue(owner, "old", ["devices:read"], actor=SYSTEM, now=long_ago, ttl=timedelta(days=1))
     assert 'data-state="expired"' in client.get("/settings/tokens").content.decode()
+
+
+def test_a_token_is_bound_to_networks_on_its_page(as_role: AsRole) -> None:
+    client = as_role("viewer")
+    client.post("/settings/tokens", NEW | {"networks": "10.1.0.0/16, 192.0.2.7"})
+    row = ApiToken.objects.get()
+    assert row.networks == ["10.1.0.0/16", "192.0.2.7/32"]
+    assert "from 10.1.0.0/16, 192.0.2.7/32" in client.get("/settings/tokens").content.decode()
+    path = f"/settings/tokens/{row.public_id}"
+    html = client.get(path).content.decode()
+    assert 'value="10.1.0.0/16, 192.0.2.7/32"' in html
+    assert "You are at <code>127.0.0.1</code>" in html
+    wrong = client.post(path, {"networks": "10.1.0.1/16", "rev": "1"})
+    assert wrong.status_code == 422
+    assert 'data-test="error-networks"' in wrong.content.decode()
+    assert client.post(path, {"networks": "", "rev": "1"}).status_code == 303
+    stale = client.post(path, {"networks": "10.0.0.0/8", "rev": "1"})
+    assert stale.status_code == 409
+    assert "stale: " in stale.content.decode()
+    row.refresh_from_db()
+    assert (row.networks, row.rev) == (None, 2)
+    assert AuditEvent.objects.get(verb="token.change").actor == "viewer-of-test"
+    assert client.post("/settings/tokens", NEW | {"networks": "the office"}).status_code == 422
+    assert ApiToken.objects.count() == 1
+
+
+def test_changing_a_token_asks_for_the_password_again(as_role: AsRole) -> None:
+    client = as_role("viewer")
+    client.post("/settings/tokens", NEW)
+    row = ApiToken.objects.get()
+    show_again(client, ago_s=3600)
+    path = f"/settings/tokens/{row.public_id}"
+    assert client.get(path).status_code == 200
+    for one in (path, f"{path}/rotate"):
+        asked = client.post(one, {"networks": "10.0.0.0/8", "rev": "1", "grace_hours": "0"})
+        assert (asked.status_code, asked["Location"]) == (303, f"/reauth?next={quote(one, safe='')}")
+    before, digest = row.rev, bytes(row.digest)
+    row.refresh_from_db()
+    assert (row.rev, bytes(row.digest)) == (before, digest)
+
+
+def test_a_new_secret_is_shown_once_to_its_owner_and_to_nobody_else(as_role: AsRole) -> None:
+    owner, admin = as_role("viewer"), as_role("admin")
+    owner.post("/settings/tokens", NEW)
+    row = ApiToken.objects.get()
+    path = f"/settings/tokens/{row.public_id}"
+    assert 'data-test="rotate-token"' not in admin.get(path).content.decode()
+    assert admin.post(f"{path}/rotate", {"grace_hours": "0"}).status_code == 403
+    assert as_role("operator").get(path).status_code == 404
+    assert 'data-test="rotate-token"' in owner.get(path).content.decode()
+    assert owner.post(f"{path}/rotate", {"grace_hours": "2"}).status_code == 422
+    done = owner.post(f"{path}/rotate", {"grace_hours": "1"})
+    assert "no-store" in done["Cache-Control"]
+    value = re.search(r'data-test="token-value">(tfk_\w+)<', done.content.decode())
+    assert value is not None
+    assert tokens.authenticate(value[1], now=timezone.now()).pk == row.pk
+    with CaptureQueriesContext(connection) as seen:
+        again = owner.get(path).content.decode()
+    assert len(seen) <= 5, "session, person, token, and what every page asks"
+    assert value[1] not in again
+    assert 'data-test="former-until"' in again
+    owner.post(f"{path}/revoke")
+    assert owner.post(f"{path}/rotate", {"grace_hours": "0"}).status_code == 409
+    over = owner.get(path).content.decode()
+    assert 'data-state="revoked"' in over
+    assert 'data-test="networks-form"' not in over

@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
+from urllib.parse import quote
 
 import pytest
 from django.test import Client
 from django.utils import timezone
+from django.utils.html import escape
 
 from fleet.accounts.models import AuditEvent, User
 from fleet.alerts import sending
 from fleet.alerts.models import Delivery, Webhook
+from fleet.alerts.outbox import EVENTS
 from tests.alerts.test_webhooks import Receiver
 from tests.alerts.test_webhooks import receiver as receiver
 
@@ -76,6 +79,38 @@ def test_a_change_keeps_the_secret_and_a_stale_form_is_refused(hook: Webhook) ->
     assert client.post(f"{path}/test").status_code == 409, "it is off"
     hook.refresh_from_db()
     assert hook.name == "chat"
+
+
+def test_a_new_secret_is_asked_for_again_shown_once_and_the_page_says_until_when_the_old_one_signs(
+    hook: Webhook,
+) -> None:
+    client = _admin()
+    path, before = f"/settings/webhooks/{hook.pk}", bytes(hook.sealed_secret)
+    asked = client.get(f"{path}/rotate")
+    assert (asked.status_code, asked["Location"]) == (303, f"/reauth?next={quote(path, safe='')}%2Frotate")
+    assert client.post(f"{path}/rotate", {"grace_hours": "24"}).status_code == 303
+    hook.refresh_from_db()
+    assert bytes(hook.sealed_secret) == before, "nothing happened yet"
+    client.post("/reauth", {"password": "pass-admin-of-test-word", "next": "/settings"})
+    assert 'data-test="rotate-form"' in client.get(f"{path}/rotate").content.decode()
+    assert client.post(f"{path}/rotate", {"grace_hours": "2"}).status_code == 422
+    done = client.post(f"{path}/rotate", {"grace_hours": "1"})
+    assert done.status_code == 200
+    assert "no-store" in done["Cache-Control"]
+    assert re.search(r'data-test="webhook-secret">whsec_', done.content.decode())
+    hook.refresh_from_db()
+    assert bytes(hook.sealed_former or b"") == before
+    again = client.get(path).content.decode()
+    assert "whsec_" not in again
+    assert 'data-test="former-until"' in again
+    assert AuditEvent.objects.get(verb="webhook.rotate").actor == "admin-of-test"
+
+
+def test_the_form_says_in_a_sentence_what_each_event_is(as_role: AsRole) -> None:
+    html = as_role("admin").get("/settings/new-webhook").content.decode()
+    for name, text in EVENTS.items():
+        assert f"<code>{name}</code>" in html
+        assert escape(text) in html
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from fleet.api.routes import (
     models,
     operations,
     previews,
+    quotas,
     rollouts,
     stream,
     telemetry,
@@ -126,6 +127,7 @@ api.add_router("", webhooks.router)
 api.add_router("", emails.router)
 api.add_router("", accounts.router)
 api.add_router("", users.router)
+api.add_router("", quotas.router)
 api.add_router("", audit.router)
 api.add_router("", keys.router)
 api.add_router("", stream.router)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from fleet.accounts import audit_chain, audit_checks, audit_export
 from fleet.accounts.audit_query import AuditQuery
-from fleet.accounts.models import AuditCheck, AuditEvent
+from fleet.accounts.models import AuditAnchor, AuditCheck, AuditEvent
 from fleet.api.asked import Asked
 from fleet.api.auth import Scope
 from fleet.api.errors import ApiProblem
@@ -94,7 +94,8 @@ def list_audit(request: HttpRequest, asked: Query[AuditPage]) -> Any:
 def verify_audit(request: HttpRequest, asked: Query[VerifyQuery]) -> Any:
     """Compare rows with the chain of seals, a bounded number of them: `next` says where to go on, null at the
     end. `broken` is the first place that is not as written. `digest` is of the last seal compared: noted
-    elsewhere, it shows a chain that was made anew. `last_check`: what the daily check of all found.
+    elsewhere, it shows a chain that was made anew. `last_check`: what the daily check of all found. `pruned`:
+    where the chain begins since older rows left, null while all are there.
     """
     begin = audit_chain.place_of(asked.after)
     if begin is None:
@@ -109,6 +110,7 @@ def verify_audit(request: HttpRequest, asked: Query[VerifyQuery]) -> Any:
         "seals": place.seals,
         "rows": place.rows,
         "digest": place.digest.hex(),
+        "pruned": _pruned(),
         "unsealed": audit_chain.unsealed(place) if is_end and broken is None else None,
         "broken": None if broken is None else _broken(broken.seal, broken.what, broken.row),
         "next": None if is_end else place.seals,
@@ -138,6 +140,11 @@ def check_json(row: AuditCheck) -> dict[str, Any]:
         "digest": row.digest,
         "broken": _broken(row.broken_seal, row.broken_what, row.broken_row) if is_broken else None,
     }
+
+
+def _pruned() -> dict[str, Any] | None:
+    found = AuditAnchor.objects.first()
+    return None if found is None else {**audit_chain.anchor_told(found), "at": stamp(found.at)}
 
 
 def _broken(seal: int | None, what: str, row: Any) -> dict[str, Any]:

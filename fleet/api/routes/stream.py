@@ -30,21 +30,25 @@ def stream(request: HttpRequest, topics: str = Query(..., min_length=1, max_leng
     topic; `rev` orders its hints and is no ETag.
     """
     token: ApiToken = request.auth  # type: ignore[attr-defined]
+    address = request.META.get("REMOTE_ADDR", "")
     return opening.answer(
         request,
         topics,
         scopes=tokens.effective_scopes(token),
         caller=f"token:{token.public_id}",
-        may_go_on=lambda: _may_go_on(token.public_id, topics),
+        may_go_on=lambda: _may_go_on(token.public_id, topics, address),
     )
 
 
-def _may_go_on(public_id: str, topics: str) -> bool:
-    """True while the token is live, has no limit and still the scopes that its topics need."""
+def _may_go_on(public_id: str, topics: str, address: str) -> bool:
+    """True while the token is live, has no limit, and still the scopes that its topics need and the network
+    that its stream is read from.
+    """
     token = ApiToken.objects.select_related("owner").filter(public_id=public_id, revoked_at=None).first()
     if (
         token is None
         or tokens.effective_limit(token) is not None
+        or not tokens.is_from_inside(token, address)
         or (token.expires_at is not None and token.expires_at <= timezone.now())
     ):
         return False

@@ -1,5 +1,6 @@
 """Webhooks and what was sent to them."""
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -24,12 +25,15 @@ SORTS = Sorts(Webhook, {"name": "name", "created_at": "created_at"}, default="na
 DELIVERY_SORTS = Sorts(Delivery, {"id": "id"}, default="-id")
 
 
+_EVENTS = " ".join(f"`{name}`: {text}" for name, text in EVENTS.items())
+
+
 class WebhookBody(Strict):
     """A new receiver; without events, of all of them."""
 
     name: str = Field(max_length=64)
     url: str = Field(max_length=512)
-    events: list[str] = Field(default_factory=lambda: list(EVENTS), max_length=16)
+    events: list[str] = Field(default_factory=lambda: list(EVENTS), max_length=16, description=_EVENTS)
 
 
 class WebhookPatch(Strict):
@@ -37,8 +41,14 @@ class WebhookPatch(Strict):
 
     name: str | None = Field(None, max_length=64)
     url: str | None = Field(None, max_length=512)
-    events: list[str] | None = Field(None, max_length=16)
+    events: list[str] | None = Field(None, max_length=16, description=_EVENTS)
     is_enabled: bool | None = None
+
+
+class WebhookSecretBody(Strict):
+    """A new secret. grace_hours: how long messages are signed with the former one too."""
+
+    grace_hours: int = Field(24, ge=0, le=7 * 24)
 
 
 @router.get("/webhooks", auth=ADMIN, response=dict[str, Any])
@@ -74,6 +84,20 @@ def change_webhook(request: HttpRequest, webhook_id: UUID, body: WebhookPatch, r
     webhooks.change(row, **given, actor=actor(request), now=timezone.now())
     tag(response, row.rev)
     return webhook_json(row)
+
+
+@router.post("/webhooks/{webhook_id}/rotate", auth=ADMIN, response=dict[str, Any])
+def rotate_webhook(
+    request: HttpRequest, webhook_id: UUID, body: WebhookSecretBody, response: HttpResponse
+) -> Any:
+    """Give it a new secret, which is in this answer only. Until `former_secret_until` each message carries
+    two signatures, of the new secret and of the one before. No key makes it repeatable: no answer is kept.
+    """
+    row = _webhook(webhook_id)
+    grace = timedelta(hours=body.grace_hours)
+    secret = webhooks.rotate(row, actor=actor(request), now=timezone.now(), grace=grace)
+    tag(response, row.rev)
+    return {**webhook_json(row), "secret": secret}
 
 
 @router.post("/webhooks/{webhook_id}/test", auth=ADMIN, response={202: dict[str, Any]})

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from fleet.accounts import audit_checks, audit_export
 from fleet.accounts.audit_query import AuditQuery
-from fleet.accounts.models import AuditEvent
+from fleet.accounts.models import AuditAnchor, AuditEvent
 from fleet.console.access import actor, page
 from fleet.console.paging import page_of
 from ota.queues import enqueue
@@ -47,6 +47,7 @@ def trail(request: HttpRequest) -> HttpResponse:
         "is_filtered": bool(filters),
         "filters": filters,
         "check": audit_checks.latest(),
+        "anchor": AuditAnchor.objects.first(),
     }
     return render(request, "console/audit.html", context, status=422 if problem else 200)
 

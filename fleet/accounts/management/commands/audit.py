@@ -11,12 +11,14 @@ from django.core.management.base import BaseCommand, CommandError
 
 from fleet.accounts import audit_chain
 from fleet.accounts.audit_chain import Broken
+from fleet.accounts.models import AuditAnchor
 
 _WORDS = {
     "altered": "row {row} is not what was sealed",
     "added": "row {row} was not there when its time was sealed",
     "missing": "a row behind {row} is gone",
     "chain": "the seals themselves do not fit together",
+    "anchor": "the chain does not begin where the trail says that older rows left",
 }
 
 
@@ -42,12 +44,20 @@ class Command(BaseCommand):
         if found.broken is not None:
             raise CommandError(_told(found.broken))
         if options["digest"] and not audit_chain.is_in_chain(options["digest"]):
-            raise CommandError("audit_broken: no seal has this digest any more: the chain was made anew")
+            text = "audit_broken: no seal has this digest any more: the chain was made anew"
+            start = audit_chain.begin()
+            if start.seals:
+                text += f", or it is of one of seals 1 to {start.seals:,}, which have left by retention"
+            raise CommandError(text)
         self.stdout.write(
-            f"{found.rows:,} rows under {found.seals:,} seals are as written; "
-            f"{found.unsealed:,} are younger.\ndigest {found.digest or 'none yet'}\n"
+            f"{found.rows:,} rows under {found.seals - audit_chain.begin().seals:,} seals are as written; "
+            f"{found.unsealed:,} are younger.\n{self._left()}digest {found.digest or 'none yet'}\n"
             "Note it elsewhere: `audit verify --digest` holds the chain to it."
         )
+
+    def _left(self) -> str:
+        anchor = AuditAnchor.objects.first()
+        return "" if anchor is None else f"{anchor.rows:,} older rows have left, up to seal {anchor.n:,}.\n"
 
     def _progress(self, rows: int) -> None:
         if sys.stderr.isatty():

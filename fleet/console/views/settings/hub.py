@@ -46,7 +46,12 @@ SECTIONS: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
     (
         "Messages",
         (
-            Entry("webhooks", "Webhooks", "Who is told of alerts, and what was sent.", "webhooks:write"),
+            Entry(
+                "webhooks",
+                "Webhooks",
+                "Which programs are told of what, and what was sent.",
+                "webhooks:write",
+            ),
             Entry("dead-letters", "Dead letters", "Messages that were refused, and why.", "telemetry:read"),
         ),
     ),

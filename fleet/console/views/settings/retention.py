@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from django.conf import settings
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -32,11 +33,12 @@ WORDS: Final = {
 }
 """Name and meaning of each partitioned table."""
 OTHERS: Final[tuple[tuple[str, str, tuple[type[Model], ...]], ...]] = (
-    ("Audit trail", "kept for good: the chain over it covers every row", (AuditEvent, AuditSeal)),
+    ("Audit trail", "", (AuditEvent, AuditSeal)),
     ("Rollouts", "jobs, cohorts and evidence, kept for good", (Job, Membership, Evidence)),
     ("Models", "artifacts of every version, kept for good", (Artifact,)),
     ("Device events", "kept for good", (DeviceEvent,)),
-    ("Alerts and deliveries", "kept for good", (Alert, AlertEvent, Delivery)),
+    ("Alerts", "kept for good", (Alert, AlertEvent)),
+    ("Messages", "to webhooks and by e-mail: 30 days after their end", (Delivery,)),
     ("Operations", "30 days after their end", (Operation,)),
 )
 
@@ -49,7 +51,8 @@ def retention(request: HttpRequest) -> HttpResponse:
     tables = {model._meta.db_table for _, _, models in OTHERS for model in models}
     sizes = storage.sizes(tables)
     others = [
-        (name, text, sum(sizes.get(one._meta.db_table, 0) for one in models)) for name, text, models in OTHERS
+        (name, text or _of_audit(), sum(sizes.get(one._meta.db_table, 0) for one in models))
+        for name, text, models in OTHERS
     ]
     drops = [one.next_drop for one in kept if one.next_drop is not None]
     context = {
@@ -59,3 +62,10 @@ def retention(request: HttpRequest) -> HttpResponse:
         "next": min(drops, default=None),
     }
     return render(request, "console/settings/retention.html", context)
+
+
+def _of_audit() -> str:
+    """How long the audit trail is kept."""
+    if not settings.AUDIT_DAYS:
+        return "kept for good: the chain over it covers every row"
+    return f"{settings.AUDIT_DAYS} days: whole seals leave, and the chain goes on from the last of them"

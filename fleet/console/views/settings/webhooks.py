@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from typing import Any, Final
 
 from django import forms
@@ -19,12 +20,18 @@ from fleet.alerts.choices import DeliveryState
 from fleet.alerts.errors import AlertError
 from fleet.alerts.models import Delivery, Webhook
 from fleet.alerts.outbox import EVENTS
-from fleet.console.access import actor, page, see
+from fleet.console.access import actor, kept, page, see
 from fleet.console.once import sent_once
 from fleet.console.paging import page_of
 from fleet.sealing import SealError
 
 WRITE: Final = "webhooks:write"
+GRACES: Final = (
+    ("24", "for a day"),
+    ("1", "for an hour"),
+    ("168", "for 7 days"),
+    ("0", "not at all: it has leaked"),
+)
 
 
 class WebhookForm(forms.Form):
@@ -37,7 +44,7 @@ class WebhookForm(forms.Form):
         help_text="Where messages are POSTed to, as <code>https://pager.example/hook</code>.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "inputmode": "url"}),
     )
-    events = forms.MultipleChoiceField(label="Events", choices=[(one, one) for one in EVENTS])
+    events = forms.MultipleChoiceField(label="Events", choices=list(EVENTS.items()))
     is_enabled = forms.BooleanField(
         label="On", required=False, help_text="Nothing is sent to a webhook that is off."
     )
@@ -47,6 +54,17 @@ class WebhookForm(forms.Form):
     def ticked(self) -> list[str]:
         """Events that are ticked in the form."""
         return list(self["events"].value() or [])
+
+
+class RotateForm(forms.Form):
+    """A new secret. grace_hours: how long the former one signs too."""
+
+    grace_hours = forms.ChoiceField(
+        label="The former secret signs too",
+        choices=GRACES,
+        initial="24",
+        help_text="Until then messages carry two signatures, so receivers can change over at any time.",
+    )
 
 
 @require_safe
@@ -112,6 +130,27 @@ def test(request: HttpRequest, webhook_id: uuid.UUID) -> HttpResponse:
     return _to(row)
 
 
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+@page(WRITE, asks_again=True)
+def rotate(request: HttpRequest, webhook_id: uuid.UUID) -> HttpResponse:
+    """GET: what it means. POST: a new secret; the answer alone has it, so it is a page and no redirect."""
+    row = _webhook(webhook_id)
+    form = RotateForm(request.POST) if request.method == "POST" else RotateForm(initial=kept(request))
+    if not form.is_bound or not form.is_valid():
+        context = {"webhook": row, "form": form}
+        status = 422 if form.is_bound else 200
+        return render(request, "console/settings/webhook_rotate.html", context, status=status)
+    grace = timedelta(hours=int(form.cleaned_data["grace_hours"]))
+    try:
+        secret = webhooks.rotate(row, actor=actor(request), now=timezone.now(), grace=grace)
+    except AlertError as error:  # somebody changed it in this moment
+        form.add_error(None, f"{error.code}: {error.text}")
+        context = {"webhook": row, "form": form}
+        return render(request, "console/settings/webhook_rotate.html", context, status=409)
+    return _webhook_page(request, row, secret=secret)
+
+
 @require_POST
 @page(WRITE)
 def redeliver(request: HttpRequest, webhook_id: uuid.UUID, delivery_id: uuid.UUID) -> HttpResponse:
@@ -154,6 +193,8 @@ def _webhook_page(
         "form": form or WebhookForm(initial=initial),
         "page": page_of(request, row.deliveries.all(), is_descending=True),
         "secret": secret,
+        "is_rotated": bool(secret) and row.rev > 1,
+        "now": timezone.now(),
         "tries": sending.TRIES,
     }
     return render(request, "console/settings/webhook.html", context, status=status)
