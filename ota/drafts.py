@@ -30,8 +30,10 @@ def create(
     now: datetime,
     slot: int | None = None,
     target: Mapping[str, Any] | None = None,
+    alias: str = "",
 ) -> Rollout:
     """Store a draft. slot: None = the manifest's. target: as `ota.targeting.Target` reads it, None = all.
+    alias: what the version was asked for by (`ota.aliases.named`), "" = by its own name.
 
     Raises PlanError naming the field that is wrong, RolloutError `validation` for the name; then nothing is
     stored.
@@ -43,6 +45,7 @@ def create(
         rollout = Rollout.objects.create(
             name=_name(name),
             manifest=manifest,
+            alias=alias,
             slot=manifest.slot if slot is None else slot,
             target=aim.to_json(),
             plan=parsed.to_json(),
@@ -51,7 +54,7 @@ def create(
             authors=[actor.person],
             created_at=now,
         )
-        _audit(rollout, "rollout.create", actor, now, after={"name": name, "manifest": manifest.mid})
+        _audit(rollout, "rollout.create", actor, now, after={"name": name, **_version_words(manifest, alias)})
     return rollout
 
 
@@ -63,11 +66,15 @@ def edit(
     name: str | None = None,
     plan: Plan | Mapping[str, Any] | None = None,
     target: Mapping[str, Any] | None = None,
+    manifest: Manifest | None = None,
+    alias: str = "",
 ) -> Rollout:
     """Change a rollout that has not started; it goes back to `draft` and what was approved is void.
 
-    Whoever changes it is one of its authors from then on. Raises as `create`, and ImmutableError for one that
-    has started or ended.
+    manifest: another version, in its own slot; alias: what it was asked for by, counts only beside manifest.
+    Whoever changes it is one of its authors from then on. Raises as `create`, ImmutableError for one that has
+    started or ended, RolloutError `validation` for another version of a revert: it takes back what it was
+    drafted for.
     """
     values: dict[str, Any] = {}
     if name is not None:
@@ -78,18 +85,28 @@ def edit(
         aim = Target.parse(target)
         aim.check(now=now)
         values["target"] = aim.to_json()
+    if manifest is not None:
+        values |= {"manifest": manifest, "alias": alias, "slot": manifest.slot}
     with transaction.atomic():
         fresh = permitted(rollout, "edit")
+        if manifest is not None and fresh.kind == "revert" and manifest.pk != fresh.manifest_id:
+            raise RolloutError("validation", "a revert keeps its version: make a new rollout for another one")
         values["authors"] = sorted({*approval.authors(fresh), actor.person})
         approval.void(fresh, now=now)
-        if fresh.state == RolloutState.DRAFT:
+        was_draft = fresh.state == RolloutState.DRAFT
+        before = _version_words(fresh.manifest, fresh.alias) if manifest is not None else None
+        if was_draft:
             if not Rollout.objects.filter(pk=fresh.pk, state=fresh.state, rev=fresh.rev).update(
                 rev=fresh.rev + 1, **values
             ):
                 raise refused(rollout, "edit")
-            _audit(fresh, "rollout.edit", actor, now, after={"changed": sorted(set(values) - {"authors"})})
         elif not move_rollout(fresh, RolloutState.DRAFT, actor=actor, now=now, summary={}, **values):
             raise refused(rollout, "edit")
+        if was_draft or manifest is not None:  # the move to draft is in the trail by itself
+            after: dict[str, Any] = {"changed": sorted(set(values) - {"authors"})}
+            if manifest is not None:
+                after |= _version_words(manifest, alias)
+            _audit(fresh, "rollout.edit", actor, now, before=before, after=after)
     return refreshed(rollout)
 
 
@@ -115,7 +132,25 @@ def _name(name: str) -> str:
     return name
 
 
-def _audit(rollout: Rollout, verb: str, actor: Actor, now: datetime, *, after: dict[str, Any]) -> None:
+def _version_words(manifest: Manifest, alias: str) -> dict[str, str]:
+    return {"manifest": manifest.mid} | ({"alias": alias} if alias else {})
+
+
+def _audit(
+    rollout: Rollout,
+    verb: str,
+    actor: Actor,
+    now: datetime,
+    *,
+    after: dict[str, Any],
+    before: dict[str, Any] | None = None,
+) -> None:
     audit.record(
-        actor=actor, verb=verb, subject_kind="rollout", subject_id=str(rollout.pk), at=now, after=after
+        actor=actor,
+        verb=verb,
+        subject_kind="rollout",
+        subject_id=str(rollout.pk),
+        at=now,
+        before=before,
+        after=after,
     )
