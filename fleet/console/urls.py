@@ -70,6 +70,11 @@ urlpatterns = [
     path("settings/users", people.user_list, name="users"),
     path("settings/invitations", people.invite, name="user-invite"),
     path("settings/users/<str:name>", people.person_page, name="user"),
+    path(
+        "settings/users/<str:name>/second-factor/remove",
+        people.remove_second_factor,
+        name="user-second-factor-remove",
+    ),
     path("settings/invitations/<uuid:invitation_id>/revoke", people.revoke, name="invitation-revoke"),
     path("logout", sign_in.logout, name="logout"),
     path("events", events.events, name="events"),
