@@ -128,6 +128,9 @@ def test_from_sign_in_to_a_running_rollout_by_keyboard_only(
     tab_to(found, host_a)
     found.keyboard.press("Space")
     expect(pages.at(found, "eligible")).to_have_text("53", timeout=20_000)
+    tab_to(found, found.locator('[name="classes"][value="host-b"]'))
+    found.keyboard.press("Space")
+    expect(pages.at(found, "eligible")).to_have_text("80", timeout=20_000)
     tab_to(found, pages.at(found, "continue"))
     found.keyboard.press("Enter")
     for title in ("In which waves, and when", "What it is judged on"):
@@ -135,7 +138,7 @@ def test_from_sign_in_to_a_running_rollout_by_keyboard_only(
         tab_to(found, pages.at(found, "continue"))
         found.keyboard.press("Enter")
     expect(found.locator("h1")).to_have_text("Review")
-    expect(pages.at(found, "eligible")).to_have_text("53")
+    expect(pages.at(found, "eligible")).to_have_text("80")
     tab_to(found, pages.at(found, "submit"))
     found.keyboard.press("Enter")
     expect(pages.at(found, "rollout-live")).to_have_attribute("data-state", "ready")
@@ -143,7 +146,7 @@ def test_from_sign_in_to_a_running_rollout_by_keyboard_only(
     found.keyboard.press("Enter")
     expect(pages.at(found, "rollout-live")).to_have_attribute("data-state", "running")
     row = Rollout.objects.get(name="activity 3.0.0", state="running")
-    assert row.target["classes"] == ["host-a"]
+    assert row.target["classes"] == ["host-a", "host-b"]
     context.close()
     assert watch.found == []
 
