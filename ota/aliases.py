@@ -1,7 +1,9 @@
 """Aliases: names such as `stable` that point to a version of a model, and where they pointed before.
 
-An alias decides nothing on devices: a rollout names a version. It is how scripts and people say which one
-they mean, with a history that nobody rewrites.
+An alias decides nothing on devices: it is how scripts and people say which version they mean, with a history
+that nobody rewrites. Where a rollout is asked for by an alias, it is resolved when the draft is made, or when
+its version is chosen anew, and not at the submission or the start: the draft, its review and its approval are
+about one manifest, and what was shown is what runs, wherever the alias points by then.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from fleet.accounts.models import AuditEvent
 from fleet.mqtt import topics
 from ota.choices import VersionState
 from ota.errors import OtaError, RegistryError
-from ota.models import ModelAlias, ModelVersion
+from ota.models import ModelAlias, ModelVersion, Rollout
 from ota.transitions import IllegalTransition
 
 HISTORY: Final = 50
@@ -90,6 +92,32 @@ def point(
 def aliases(model_name: str) -> QuerySet[ModelAlias]:
     """Aliases of a model with the versions they point to, by name."""
     return ModelAlias.objects.filter(model_id=model_name).select_related("version").order_by("name")
+
+
+def named(model_name: str, name: str) -> tuple[ModelVersion, str] | None:
+    """The version of a model that has this name, or that the alias of this name points to now.
+
+    Second: the alias that was asked for, "" when it was the version's own name, which goes before an alias of
+    the same spelling. None when there is neither.
+    """
+    row = ModelVersion.objects.filter(model_id=model_name, version=name).first()
+    if row is not None:
+        return row, ""
+    alias = aliases(model_name).filter(name=name).first()
+    return (alias.version, alias.name) if alias is not None else None
+
+
+def moved_to(rollout: Rollout) -> str | None:
+    """Where the alias that a rollout was asked for by points now, when that is not the rollout's version any
+    more; "" when there is no such alias any more. None: it still does, or the version was named itself.
+    """
+    if not rollout.alias:
+        return None
+    version = rollout.manifest.version
+    now = aliases(version.model_id).filter(name=rollout.alias).first()
+    if now is None:
+        return ""
+    return None if now.version_id == version.pk else now.version.version
 
 
 def history(rows: Sequence[ModelAlias]) -> dict[str, list[Moved]]:

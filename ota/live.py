@@ -59,7 +59,7 @@ def state(
     """Everything a live page or `GET /rollouts/{id}` shows. Times are ISO 8601 strings in UTC or None.
 
     {"id", "name", "kind", "state", "label", "tone", "rev", "reason", "sentence", "slot",
-     "manifest": {"id", "mid", "model", "version", "seq"},
+     "manifest": {"id", "mid", "model", "version", "seq"}, "alias": what the version was asked for by | "",
      "created_by", "created_at", "started_at", "finished_at", "rollback_started_at", "as_of",
      "plan": Plan.to_json(), "summary": `preview` as preflight stored it, plus frozen counts,
      "size": frozen devices, "counts": {job state, "waiting" or "taken_back": n}, sum = size,
@@ -113,6 +113,7 @@ def state(
             "version": version.version,
             "seq": rollout.manifest.seq,
         },
+        "alias": rollout.alias,
         "created_by": rollout.created_by,
         "created_at": _iso(rollout.created_at),
         "started_at": _iso(rollout.started_at),

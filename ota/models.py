@@ -232,6 +232,7 @@ class Rollout(models.Model):
     name = models.CharField(max_length=80)
     kind = models.CharField(max_length=8, default="update")  # update, revert
     manifest = models.ForeignKey(Manifest, on_delete=models.PROTECT, related_name="rollouts")
+    alias = models.CharField(max_length=32, blank=True, default="")  # what the version was asked for by
     slot = models.PositiveSmallIntegerField(default=0)
     target = models.JSONField(default=dict)  # ota.targeting.Target.to_json(); what is empty means all
     plan = models.JSONField()  # ota.plan.Plan.to_json()

@@ -114,7 +114,13 @@ def upload(
                 subject_kind="version",
                 subject_id=str(row.pk),
                 at=now,
-                after={"model": model_name, "version": version, "sha256": row.artifact_id, "size": len(data)},
+                after={
+                    "model": model_name,
+                    "version": version,
+                    "sha256": row.artifact_id,
+                    "size": len(data),
+                    **({"parent": parent.version} if parent is not None else {}),
+                },
             )
             enqueue("ota.inspect_version", row.pk)
     except IntegrityError:

@@ -98,7 +98,7 @@ def add(areas: Any) -> None:
 def _draft(one: argparse.ArgumentParser) -> None:
     one.add_argument("name")
     one.add_argument("model")
-    one.add_argument("version")
+    one.add_argument("version", help="a version, or an alias of the model as stable")
     one.add_argument("--slot", type=int, default=0)
     one.add_argument("--plan", type=Path, metavar="FILE", help="JSON; else --waves and --control")
     one.add_argument(

@@ -43,6 +43,14 @@ class UploadForm(forms.Form):
         help_text="Your own figure for the evaluation set; more than 2 points below it is refused.",
         widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"}),
     )
+    parent = forms.CharField(
+        label="Made from",
+        required=False,
+        max_length=24,
+        help_text="The version of this model that it was trained from, e.g. <code>2.0.0</code>. "
+        "Its page says so.",
+        widget=forms.TextInput(attrs={"list": "version-names", "autocomplete": "off", "spellcheck": "false"}),
+    )
     notes = forms.CharField(
         label="Notes",
         required=False,

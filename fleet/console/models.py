@@ -5,6 +5,8 @@ from __future__ import annotations
 from django.conf import settings
 from django.db import models
 
+from fleet.ids import uuid7
+
 
 class ListPage(models.TextChoices):
     """Lists that keep views. The value is the name of the page's URL."""
@@ -44,3 +46,22 @@ class SavedView(models.Model):
 
     def __str__(self) -> str:
         return f"{self.page}: {self.name}"
+
+
+class PlanProgress(models.Model):
+    """How far somebody came with the pages of a plan (`plan_pages`), kept so that they can be left and come
+    back to. A rollout without a row was planned elsewhere, and all of its plan is said.
+
+    made_by: of the form that made the draft: sent twice, it makes one. preset: what the plan began with.
+    saved: names of the pages that somebody has read and saved.
+    """
+
+    rollout = models.OneToOneField(
+        "ota.Rollout", on_delete=models.CASCADE, primary_key=True, related_name="+"
+    )
+    made_by = models.UUIDField(unique=True, default=uuid7)
+    preset = models.CharField(max_length=16)
+    saved = models.JSONField(default=list)
+
+    def __str__(self) -> str:
+        return f"plan of {self.rollout_id}"

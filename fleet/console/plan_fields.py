@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from django import forms
+from django.forms.models import ModelChoiceIterator
 
+from ota.models import Manifest, ModelAlias
 from ota.windows import WEEKDAYS, Window
 
 _UNITS: Final = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
@@ -100,12 +102,65 @@ class PointsField(NumberField):
         super().__init__(min_value=0, max_value=100, error_messages=words, **kwargs)
 
 
+class _Versions(ModelChoiceIterator):  # type: ignore[type-arg]
+    """Signed versions, then the aliases that point to one of them, in a group of their own."""
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.field.empty_label is not None:
+            yield ("", self.field.empty_label)
+        newest: dict[tuple[int, int], Any] = {}
+        for row in self.queryset:
+            newest.setdefault((row.version_id, row.slot), row)
+            yield self.choice(row)
+        rows = ModelAlias.objects.filter(version__in={pk for pk, _ in newest}).order_by("model_id", "name")
+        named = [
+            (alias, row) for alias in rows for row in newest.values() if row.version_id == alias.version_id
+        ]
+        if named:
+            yield (
+                "By alias, which is resolved now",
+                [(alias_value(alias, row), f"{alias}, now {row.version.version}") for alias, row in named],
+            )
+
+
 class ManifestField(forms.ModelChoiceField):  # type: ignore[type-arg]
-    """A choice of signed manifests, named by what people know."""
+    """A choice of signed manifests, named by what people know, or by an alias. Newest first."""
+
+    iterator = _Versions
 
     def label_from_instance(self, obj: Any) -> str:
         """`activity 2.0.0 (sequence 4, staged)`."""
         return f"{obj.version} (sequence {obj.seq}, {obj.version.get_state_display().lower()})"
+
+    def to_python(self, value: Any) -> Any:
+        """The manifest. An alias is resolved here: the newest signed manifest of where it points now. Raises
+        ValidationError for what is no choice.
+        """
+        found = _ALIAS.fullmatch(str(value))
+        if found is None:
+            return super().to_python(value)
+        pointed = ModelAlias.objects.filter(model_id=found["model"], name=found["name"]).values("version_id")
+        assert self.queryset is not None  # set by the form
+        row = self.queryset.filter(version_id__in=pointed, slot=int(found["slot"])).first()
+        if row is None:
+            raise forms.ValidationError(
+                self.error_messages["invalid_choice"], code="invalid_choice", params={"value": value}
+            )
+        return row
+
+
+_ALIAS = re.compile(r"alias:(?P<model>[a-z0-9._-]{1,32})/(?P<name>[a-z0-9._-]{1,32}):(?P<slot>\d)", re.ASCII)
+
+
+def alias_value(alias: ModelAlias, row: Manifest) -> str:
+    """How a form names a manifest by an alias of its version."""
+    return f"alias:{alias.model_id}/{alias.name}:{row.slot}"
+
+
+def alias_in(value: Any) -> str:
+    """The alias in what a form sent for a manifest, "" for none."""
+    found = _ALIAS.fullmatch(str(value))
+    return found["name"] if found is not None else ""
 
 
 class LocalTimeField(forms.CharField):

@@ -1,10 +1,13 @@
-"""The rollout form: what, who, waves, gates and timers on one page, read into a plan that the backend
-parses.
+"""The rollout form: what, who, waves, gates and timers, read into a plan that the backend parses.
+
+It is one form, whose fields people meet on four pages (`plan_pages`): whatever a page sends is read together
+with what is stored, so every page checks the whole plan.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 from django import forms
@@ -19,17 +22,17 @@ from fleet.console.plan_fields import (
     ShareField,
     SizesField,
     WindowsField,
-    duration_text,
+    alias_in,
     plain,
-    windows_text,
 )
 from fleet.console.plan_merge import merged
+from fleet.console.plan_presets import PRESET_LABELS
 from fleet.devices.models import DeviceClass, DeviceGroup
 from fleet.devices.query import MAX_CHARS
 from ota.choices import VersionState
 from ota.gates.catalogue import METRICS
-from ota.models import Manifest, Rollout
-from ota.plan import NUMBERS, PREVIOUS, Plan, PlanError, Size
+from ota.models import Manifest
+from ota.plan import NUMBERS, PREVIOUS, Plan, PlanError
 from ota.windows import is_zone, zone_of
 
 METRIC_CHOICES: Final = (
@@ -38,7 +41,8 @@ METRIC_CHOICES: Final = (
     ("latency", "Windows within the latency budget"),
     ("resets", "Hours without an unexpected reset"),
 )
-_OFFERED: Final = frozenset(name for name, _ in METRIC_CHOICES)
+OFFERED: Final = frozenset(name for name, _ in METRIC_CHOICES)
+"""Metrics that the form has a box for."""
 OFFERS_WORDS: Final = "Write a whole number from {:.0f} to {:,.0f}.".format(*NUMBERS["offers_per_minute"][:2])
 
 
@@ -49,7 +53,14 @@ def _text(**attrs: str) -> forms.TextInput:
 class RolloutForm(forms.Form):
     """Everything a plan needs; what it means for the fleet is the preview's to say."""
 
-    rev = forms.IntegerField(required=False, widget=forms.HiddenInput)
+    rev = forms.IntegerField(required=False, widget=forms.HiddenInput(attrs={"autocomplete": "off"}))
+    preset = forms.ChoiceField(
+        label="Start from",
+        required=False,
+        choices=[("", "The plan as it is"), *((name, label) for name, label, _ in PRESET_LABELS)],
+        widget=forms.RadioSelect,
+        help_text="It fills waves and gates, which you can change on the pages that follow.",
+    )
     name = forms.CharField(label="Name", max_length=80, widget=_text())
     manifest = ManifestField(
         label="Version",
@@ -242,7 +253,7 @@ class RolloutForm(forms.Form):
             "classes": [row.pk for row in said["classes"]],
             "devices": [name for name in names if name],
             "groups": [row.pk for row in said["groups"]],
-            "q": said["q"],
+            "q": said["q"].strip(),
         }
 
     def clean_zone(self) -> str:
@@ -276,15 +287,20 @@ class RolloutForm(forms.Form):
             return None
 
     @property
+    def alias(self) -> str:
+        """The alias by which the version was chosen; "" when it was chosen itself."""
+        return alias_in(self["manifest"].value())
+
+    @property
     def read_rev(self) -> int | None:
         """The revision of the rollout that this form was filled from; None when it names none."""
         said = str(self["rev"].value() or "")
         return int(said) if said.isdecimal() and len(said) < 10 else None
 
-    def differs_in(self) -> list[str]:
-        """Labels of the fields that say something else than what they were given at first."""
-        names = [name for name in self.changed_data if name not in ("rev", "manifest")]
-        return [str(self.fields[name].label) for name in names]
+    def differs_in(self, names: Iterable[str]) -> list[str]:
+        """Those of the fields that say something else than what they were given at first."""
+        changed = set(self.changed_data)
+        return [name for name in names if name in changed]
 
     def _plan_json(self) -> dict[str, Any]:
         said = self.cleaned_data
@@ -338,51 +354,3 @@ def field_of(name: str) -> str | None:
         return part if part in ("devices", "groups", "q") else "classes"
     base = base.removesuffix("_s")
     return base if base in RolloutForm.base_fields else None
-
-
-def initial_of(row: Rollout) -> dict[str, Any]:
-    """The form as it would have been filled to give this rollout."""
-    plan = Plan.parse(row.plan)
-    first = plan.metrics[0] if plan.metrics else None
-    return {
-        "rev": row.rev,
-        "name": row.name,
-        "manifest": row.manifest_id,
-        "classes": row.target.get("classes", []),
-        "devices": " ".join(row.target.get("devices", [])),
-        "groups": row.target.get("groups", []),
-        "q": row.target.get("q", ""),
-        "waves": ", ".join(_size_text(size) for size in plan.waves),
-        "control": _size_text(plan.control),
-        "max_in_flight": plan.max_in_flight,
-        "offers_per_minute": plan.offers_per_minute,
-        "by_class": plan.by_class,
-        "r_prove": "" if plan.r_prove is None else f"{plain(plan.r_prove * 100)}%",
-        "metrics": list(dict.fromkeys(row.metric for row in plan.metrics if row.metric in _OFFERED)),
-        "accept_proxy": plan.accept_proxy,
-        "promote_margin": plain(first.promote_margin * 100 if first else 3.0),
-        "halt_margin": plain(first.halt_margin * 100 if first else 0.0),
-        "min_pairs": plan.min_pairs,
-        "settle": duration_text(plan.settle_s),
-        "window": duration_text(plan.window_s),
-        "soak": duration_text(plan.soak_s),
-        "max_soak": duration_text(plan.max_soak_s),
-        "trial_deadline": duration_text(plan.trial_deadline_s),
-        "on_fail": plan.on_fail,
-        "on_inconclusive": plan.on_inconclusive,
-        "rollback_to": plan.rollback_to,
-        "rollback_reason": plan.rollback_reason,
-        "supersede": plan.supersede,
-        "start_at": f"{plan.start_at.astimezone(zone_of(plan.zone)):%Y-%m-%dT%H:%M}" if plan.start_at else "",
-        "zone": plan.zone,
-        "windows": windows_text(plan.windows),
-        "late": plan.late,
-        "tail_days": plain(plan.tail_days),
-        "requires_approval": plan.requires_approval,
-    }
-
-
-def _size_text(size: Size) -> str:
-    if size.named:
-        return f"@{' '.join(size.named)}"
-    return str(size.count) if size.count is not None else f"{plain(size.percent or 0.0)}%"

@@ -67,6 +67,13 @@ PRESET_LABELS: Final = (
 )
 
 
+def stored(name: str) -> dict[str, Any]:
+    """What a draft begins with. Nothing is compared until the page of gates was saved: a metric may rest on a
+    biased signal, which whoever plans accepts themselves.
+    """
+    return {**preset(name), "metrics": []}
+
+
 def preset(name: str) -> dict[str, Any]:
     """Initial values of a preset; production for a name that is none."""
     when = {"start_at": "", "zone": "UTC", "windows": "", "late": "skip", "tail_days": 30}

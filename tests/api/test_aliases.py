@@ -7,6 +7,7 @@ import pytest
 from fleet.accounts.models import AuditEvent
 from ota.models import Manifest, ModelAlias, ModelVersion
 from tests.api.conftest import Caller
+from tests.ota.world import FIRST_PLAN
 
 pytestmark = pytest.mark.django_db
 STABLE = "/models/kws/aliases/stable"
@@ -63,3 +64,33 @@ def test_what_no_alias_may_be_is_refused(call: Caller, lines: list[Manifest]) ->
     assert not ModelAlias.objects.exists()
     assert call.as_role("viewer")("PUT", STABLE, {"version": first}).status_code == 403
     assert call("GET", "/models/none/aliases").status_code == 404
+
+
+def test_a_rollout_may_name_an_alias_which_is_resolved_when_the_draft_is_made(
+    call: Caller, lines: list[Manifest]
+) -> None:
+    """What was reviewed is what runs: the alias moves on, the draft does not."""
+    first, second = names(lines)
+    call("PUT", STABLE, {"version": first})
+    body = {"name": "walk", "model": "kws", "version": "stable", "plan": FIRST_PLAN}
+    made = call("POST", "/rollouts", body)
+    assert made.status_code == 201, made.json()
+    assert (made.json()["manifest"]["version"], made.json()["alias"]) == (first, "stable")
+    event = AuditEvent.objects.get(verb="rollout.create", subject_id=made.json()["id"])
+    assert event.after == {"name": "walk", "manifest": lines[0].mid, "alias": "stable"}
+    call("PUT", STABLE, {"version": second}, IF_MATCH='"1"')
+    again = call("GET", f"/rollouts/{made.json()['id']}").json()
+    assert (again["manifest"]["version"], again["alias"]) == (first, "stable")
+    later = call("POST", "/rollouts", body).json()
+    assert (later["manifest"]["version"], later["alias"]) == (second, "stable")
+    assert call("POST", "/rollouts:preview", body).status_code == 200
+    unknown = call("POST", "/rollouts", body | {"version": "canary"})
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
+
+
+def test_a_version_goes_before_an_alias_of_its_name(call: Caller, lines: list[Manifest]) -> None:
+    first, second = names(lines)
+    call("PUT", f"/models/kws/aliases/{first}", {"version": second})
+    body = {"name": "walk", "model": "kws", "version": first, "plan": FIRST_PLAN}
+    made = call("POST", "/rollouts", body).json()
+    assert (made["manifest"]["version"], made["alias"]) == (first, "")

@@ -4,8 +4,8 @@ Things are found by their `data-test` attributes, which are part of the console'
 words change:
 
 - frame: `nav-overview` `nav-devices` `nav-models` `nav-rollouts` `nav-telemetry` `nav-alerts` `nav-settings`,
-  `logout`, and `message` after an action. Sign-in: `login-form` with `#id_username` and `#id_password`,
-  `login-submit`, `login-error`.
+  `logout`, and `message` after an action, a toast in `#messages`. Sign-in: `login-form` with `#id_username`
+  and `#id_password`, `login-submit`, `login-error`.
 - overview: `figure-online` `figure-newest` `figure-alerts` `figure-anomaly`, `versions`, `live-rollout`,
   `events`.
 - devices: `devices`, `filters`, `total`, `next-page`, `query-error[data-code]`, `groups-link`,
@@ -17,9 +17,12 @@ words change:
   `upload-submit`, `duplicate`. Keys: `keys` with `key-<kid>`; `confirm-revoke` with `resting` `told`.
 - version: `verdict[data-state]` with rows `[data-class][data-kind]`, `code`, `acknowledge-<class>`,
   `release`, `inspect`, `staging[data-state]`, `roll-out`, `manifest`, `operators`, `measured`.
-- rollout form: `rollout-form`, `preset-<name>`, `preview`, `plan-preview[data-ready]`, `eligible`,
-  `sample`, `detectable`, `preview-pace`, `preview-proof`, `create`, `error-<field>`. The plan's facts:
-  `plan-pace`, `plan-proof`, `plan-by-class`. Of a plan that was made over REST: `set-over-api`.
+- pages of a plan: `page-<name>[data-saved]`, `rollout-form`, `continue`, `back`, `error-<field>`,
+  `elsewhere`, `differing` with `plan-now`. The first: `preset-<name>`. The others: `preview`,
+  `plan-preview[data-ready]`, `eligible`, `sample`, `detectable`, `preview-pace`, `preview-proof`. The review:
+  `missing`, `review-what` with `alias`, `review-who`, `dry-run[data-ready]`, `needs`, `submit`, `submitted`,
+  `stale`. The plan's facts: `plan-pace`, `plan-proof`, `plan-by-class`. Of a plan that was made over REST:
+  `set-over-api`.
 - rollout: `rollout-live[data-state]`, `sentence`, `waves` with `li[data-wave][data-state]`,
   `gate[data-wave]` with `tr[data-rule]`, `failures`, `rollback`, `undo`, `review`, `plan`, `log`,
   `verb-<verb>`.
@@ -91,6 +94,7 @@ class Watch:
 
     def _console(self, message: Any) -> None:
         provoked = ("status of 4", "Error Code 401")  # refusals that a test asks for
+        provoked += ("htmx:afterRequest", "htmx:sendAbort")  # a page left while a part of it was asked for
         if message.type == "error" and not any(words in message.text for words in provoked):
             self.found.append(f"console: {message.text}")
 
@@ -163,17 +167,24 @@ def sign_and_stage(page: Page, *, timeout_s: float = 60) -> None:
 
 
 def plan_rollout(page: Page, *, preset: str, name: str = "", **fields: str) -> str:
-    """From a version page: fill the rollout form, preview it, make the draft. Returns its page's address."""
+    """From a version page: through the pages of a plan, to its submission. Returns its page's address."""
     at(page, "roll-out").click()
     at(page, f"preset-{preset}").click()
-    for field, value in {"name": name, **fields}.items():
-        if value:
-            page.fill(f"#id_{field}", value)
-    at(page, "preview").click()
-    expect(at(page, "plan-preview")).to_have_attribute("data-ready", "true")
-    at(page, "create").click()
+    fill_plan(page, {"name": name, **fields})
+    expect(at(page, "dry-run")).to_have_attribute("data-ready", "true")
+    at(page, "submit").click()
     expect(at(page, "rollout-live")).to_be_visible()
     return page.url
+
+
+def fill_plan(page: Page, fields: dict[str, str]) -> None:
+    """Fill and save page after page of a plan, up to its review. "" leaves a field as it is."""
+    for title in ("Who gets it", "In which waves, and when", "What it is judged on", "Review"):
+        for field, value in fields.items():
+            if value and page.locator(f"#id_{field}").count():
+                page.fill(f"#id_{field}", value)
+        at(page, "continue").click()
+        expect(page.locator("h1")).to_have_text(title)
 
 
 def start(page: Page) -> None:

@@ -11,10 +11,10 @@ import pytest
 from django.test import Client
 
 from fleet.console.plan_fields import windows_text
-from fleet.console.plan_form import initial_of
+from fleet.console.plan_initial import initial_of
 from ota.models import Approval, Rollout
 from ota.plan import Plan
-from tests.console import rows
+from tests.console import planning, rows
 from tests.console.test_rollout_pages import AsRole, said
 from tests.console.test_rollout_pages import quiet as quiet
 
@@ -46,9 +46,7 @@ def as_role(make_user: Callable[..., Any]) -> AsRole:
 @pytest.fixture
 def waiting(as_role: AsRole, quiet: rows.Filled) -> Rollout:
     """A rollout that an operator submitted and that awaits an approval."""
-    answer = as_role("operator").post("/rollouts/new", said(quiet, **WHEN))
-    assert answer.status_code == 303
-    made = Rollout.objects.get(name="a test")
+    made = planning.made(planning.plan(as_role("operator"), said(quiet, **WHEN)))
     assert made.state == "awaiting_approval", made.reason
     return made
 
@@ -69,7 +67,7 @@ def test_the_form_reads_when_and_fills_it_back(as_role: AsRole, waiting: Rollout
     html = client.get(f"/rollouts/{waiting.pk}").content.decode()
     assert "2099-05-02 22:00 Europe/Berlin (20:00 UTC)" in html
     assert "mon, tue, wed, thu, fri 22:00 for 4 h, in each device&#x27;s zone" in html
-    form = client.get(f"/rollouts/{waiting.pk}/edit").content.decode()
+    form = client.get(planning.path(waiting, "waves")).content.decode()
     assert 'value="2099-05-02T22:00"' in form
     assert re.search(r'name="requires_approval"[^>]*checked', form)
 
@@ -93,11 +91,12 @@ def test_the_form_reads_when_and_fills_it_back(as_role: AsRole, waiting: Rollout
 def test_a_schedule_that_means_nothing_is_told_beside_its_field(
     as_role: AsRole, quiet: rows.Filled, change: dict[str, str], field: str, words: str
 ) -> None:
-    answer = as_role("operator").post("/rollouts/new", said(quiet, **(WHEN | change)))
+    answer = planning.plan(as_role("operator"), said(quiet, **(WHEN | change)))
     html = answer.content.decode()
     assert answer.status_code == 422
     assert words in html.split(f'data-test="error-{field}"')[1][:500]
-    assert not Rollout.objects.filter(name="a test").exists()
+    row = Rollout.objects.get(name="a test")
+    assert (row.state, row.plan["start_at"], row.plan["windows"]) == ("draft", None, [])
 
 
 def test_an_approver_reads_the_plan_and_approves_it(as_role: AsRole, waiting: Rollout) -> None:
@@ -129,8 +128,9 @@ def test_a_page_that_was_overtaken_by_an_edit_approves_nothing(as_role: AsRole, 
     page = client.get(f"{path}/approve").content.decode()
     digests = dict(re.findall(r'name="(\w+(?:_sha256|_digest))" value="([0-9a-f]{64})"', page))
     fields = {key: value for key, value in initial_of(waiting).items() if value is not False}
-    edited = as_role("operator").post(f"{path}/edit", fields | {"max_in_flight": "99", "do": "save"})
-    assert edited.status_code == 303
+    operator = as_role("operator")
+    assert planning.send(operator, waiting, "waves", fields | {"max_in_flight": "99"}).status_code == 303
+    assert planning.submit(operator, waiting).status_code == 303
     answer = client.post(f"{path}/approve", digests)
     assert answer.status_code == 409
     assert "max_in_flight 200 -&gt; 99" in answer.content.decode()
@@ -139,8 +139,7 @@ def test_a_page_that_was_overtaken_by_an_edit_approves_nothing(as_role: AsRole, 
 
 def test_the_author_has_no_button_and_no_way_around_it(as_role: AsRole, quiet: rows.Filled) -> None:
     client = as_role("admin")
-    client.post("/rollouts/new", said(quiet, **WHEN))
-    made = Rollout.objects.get(name="a test")
+    made = planning.made(planning.plan(client, said(quiet, **WHEN)))
     html = client.get(f"/rollouts/{made.pk}").content.decode()
     assert "verb-approve" not in html
     page = client.get(f"/rollouts/{made.pk}/approve").content.decode()

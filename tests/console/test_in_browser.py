@@ -21,6 +21,8 @@ from fleet.devices import groups
 from fleet.devices.models import Device
 from fleet.telemetry import dead
 from fleet.telemetry.dead import Quota, Refused
+from ota import aliases
+from ota import rollouts as ota_rollouts
 from ota.models import Job, Rollout
 from ota.transitions import move_job
 from tests.alerts.planting import plant_events
@@ -30,6 +32,12 @@ from tests.stack.services import wait_until
 
 pytestmark = pytest.mark.browser
 WIDTHS = (1360, 360, 320)
+PLANNED = {
+    "waves": [{"count": 20}, {"percent": 50}, {"percent": 100}],
+    "control": {"count": 20},
+    "metrics": [{"metric": "accuracy", "kind": "proxy", "promote_margin": 0.1, "weight": 1.0}],
+    **{"accept_proxy": True, "min_pairs": 12, "settle_s": 3, "window_s": 20, "soak_s": 23, "max_soak_s": 120},
+}
 WEIGHT_BYTES = 150_000
 SHOTS = Path(__file__).resolve().parents[2] / ".run" / "screenshots" / "console"
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -68,6 +76,8 @@ def site(
     webhooks.send_test(hook, actor=rows.ADMIN, now=present)
     tokens.issue(admin, "nightly", ["devices:read"], actor=rows.ADMIN, now=present)
     saved_views.save(admin, "devices", name="late shift", query="class=host-b", now=present)
+    aliases.point(filled.manifests["3.0.0"].version, "stable", rev=None, actor=rows.ADMIN, now=present)
+    ota_rollouts.create("planned", filled.manifests["3.0.0"], plan=PLANNED, actor=rows.ADMIN, now=present)
     letter = Refused("dev-001", "f1/dev/dev-001/telemetry", "range", "n is 70,000", b"\xa1\x00\x01")
     dead.record([letter], slot=0, now=present, quota=Quota())
     return filled
@@ -87,6 +97,7 @@ def page(browser: Browser, live_server: Any, site: rows.Filled) -> Iterator[Page
 
 def paths(site: rows.Filled) -> list[str]:
     running = f"/rollouts/{site.rollouts['running'].pk}"
+    planned = f"/rollouts/{Rollout.objects.get(name='planned').pk}"
     return [
         "/",
         "/devices",
@@ -106,6 +117,7 @@ def paths(site: rows.Filled) -> list[str]:
         "/upload",
         "/rollouts",
         "/rollouts/new",
+        *(f"{planned}/plan/{name}" for name in ("what", "who", "waves", "gates", "review")),
         running,
         f"{running}/rollback",
         f"{running}/jobs",
@@ -230,21 +242,6 @@ def test_the_skip_link_comes_first_and_leads_to_the_content(page: Page, live_ser
     assert page.evaluate("document.querySelector('main').contains(document.activeElement)")
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid", "the focus is visible"
-
-
-def test_the_preview_comes_without_leaving_the_form(page: Page, live_server: Any, site: rows.Filled) -> None:
-    Job.objects.filter(rollout=site.rollouts["running"]).delete()
-    Rollout.objects.filter(pk=site.rollouts["running"].pk).delete()
-    page.goto(f"{live_server.url}/rollouts/new?model=activity&version=3.0.0&preset=demo")
-    page.fill("#id_name", "typed before")
-    pages.at(page, "preview").click()
-    expect(pages.at(page, "eligible")).to_have_text("80")
-    expect(pages.at(page, "detectable")).to_contain_text("points")
-    assert page.input_value("#id_name") == "typed before"
-    page.fill("#id_waves", "nonsense")
-    pages.at(page, "preview").click()
-    expect(pages.at(page, "plan-preview")).to_contain_text("neither a count")
-    assert page.input_value("#id_waves") == "nonsense"
 
 
 def test_the_live_page_follows_reports_and_offers_what_became_possible(
@@ -385,24 +382,7 @@ def test_everything_works_without_script(browser: Browser, live_server: Any, sit
     assert pages.at(found, "rollout-live").get_attribute("data-state") == "paused"
     pages.do(found, "abort", "enough")
     assert pages.at(found, "rollout-live").get_attribute("data-state") in ("aborting", "aborted")
-    found.goto(f"{live_server.url}/rollouts/new?preset=demo")
-    found.fill("#id_name", "without script")
-    pages.at(found, "preview").click()
-    assert pages.at(found, "plan-preview").get_attribute("data-ready") == "true"
-    assert found.input_value("#id_name") == "without script"
     context.close()
-
-
-def test_the_preview_follows_what_is_typed_and_a_wrong_query_counts_nobody(
-    page: Page, live_server: Any, site: rows.Filled
-) -> None:
-    page.goto(f"{live_server.url}/rollouts/new?preset=first")
-    page.fill("#id_q", "id==dev-00*")
-    expect(page.locator("[data-test=eligible]")).to_be_visible()
-    page.fill("#id_q", "id==dev-00*;tagg==a")
-    expect(page.locator("[data-test=plan-preview]")).to_contain_text("query_unknown_field")
-    expect(page.locator("[data-test=eligible]")).to_have_count(0)
-    expect(page.locator("#id_q")).to_be_focused()
 
 
 def test_a_hint_shows_before_a_poll_would_and_a_hidden_or_closed_tab_ends_its_stream(
@@ -437,6 +417,11 @@ def test_a_hint_shows_before_a_poll_would_and_a_hidden_or_closed_tab_ends_its_st
         wait_until(lambda: seen(0), what="a hidden tab ends its stream")
         found.evaluate(_HIDE, False)
         wait_until(lambda: seen(1), what="a tab that is seen again has one")
+        found.goto(f"{server.url}/rollouts")  # a list that is asked for again each 15 s without hints
+        expect(found.locator("#freshness")).to_contain_text("live", timeout=8000)
+        found.wait_for_timeout(3100)  # the least time between two hints
+        ota_rollouts.pause(row, actor=rows.ADMIN, now=present, reason="by hand")
+        expect(pages.at(found, "rollouts")).to_contain_text("Paused", timeout=5000)
         found.close()
         wait_until(lambda: server.viewers() == 0, what="a closed tab ends its stream")
         context.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -53,6 +54,8 @@ def test_an_upload_becomes_a_row_and_leads_to_its_page(as_role: AsRole, installa
         ({"version": "1 0"}, "version", "validation"),
         ({"model": "Not A Name"}, "model", "validation"),
         ({"declared_accuracy": "120"}, "declared_accuracy", "less than or equal"),
+        ({"parent": "0.9.0"}, "parent", "not_found"),
+        ({"parent": "x" * 25}, "parent", "at most 24"),
         ({"declared_accuracy": "nan"}, "declared_accuracy", "number"),
         ({"data": b"short"}, "file", "media_type"),
         ({"data": b""}, "file", "empty"),
@@ -69,6 +72,27 @@ def test_a_refused_form_keeps_its_values_and_says_why_beside_the_field(
     assert words in html.split(f'data-test="error-{field}"')[1][:400]
     assert "kept words" in html
     assert not ModelVersion.objects.exists()
+
+
+def test_a_version_says_which_one_it_was_made_from(as_role: AsRole, installation: None) -> None:
+    client = as_role("operator")
+    send(client)
+    link = "/upload?model=activity&amp;parent=1.0.0"
+    assert link in client.get("/models/activity/1.0.0").content.decode()
+    form = client.get(link.replace("&amp;", "&")).content.decode()
+    assert 'name="parent" value="1.0.0"' in form
+    other = (rows.MODELS / "activity-v2.tflite").read_bytes()
+    assert send(client, data=other, version="2.0.0", parent="1.0.0").status_code == 303
+    row = ModelVersion.objects.get(version="2.0.0")
+    assert row.parent is not None
+    assert row.parent.version == "1.0.0"
+    event = AuditEvent.objects.get(verb="version.upload", subject_id=str(row.pk))
+    assert event.after is not None
+    assert event.after["parent"] == "1.0.0"
+    html = client.get("/models/activity/2.0.0").content.decode()
+    assert re.search(r"<dt>Made from</dt><dd><a [^>]*>1\.0\.0</a>", html)
+    foreign = send(client, data=other[:-1] + b"x", model="other", version="1", parent="1.0.0")
+    assert "not_found" in foreign.content.decode().split('data-test="error-parent"')[1][:300]
 
 
 def test_an_evaluation_set_that_is_none_is_refused_beside_its_field(

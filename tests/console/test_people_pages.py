@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from html import unescape
 
 import pytest
@@ -10,8 +11,10 @@ from django.core import cache as django_cache
 from django.test import Client
 from django.utils import timezone
 
-from fleet.accounts.models import Invitation, User
+from fleet.accounts import second_factor
+from fleet.accounts.models import AuditEvent, Invitation, SecondFactor, User
 from fleet.devices import groups
+from tests.accounts.authenticator import code_at
 from tests.console import rows
 from tests.console.conftest import show_again
 from tests.console.test_rollout_pages import AsRole
@@ -128,3 +131,35 @@ def test_a_text_that_cannot_be_stored_is_refused_and_no_fault(as_role: AsRole, v
         assert answer.status_code == 422
         assert "validation" in answer.content.decode()
     assert Invitation.objects.count() == 0
+
+
+def test_an_administrator_takes_a_lost_second_factor_away_with_a_reason(
+    as_role: AsRole, make_user: Callable[..., User]
+) -> None:
+    now, client, kim = timezone.now(), as_role("admin"), make_user("operator", "kim")
+    path, page = "/settings/users/kim/second-factor/remove", "/settings/users/kim"
+    none = client.post(path, {"reason": "lost"})
+    assert (none.status_code, "has no second factor" in none.content.decode()) == (409, True)
+    factor = second_factor.begin(kim, now=now)
+    code = code_at(second_factor.secret_text(factor), now)
+    assert second_factor.confirm(factor, code, actor=rows.ADMIN, now=now) is not None
+    assert 'data-test="remove-second-factor"' in client.get(page).content.decode()
+    assert client.post(path, {"reason": " "}).status_code == 422
+    assert as_role("operator").post(path, {"reason": "lost"}).status_code == 403
+    assert client.post("/settings/users/nobody/second-factor/remove", {"reason": "lost"}).status_code == 404
+    own = client.post("/settings/users/admin-of-test/second-factor/remove", {"reason": "lost"})
+    assert (own.status_code, "your own second factor" in own.content.decode()) == (409, True)
+    show_again(client, ago_s=3_600)
+    asked = client.post(path, {"reason": "her phone is gone"})
+    assert asked["Location"] == "/reauth?next=%2Fsettings%2Fusers%2Fkim"
+    assert SecondFactor.objects.filter(user=kim).exists(), "it asks again first"
+    show_again(client)
+    assert 'value="her phone is gone"' in client.get(page).content.decode(), "what was typed is kept"
+    done = client.post(path, {"reason": "her phone is gone"})
+    assert (done.status_code, done["Location"]) == (303, page)
+    html = client.get(page).content.decode()
+    assert "The second factor of kim is removed" in html
+    assert 'data-test="remove-second-factor"' not in html
+    assert not SecondFactor.objects.filter(user=kim).exists()
+    row = AuditEvent.objects.get(verb="second_factor.remove")
+    assert (row.actor, row.subject_id, row.reason) == ("admin-of-test", "kim", "her phone is gone")

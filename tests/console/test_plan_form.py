@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from fleet.console.plan_form import RolloutForm, initial_of
+from fleet.console.plan_form import RolloutForm
+from fleet.console.plan_initial import initial_of
 from ota.gates.proof import least_devices
 from ota.models import Rollout
 from ota.plan import Plan
-from tests.console import rows
+from tests.console import planning, rows
 from tests.console.test_rollout_pages import AsRole, said
 from tests.console.test_rollout_pages import quiet as quiet
 
@@ -22,15 +23,14 @@ LIMITS = {"by_class": "on", "r_prove": "15 %", "offers_per_minute": "30"}
 
 
 def _previewed(client: Client, filled: rows.Filled, **more: Any) -> str:
-    headers = {"HX-Request": "true"}
-    answer = client.post("/rollouts/new", said(filled, do="preview", **more), headers=headers)
+    answer = planning.preview(client, said(filled, **more), headers={"HX-Request": "true"})
     assert answer.status_code == 200
     return answer.content.decode()
 
 
 def test_the_form_reads_the_limits_and_fills_them_back(as_role: AsRole, quiet: rows.Filled) -> None:
     client = as_role("operator")
-    assert client.post("/rollouts/new", said(quiet, **LIMITS)).status_code == 303
+    assert planning.plan(client, said(quiet, **LIMITS)).status_code == 303
     made = Rollout.objects.get(name="a test")
     plan = Plan.parse(made.plan)
     assert (plan.by_class, plan.r_prove, plan.offers_per_minute) == (True, 0.15, 30)
@@ -47,11 +47,13 @@ def test_the_form_reads_the_limits_and_fills_them_back(as_role: AsRole, quiet: r
 
 def test_a_plan_that_says_nothing_of_limits_keeps_the_defaults(as_role: AsRole, quiet: rows.Filled) -> None:
     client = as_role("operator")
-    html = client.get("/rollouts/new?preset=demo").content.decode()
+    made = planning.made(planning.plan(client, said(quiet), upto="waves"))
+    html = client.get(planning.path(made, "waves")).content.decode()
     assert re.search(r'name="offers_per_minute" value="1000"', html)
+    html = client.get(planning.path(made, "gates")).content.decode()
     assert not re.search(r'name="by_class"[^>]*checked', html)
-    assert client.post("/rollouts/new", said(quiet)).status_code == 303
-    made = Rollout.objects.get(name="a test")
+    assert planning.change(client, made, said(quiet)).status_code == 303
+    made.refresh_from_db()
     assert (made.plan["by_class"], made.plan["r_prove"], made.plan["offers_per_minute"]) == (
         False,
         None,
@@ -78,23 +80,22 @@ def test_a_plan_that_says_nothing_of_limits_keeps_the_defaults(as_role: AsRole, 
 def test_a_limit_that_means_nothing_is_told_beside_its_field_and_stays_typed(
     as_role: AsRole, quiet: rows.Filled, change: dict[str, str], field: str, words: str
 ) -> None:
-    answer = as_role("operator").post("/rollouts/new", said(quiet, **(LIMITS | change)))
+    answer = planning.plan(as_role("operator"), said(quiet, **(LIMITS | change)))
     html = answer.content.decode()
     assert answer.status_code == 422
     assert words in html.split(f'data-test="error-{field}"')[1][:500]
-    kept = LIMITS | change
-    for name in ("r_prove", "offers_per_minute"):
-        value = f' value="{kept[name]}"' if kept[name] else ""
-        assert re.search(rf'name="{name}"{value}[ >]', html), name
-    assert re.search(r'name="by_class"[^>]*checked', html)
-    assert not Rollout.objects.filter(name="a test").exists()
+    value = f' value="{change[field]}"' if change[field] else ""
+    assert re.search(rf'name="{field}"{value}[ >]', html)
+    row = Rollout.objects.get(name="a test")
+    assert (row.state, row.plan["r_prove"], row.plan["by_class"]) == ("draft", None, False)
+    assert row.plan["offers_per_minute"] in (30, 1_000)
 
 
 def test_two_wrong_limits_are_told_at_once(as_role: AsRole, quiet: rows.Filled) -> None:
-    wrong = {"r_prove": "few", "offers_per_minute": "0"}
-    html = as_role("operator").post("/rollouts/new", said(quiet, **wrong)).content.decode()
+    wrong = {"r_prove": "few", "soak": "soon"}
+    html = planning.plan(as_role("operator"), said(quiet, **wrong)).content.decode()
     assert 'data-test="error-r_prove"' in html
-    assert 'data-test="error-offers_per_minute"' in html
+    assert 'data-test="error-soak"' in html
 
 
 def test_the_preview_tells_pairs_by_class_what_proves_and_how_long_offers_take(

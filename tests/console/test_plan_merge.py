@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from fleet.accounts.audit import Actor
-from fleet.console.plan_form import RolloutForm, initial_of
+from fleet.console.plan_form import RolloutForm
+from fleet.console.plan_initial import initial_of
 from fleet.console.plan_merge import SHOWN, beyond
 from ota import rollouts
 from ota.models import Rollout
 from ota.plan import Plan
-from tests.console import rows
+from tests.console import planning, rows
 from tests.console.test_rollout_pages import AsRole, said
 from tests.console.test_rollout_pages import quiet as quiet
 
@@ -46,7 +47,8 @@ RICH: dict[str, Any] = {
 def sent(row: Rollout, **more: Any) -> dict[str, Any]:
     """What a browser sends for the edit form as it stands, with some fields typed over."""
     fields = {name: "on" if value is True else value for name, value in initial_of(row).items()}
-    return {name: value for name, value in fields.items() if value is not False} | {"do": "create"} | more
+    kept = {name: value for name, value in fields.items() if value is not False and name != "rev"}
+    return kept | {"do": "save"} | more
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def rich(quiet: rows.Filled) -> Rollout:
 def edited(as_role: AsRole, row: Rollout, **more: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The stored plan before and after the form was sent."""
     before = row.plan
-    answer = as_role("operator").post(f"/rollouts/{row.pk}/edit", sent(row, **more))
+    answer = planning.change(as_role("operator"), row, sent(row, **more))
     assert answer.status_code == 303, answer.content.decode()[:3000]
     row.refresh_from_db()
     return before, row.plan
@@ -117,7 +119,7 @@ def test_no_metric_chosen_leaves_no_gate_and_the_rest(as_role: AsRole, rich: Rol
 
 
 def test_the_form_says_what_it_has_no_field_for(as_role: AsRole, rich: Rollout) -> None:
-    html = unescape(as_role("operator").get(f"/rollouts/{rich.pk}/edit").content.decode())
+    html = unescape(as_role("operator").get(planning.path(rich, "gates")).content.decode())
     told = html.split('data-test="set-over-api"')[1].split("</section>")[0]
     for words in (
         "max_in_flight_later 77", "min_reach 0.99", "r_max_model 0.2", "latency_budget_us 20000",
@@ -133,11 +135,10 @@ def test_the_form_says_what_it_has_no_field_for(as_role: AsRole, rich: Rollout) 
 def test_a_plan_that_the_form_made_has_nothing_beyond_it(as_role: AsRole, quiet: rows.Filled) -> None:
     client = as_role("operator")
     chosen = {"metrics": ["accuracy", "anomaly"]}
-    assert client.post("/rollouts/new", said(quiet, **chosen)).status_code == 303
-    made = Rollout.objects.get(name="a test")
+    made = planning.made(planning.plan(client, said(quiet, **chosen)))
     assert beyond(Plan.parse(made.plan)) == []
-    assert 'data-test="set-over-api"' not in client.get(f"/rollouts/{made.pk}/edit").content.decode()
-    form = RolloutForm(sent(made), initial=initial_of(made))
+    assert 'data-test="set-over-api"' not in client.get(planning.path(made, "gates")).content.decode()
+    form = RolloutForm(sent(made, rev=made.rev), initial=initial_of(made))
     assert form.is_valid(), form.errors
     assert form._plan_json().keys() == SHOWN, "what the form shows and what it says it shows"
     assert (form.changed_data, form.plan()) == ([], Plan.parse(made.plan))
@@ -158,11 +159,11 @@ def test_a_plan_that_the_form_made_has_nothing_beyond_it(as_role: AsRole, quiet:
 def test_a_wrong_margin_is_told_in_points(
     change: dict[str, str], field: str, words: str, as_role: AsRole, quiet: rows.Filled
 ) -> None:
-    answer = as_role("operator").post("/rollouts/new", said(quiet, **change))
+    answer = planning.plan(as_role("operator"), said(quiet, **change))
     assert answer.status_code == 422
     assert words in answer.content.decode().split(f'data-test="error-{field}"')[1][:500]
 
 
 def test_the_preview_speaks_of_a_margin_in_points_too(as_role: AsRole, quiet: rows.Filled) -> None:
-    answer = as_role("operator").post("/rollouts/new", said(quiet, do="preview", promote_margin="0.5"))
+    answer = planning.preview(as_role("operator"), said(quiet, promote_margin="0.5"))
     assert "a margin of 0.5 points (0.005) for accuracy:proxy needs at least" in answer.content.decode()

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from fleet.accounts.audit import Actor
-from fleet.console.views import plan as view
+from fleet.console import plan_drafts
+from fleet.console.plan_initial import initial_of
 from ota import rollouts
 from ota.models import Rollout
-from tests.console import rows
+from tests.console import planning, rows
 from tests.console.test_plan_merge import RICH, sent
 from tests.console.test_rollout_pages import AsRole
 from tests.console.test_rollout_pages import quiet as quiet
@@ -43,29 +44,42 @@ def stored(row: Rollout) -> tuple[Any, ...]:
 def test_of_two_tabs_the_later_save_is_refused_and_keeps_what_was_typed(
     as_role: AsRole, draft: Rollout
 ) -> None:
-    client, path = as_role("operator"), f"/rollouts/{draft.pk}/edit"
-    assert revision(client.get(path).content.decode()) == draft.rev
-    typed = sent(draft, soak="45 s", waves="7, 50%, 100%")
-    assert client.post(path, sent(draft, name="the first tab")).status_code == 303
+    client, path = as_role("operator"), planning.path(draft, "gates")
+    rev = revision(client.get(path).content.decode())
+    assert rev == draft.rev
+    typed = sent(draft, soak="45 s", min_pairs="14", rev=rev)
+    assert planning.send(client, draft, "gates", sent(draft, soak="50 s", rev=rev)).status_code == 303
     before = stored(draft)
-    answer = client.post(path, typed)
+    answer = planning.send(client, draft, "gates", typed)
     html = unescape(answer.content.decode())
     assert answer.status_code == 409
     assert stored(draft) == before
     told, *_ = re.findall(r"stale: ([^<]*)", html)
     assert re.match(
-        r"the rollout was changed since this form was opened by operator-of-test, \d\d:\d\d UTC", told
+        r"the rollout was changed since this page was opened by operator-of-test, \d\d:\d\d UTC", told
     )
-    assert "differs from the stored plan in: Name, Waves, Soak at least." in told
-    assert 'value="7, 50%, 100%"' in html
+    assert "differs from what is stored in: Least pairs, Soak at least." in told
+    assert re.search(r"Soak at least</td><td[^>]*>45 s</td><td[^>]*>50 s<", html), "both values"
+    assert 'value="14"' in html
     assert 'value="45 s"' in html
     assert f'href="{path}" target="_blank"' in html
-    assert client.post(path, sent(draft, soak="45 s", rev=revision(html))).status_code == 409, (
-        "it stays stale"
-    )
-    fresh = Rollout.objects.get(pk=draft.pk)
-    assert client.post(path, sent(fresh, soak="45 s")).status_code == 303, "what was read again is saved"
-    assert (stored(draft)[2], stored(draft)[3]["soak_s"]) == ("the first tab", 45)
+    again = sent(draft, soak="45 s", rev=revision(html))
+    assert planning.send(client, draft, "gates", again).status_code == 409, "it stays stale"
+    fresh = revision(client.get(path).content.decode())
+    assert planning.send(client, draft, "gates", sent(draft, soak="45 s", rev=fresh)).status_code == 303
+    assert stored(draft)[3]["soak_s"] == 45
+
+
+def test_a_page_that_was_sent_twice_is_no_conflict_and_saved_once(as_role: AsRole, draft: Rollout) -> None:
+    """Without script nothing stops a second click on the button."""
+    client = as_role("operator")
+    for page, more in (("gates", {"soak": "45 s"}), ("what", {"name": "b", "preset": "demo"})):
+        rev = Rollout.objects.values_list("rev", flat=True).get(pk=draft.pk)
+        first = planning.send(client, draft, page, sent(draft, rev=rev, **more))
+        saved = stored(draft)
+        second = planning.send(client, draft, page, sent(draft, rev=rev, **more))
+        assert (first.status_code, second.status_code) == (303, 303), second.content.decode()
+        assert stored(draft) == saved
 
 
 @pytest.mark.parametrize("rev", ["", "0", "-1", "x", "9" * 30])
@@ -73,12 +87,12 @@ def test_a_save_that_names_no_revision_it_has_read_is_refused(
     as_role: AsRole, draft: Rollout, rev: str
 ) -> None:
     before = stored(draft)
-    answer = as_role("operator").post(f"/rollouts/{draft.pk}/edit", sent(draft, name="typed", rev=rev))
+    answer = planning.send(as_role("operator"), draft, "what", sent(draft, name="typed", rev=rev))
     assert (answer.status_code, stored(draft)) == (409, before)
     assert 'value="typed"' in answer.content.decode()
 
 
-def test_a_change_while_the_form_is_read_is_noticed_too(
+def test_a_change_while_the_page_is_read_is_noticed_too(
     as_role: AsRole, draft: Rollout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the comparison and the UPDATE that saves."""
@@ -88,21 +102,28 @@ def test_a_change_while_the_form_is_read_is_noticed_too(
         edit(Rollout.objects.get(pk=row.pk), name="dana was faster", actor=OTHER, now=rows.present())
         return edit(row, **more)
 
-    monkeypatch.setattr(view.rollouts, "edit", overtaken)
-    answer = as_role("operator").post(f"/rollouts/{draft.pk}/edit", sent(draft, soak="45 s"))
+    monkeypatch.setattr(plan_drafts.rollouts, "edit", overtaken)
+    answer = planning.send(as_role("operator"), draft, "gates", sent(draft, soak="45 s"))
     html = unescape(answer.content.decode())
     assert answer.status_code == 409
-    assert "stale: the rollout was changed since this form was opened by dana, " in html
-    assert "differs from the stored plan in: Name, Soak at least." in html
+    assert "stale: the rollout was changed since this page was opened" in html
+    assert "differs from what is stored in: Soak at least." in html
     assert 'value="45 s"' in html
-    assert stored(draft)[2] == "dana was faster"
     assert stored(draft)[3]["soak_s"] == RICH["soak_s"]
 
 
-def test_a_preview_and_a_preset_of_a_stale_form_stay_stale(as_role: AsRole, draft: Rollout) -> None:
-    client, path = as_role("operator"), f"/rollouts/{draft.pk}/edit"
+def test_a_preview_of_a_stale_page_stays_stale(as_role: AsRole, draft: Rollout) -> None:
+    client, read = as_role("operator"), draft.rev
     rollouts.edit(Rollout.objects.get(pk=draft.pk), name="dana was faster", actor=OTHER, now=rows.present())
-    for do in ("preview", "preset-demo"):
-        answer = client.post(path, sent(draft, do=do))
-        assert answer.status_code == 200
-        assert revision(answer.content.decode()) == draft.rev
+    answer = planning.send(client, draft, "gates", sent(draft, rev=read, do="preview"))
+    assert answer.status_code == 200
+    assert revision(answer.content.decode()) == read
+
+
+def test_a_page_on_which_nothing_was_changed_changes_nothing(as_role: AsRole, draft: Rollout) -> None:
+    """Whoever only reads the pages of a plan becomes none of its authors."""
+    client, before = as_role("admin"), stored(draft)
+    for page in planning.PAGES:
+        assert planning.send(client, draft, page, sent(draft)).status_code == 303
+    assert stored(draft) == before
+    assert initial_of(Rollout.objects.get(pk=draft.pk)) == initial_of(draft)

@@ -10,7 +10,7 @@ from django.test import Client
 from fleet.accounts.models import AuditEvent
 from fleet.devices.models import Device
 from ota.models import Rollout
-from tests.console import rows
+from tests.console import planning, rows
 from tests.console.test_rollout_pages import AsRole, said
 from tests.console.test_rollout_pages import quiet as quiet
 
@@ -19,8 +19,7 @@ pytestmark = pytest.mark.django_db
 
 def made(client: Client, filled: rows.Filled) -> Rollout:
     """A rollout as the form makes it."""
-    assert client.post("/rollouts/new", said(filled)).status_code == 303
-    return Rollout.objects.get(name="a test")
+    return planning.made(planning.plan(client, said(filled)))
 
 
 def test_a_form_that_reaches_nobody_says_so_before_and_after_it_is_saved(
@@ -28,7 +27,7 @@ def test_a_form_that_reaches_nobody_says_so_before_and_after_it_is_saved(
 ) -> None:
     Device.objects.update(quarantined_at="2026-01-01T00:00Z", quarantine_reason="a recall")
     client = as_role("operator")
-    html = client.post("/rollouts/new", said(quiet, do="preview")).content.decode()
+    html = planning.preview(client, said(quiet, name="before")).content.decode()
     reason = html.split('data-test="preview-reason"')[1][:400]
     assert "empty_target" in reason
     assert "No device is eligible" in reason

@@ -21,7 +21,7 @@ router = Router(tags=["rollouts"])
 def preview(request: HttpRequest, body: RolloutBody) -> Any:
     """Who the target reaches, how the waves fall, what they can show, and why preflight would fail."""
     within.require_target(request, body.target.dict(), body.plan)
-    manifest = manifest_of(body.model, body.version, body.slot)
+    manifest, _ = manifest_of(body.model, body.version, body.slot)
     target = Target.parse(body.target.dict())
     now = timezone.now()
     target.check(now=now)

@@ -22,10 +22,10 @@ from fleet.api.routes.devices import Strict
 from fleet.api.sorting import Sorts
 from fleet.devices.models import Device
 from fleet.ranks import Ranked
-from ota import reach, rollouts
+from ota import aliases, reach, rollouts
 from ota.choices import RolloutState
 from ota.job_lists import jobs_of
-from ota.models import Job, Manifest, ModelVersion, Rollout
+from ota.models import Job, Manifest, Rollout
 from ota.rollout_lists import MANIFEST_BYTES, listed
 from ota.trail import trail_of
 
@@ -57,11 +57,15 @@ class Target(Strict):
 
 
 class RolloutBody(Strict):
-    """A new rollout. The newest manifest of the version in that slot is what it rolls out."""
+    """A new rollout. The newest manifest of the version in that slot is what it rolls out.
+
+    version: a version of the model, or an alias of it, which is resolved now: where it points later changes
+    nothing. The answer says which by `manifest.version` and `alias`.
+    """
 
     name: str = Field(min_length=1, max_length=80)
     model: str = Field(max_length=32)
-    version: str = Field(max_length=24)
+    version: str = Field(max_length=32)
     slot: int = Field(0, ge=0, le=3)
     target: Target = Field(default_factory=Target)
     plan: dict[str, Any]
@@ -92,21 +96,19 @@ class ApproveBody(Strict):
     reason: str = Field("", max_length=500)
 
 
-def manifest_of(model: str, version: str, slot: int) -> Manifest:
-    """Newest live manifest of a version in a slot. Problem `not_found` for an unknown version,
-    `preflight_required` when it was not released.
+def manifest_of(model: str, name: str, slot: int) -> tuple[Manifest, str]:
+    """Newest live manifest of a version in a slot, and the alias when the version was named by one.
+
+    Problem `not_found` for an unknown name, `preflight_required` when the version was not released.
     """
-    rows = Manifest.objects.filter(
-        version__model_id=model, version__version=version, slot=slot, revoked_at=None
-    )
-    found = rows.order_by("-seq").first()
+    found = aliases.named(model, name)
     if found is None:
-        if not ModelVersion.objects.filter(model_id=model, version=version).exists():
-            raise ApiProblem("not_found", f"no version {version} of {model}")
-        raise ApiProblem(
-            "preflight_required", f"{model} {version} is not released for slot {slot}: release it first"
-        )
-    return found
+        raise ApiProblem("not_found", f"no version {name} of {model}")
+    version, alias = found
+    manifest = version.manifests.filter(slot=slot, revoked_at=None).order_by("-seq").first()
+    if manifest is None:
+        raise ApiProblem("preflight_required", f"{version} is not released for slot {slot}: release it first")
+    return manifest, alias
 
 
 @router.get("", auth=Scope("rollouts:read", knows_limits=True), response=dict[str, Any])
@@ -147,9 +149,11 @@ def list_rollouts(
 def create(request: HttpRequest, body: RolloutBody) -> Any:
     """Make a draft. A token that is limited to groups names some of these in target.groups."""
     within.require_target(request, body.target.dict(), body.plan)
+    manifest, alias = manifest_of(body.model, body.version, body.slot)
     made = rollouts.create(
         body.name,
-        manifest_of(body.model, body.version, body.slot),
+        manifest,
+        alias=alias,
         slot=body.slot,
         target=body.target.dict(),
         plan=body.plan,

@@ -20,6 +20,7 @@ from fleet.console import alert_words, charts, figures, rollout_rows, row_export
 from fleet.console.access import limit_of, page, person, role
 from fleet.console.models import ListPage
 from fleet.console.paging import page_of
+from fleet.console.plan_pages import missing
 from fleet.console.templatetags.console import by_tone, label_of, tone_of
 from ota import reach, rollouts
 from ota.choices import ROLLOUT_LIVE, JobState, RolloutState, WaveState
@@ -146,7 +147,7 @@ def context_of(request: HttpRequest, row: Rollout) -> dict[str, Any]:
         "paused_by": alert,
         "paused_why": alert_words.sentence(alert) if alert is not None else "",
         "is_live": state["state"] in _MOVING,
-        "verbs": _verbs(state["allowed"]),
+        "verbs": _verbs(state["allowed"], is_planned=not missing(row)),
         "digest": hashlib.sha256(json.dumps(shown, default=str, sort_keys=True).encode()).hexdigest()[:16],
     }
 
@@ -216,11 +217,14 @@ BUTTONS = {
 }
 
 
-def _verbs(allowed: list[str]) -> list[dict[str, str]]:
-    """Buttons of what is allowed now, in a fixed order."""
+def _verbs(allowed: list[str], *, is_planned: bool) -> list[dict[str, str]]:
+    """Buttons of what is allowed now, in a fixed order. is_planned: no page of its plan waits to be saved."""
+    shown = {**BUTTONS} if is_planned else {**BUTTONS, "edit": ("Go on planning", "pen", "primary")}
+    if not is_planned:
+        del shown["submit"]
     return [
         {"name": name, "label": label, "icon": icon, "css": css}
-        for name, (label, icon, css) in BUTTONS.items()
+        for name, (label, icon, css) in shown.items()
         if name in allowed
     ]
 

@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from fleet.accounts import invitations, people
+from fleet.accounts import invitations, people, second_factor
 from fleet.accounts.errors import AccountError
 from fleet.accounts.models import Invitation, Role, User
 from fleet.console.access import actor, ask_again, kept, page, person
@@ -98,6 +98,31 @@ def person_page(request: HttpRequest, name: str) -> HttpResponse:
         return _person(request, row, typed, error=error, status=status)
     messages.success(request, f"{row.username} is changed.")
     return see_other(reverse("console:users"))
+
+
+@require_POST
+@page("users:admin")
+def remove_second_factor(request: HttpRequest, name: str) -> HttpResponse:
+    """POST reason: take the second factor of somebody who has lost it away; it asks for the password again.
+
+    409 `illegal_transition` for one's own, which goes from the account's page with a code, and for somebody
+    without one; 422 `validation` without a reason.
+    """
+    if (asked := ask_again(request, back=reverse("console:user", args=[name]))) is not None:
+        return asked
+    row = User.objects.filter(username=name).first()
+    if row is None:
+        raise Http404(f"no person {name}")
+    reason = request.POST.get("reason", "").strip()[:500]
+    if row.username == person(request):
+        raise AccountError("illegal_transition", "your own second factor goes from your account, with a code")
+    if not reason:
+        raise AccountError("validation", "say why: it goes into the audit trail")
+    if not second_factor.remove(row, actor=actor(request), now=timezone.now(), reason=reason):
+        raise AccountError("illegal_transition", f"{row.username} has no second factor")
+    said = f"The second factor of {row.username} is removed. Their password alone signs in."
+    messages.success(request, said)
+    return see_other(reverse("console:user", args=[row.username]))
 
 
 def _list(request: HttpRequest, *, status: int = 200, **more: Any) -> HttpResponse:

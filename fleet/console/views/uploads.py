@@ -20,7 +20,10 @@ from ota import registry
 from ota.errors import RegistryError
 from ota.models import MLModel, ModelVersion
 
-_FIELD_OF = {"too_large": "file", "media_type": "file", "duplicate": "file", "io_contract": "file"}
+_FIELD_OF = {
+    **dict.fromkeys(("too_large", "media_type", "duplicate", "io_contract"), "file"),
+    "not_found": "parent",
+}
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -29,7 +32,8 @@ _FIELD_OF = {"too_large": "file", "media_type": "file", "duplicate": "file", "io
 def upload(request: HttpRequest) -> HttpResponse:
     """Show the form; on POST store the file and go to its version page, or show what was refused with 422."""
     if request.method != "POST":
-        form = UploadForm(initial={"model": request.GET.get("model", "")[:32]})
+        said = {name: request.GET.get(name, "")[:32] for name in ("model", "parent")}
+        form = UploadForm(initial=said)
         return _page(request, form)
     form = UploadForm(request.POST, request.FILES)
     if not form.is_valid():
@@ -55,10 +59,21 @@ def _store(request: HttpRequest, said: dict[str, Any]) -> ModelVersion:
         if said["evaluation"]
         else None,
         declared_accuracy=None if declared is None else declared / 100,
+        parent=_parent(said["model"], said["parent"]),
         notes=said["notes"],
         actor=actor(request),
         now=timezone.now(),
     )
+
+
+def _parent(model: str, name: str) -> ModelVersion | None:
+    """The version that a new one was made from, None when none is named. Raises RegistryError `not_found`."""
+    if not name:
+        return None
+    found = ModelVersion.objects.filter(model_id=model, version=name).first()
+    if found is None:
+        raise RegistryError("not_found", f"{model} has no version {name} that this could be made from")
+    return found
 
 
 def _read(file: UploadedFile[Any], limit: int) -> bytes:
@@ -86,5 +101,13 @@ def _page(
     request: HttpRequest, form: UploadForm, *, existing: dict[str, str] | None = None, status: int = 200
 ) -> HttpResponse:
     names = MLModel.objects.values_list("pk", flat=True)[:200]
-    context = {"form": form, "names": names, "existing": existing}
+    versions = ModelVersion.objects.order_by("-created_at")
+    if model := str(form["model"].value() or "")[:32]:
+        versions = versions.filter(model_id=model)
+    context = {
+        "form": form,
+        "names": names,
+        "versions": versions.values_list("model_id", "version")[:100],
+        "existing": existing,
+    }
     return render(request, "console/upload.html", context, status=status)

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods
 
 from fleet.alerts import pausing
-from fleet.console.access import actor, ask_again, kept, page, refused, role
+from fleet.console.access import actor, ask_again, kept, page, refused, role, see
 from fleet.console.forms import ReasonForm
+from fleet.console.plan_pages import missing
 from fleet.console.views.live import BUTTONS, rollout_within, shown_gate
 from ota import approval, rollouts
 from ota.choices import RolloutState
@@ -111,6 +112,8 @@ def confirm(request: HttpRequest, rollout_id: uuid.UUID, verb: str) -> HttpRespo
     allowed = rollouts.allowed(row, role(request))
     if verb not in allowed:
         return refused(request, IllegalTransition(row.state, allowed, asked=verb), back=back)
+    if verb in ("submit", "preflight") and missing(row):
+        return see(reverse("console:rollout-plan-resume", args=[row.pk]))
     is_against = verb == "override" or (verb == "resume" and row.state == RolloutState.HALTED)
     needs = is_against or verb == "reject"
     if verb == "rollback" and _is_large(row) and (asked := ask_again(request)) is not None:
@@ -129,9 +132,7 @@ def confirm(request: HttpRequest, rollout_id: uuid.UUID, verb: str) -> HttpRespo
     messages.success(request, "Starting." if is_begun else _DONE[verb])
     if isinstance(done, Rollout) and done.pk != row.pk:
         back = reverse("console:rollout", args=[done.pk])
-    answer = HttpResponseRedirect(back)
-    answer.status_code = 303
-    return answer
+    return see(back)
 
 
 def _dry_run(row: Rollout, verb: str, request: HttpRequest) -> dict[str, Any] | None:

@@ -37,7 +37,8 @@
     }
     if (paused || document.hidden) return;
     for (const region of all) {
-      const every = (isHinted(region) && !region.dataset.due ? LOOK_S : Number(region.dataset.pollS)) * 1000;
+      const { pollS, hintS, due } = region.dataset; // hintS: a whole page is asked for, so seldom without hints
+      const every = (!isHinted(region) ? Number(pollS) : due ? Number(hintS || pollS) : LOOK_S) * 1000;
       const last = Number(region.dataset.asked || 0);
       if (Date.now() - last < every) continue;
       if (isBusy(region)) { tell("waiting", "newer data waits until you leave this part"); continue; }
@@ -185,6 +186,25 @@
     form.addEventListener("submit", () => sessionStorage.setItem("form-sent", nameOf(form)));
     for (const link of form.querySelectorAll("a.quiet")) {
       link.addEventListener("click", () => sessionStorage.removeItem(nameOf(form)));
+    }
+  }
+
+  // What a verb said becomes a toast: put into a live region that stands already, so that it is read out.
+  // It stays until it is dismissed or the next page; without this file it is a notice above the page.
+  const told = document.getElementById("messages");
+  if (told) {
+    const notes = [...told.children];
+    told.className = "toasts";
+    told.setAttribute("role", "status");
+    told.replaceChildren();
+    setTimeout(() => told.append(...notes), 50);
+    for (const note of notes) {
+      const button = note.querySelector("[data-dismiss]");
+      button.hidden = false;
+      button.addEventListener("click", () => {
+        note.remove();
+        document.getElementById("content").focus({ preventScroll: true });
+      });
     }
   }
 
