@@ -45,9 +45,9 @@ def sent_once(view: View) -> View:
         with transaction.atomic():
             try:
                 with transaction.atomic():
-                    row = SentForm.objects.create(owner_id=request.user.pk, number=number, at=now)
+                    row = SentForm.objects.create(owner_id=_owner(request), number=number, at=now)
             except IntegrityError:  # it was done, by whom this waited for
-                row = SentForm.objects.get(owner=request.user.pk, number=number)
+                row = SentForm.objects.get(owner=_owner(request), number=number)
                 messages.info(request, "This form was sent twice: it was done once.")
                 return see(row.led_to or came_from(request))
             answer = view(request, *args, **kwargs)
@@ -60,6 +60,12 @@ def sent_once(view: View) -> View:
         return answer
 
     return wrapped
+
+
+def _owner(request: HttpRequest) -> int:
+    owner = request.user.pk
+    assert owner is not None, "`page` lets only people in who are signed in"
+    return owner
 
 
 def _number(request: HttpRequest) -> UUID | None:
