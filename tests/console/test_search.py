@@ -107,4 +107,4 @@ def test_a_prefix_of_an_id_is_a_range_of_an_index(filled: rows.Filled) -> None:
         query, parameters = Device.objects.filter(pk__startswith="dev-00")[:9].query.sql_with_params()
         cursor.execute(f"EXPLAIN {query}", parameters)
         plan = "\n".join(line for (line,) in cursor.fetchall())
-    assert re.search(r"Index Cond: .*~>=~ 'dev-00'", plan), plan
+    assert re.search(r"Index Cond: .*(~>=~|>=) 'dev-00'", plan), plan
