@@ -22,6 +22,7 @@ BARE = [
     "fleet.mqtt.codec.cose",
     "fleet.mqtt.codec.envelope",
     "fleet.mqtt.codec.event",
+    "fleet.mqtt.codec.json_windows",
     "fleet.mqtt.codec.names",
     "fleet.mqtt.codec.quick_windows",
     "fleet.mqtt.codec.records",
