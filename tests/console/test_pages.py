@@ -79,7 +79,7 @@ BUDGET = {
     "/settings/broker": 3,
     "/settings/retention": 5,
     "/settings/about": 3,
-    "/audit": 5,
+    "/audit": 6,
 }
 
 
