@@ -78,7 +78,7 @@ def take_key(operation: Operation) -> None:
         "in": "header",
         "required": getattr(operation.view_func, _MARK),
         "description": "Repeated with the same key within 24 hours, the request gets its first answer again.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY},
+        "schema": {"type": "string", "maxLength": MAX_KEY},  # an empty header is none
     }
     extra = operation.openapi_extra or {}
     operation.openapi_extra = {**extra, "parameters": [*extra.get("parameters", []), parameter]}

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 from django.contrib import messages
@@ -22,6 +22,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 
+from fleet.accounts.models import User
 from fleet.console.access import came_from, see
 from fleet.console.models import SentForm
 
@@ -45,9 +46,9 @@ def sent_once(view: View) -> View:
         with transaction.atomic():
             try:
                 with transaction.atomic():
-                    row = SentForm.objects.create(owner_id=_owner(request), number=number, at=now)
+                    row = SentForm.objects.create(owner=cast(User, request.user), number=number, at=now)
             except IntegrityError:  # it was done, by whom this waited for
-                row = SentForm.objects.get(owner=_owner(request), number=number)
+                row = SentForm.objects.get(owner=request.user.pk, number=number)
                 messages.info(request, "This form was sent twice: it was done once.")
                 return see(row.led_to or came_from(request))
             answer = view(request, *args, **kwargs)
@@ -60,12 +61,6 @@ def sent_once(view: View) -> View:
         return answer
 
     return wrapped
-
-
-def _owner(request: HttpRequest) -> int:
-    owner = request.user.pk
-    assert owner is not None, "`page` lets only people in who are signed in"
-    return owner
 
 
 def _number(request: HttpRequest) -> UUID | None:
