@@ -16,6 +16,7 @@ from fleet.console.plan_form import RolloutForm
 from fleet.console.plan_pages import FORM_PAGES
 from fleet.devices.models import Device
 from ota import aliases, rollouts
+from ota.errors import RolloutError
 from ota.models import ModelAlias, Rollout
 from tests.console import planning, rows
 from tests.console.test_plan_merge import sent
@@ -215,6 +216,9 @@ def test_a_revert_keeps_its_version(client: Client, quiet: rows.Filled, draft: R
     planning.send(client, draft, "what", said(quiet, manifest=quiet.manifests["2.0.0"].pk, name="b"))
     draft.refresh_from_db()
     assert (draft.name, draft.manifest_id) == ("b", before)
+    with pytest.raises(RolloutError, match="a revert keeps its version"):
+        rollouts.edit(draft, manifest=quiet.manifests["2.0.0"], actor=OTHER, now=rows.present())
+    assert Rollout.objects.get(pk=draft.pk).manifest_id == before
 
 
 def test_a_version_is_chosen_by_its_alias_which_is_resolved_then(client: Client, quiet: rows.Filled) -> None:
