@@ -96,6 +96,11 @@ class Stage:
         evaluation.evaluate(clock())
         return f"/alerts/{Alert.objects.get().pk}"
 
+    def token(self) -> str:
+        """Public id of another token of the caller."""
+        owner = self.call.token.owner
+        return tokens.issue(owner, "old", ["devices:read"], actor=SYSTEM, now=clock())[0].public_id
+
     def webhook(self) -> str:
         """Path of a webhook."""
         made = self.call("POST", "/webhooks", WEBHOOK)
@@ -413,6 +418,11 @@ def _delete_webhook(stage: Stage) -> Deed:
     return Deed(stage.webhook(), "webhook.delete", "webhook:", headers=MATCH)
 
 
+@deed("POST /webhooks/{webhook_id}/rotate")
+def _rotate_webhook(stage: Stage) -> Deed:
+    return Deed(f"{stage.webhook()}/rotate", "webhook.rotate", "webhook:", {})
+
+
 @deed("POST /webhooks/{webhook_id}/test")
 def _test_webhook(stage: Stage) -> Deed:
     return Deed(f"{stage.webhook()}/test", "webhook.test", "webhook:", {})
@@ -434,9 +444,21 @@ def _redeliver_email(stage: Stage) -> Deed:
 
 @deed("DELETE /tokens/{public_id}")
 def _revoke_token(stage: Stage) -> Deed:
-    owner = stage.call.token.owner
-    made, _ = tokens.issue(owner, "old", ["devices:read"], actor=SYSTEM, now=clock())
-    return Deed(f"/tokens/{made.public_id}", "token.revoke", f"token:{made.public_id}")
+    one = stage.token()
+    return Deed(f"/tokens/{one}", "token.revoke", f"token:{one}")
+
+
+@deed("PATCH /tokens/{public_id}")
+def _change_token(stage: Stage) -> Deed:
+    one = stage.token()
+    networks = {"networks": ["198.51.100.0/24"]}
+    return Deed(f"/tokens/{one}", "token.change", f"token:{one}", networks, headers=MATCH)
+
+
+@deed("POST /tokens/{public_id}/rotate")
+def _rotate_token(stage: Stage) -> Deed:
+    one = stage.token()
+    return Deed(f"/tokens/{one}/rotate", "token.rotate", f"token:{one}", {})
 
 
 @deed("PATCH /users/{name}")

@@ -14,7 +14,7 @@ from fleet.accounts.audit import Actor
 from fleet.devices import groups
 from fleet.devices.models import Device, DeviceGroup, GroupMember
 from ota.models import Rollout
-from tests.console import rows
+from tests.console import planning, rows
 
 AsRole = Callable[[str], Client]
 OLGA = Actor("user", "olga")
@@ -224,17 +224,14 @@ def test_the_rollout_form_takes_groups_a_query_and_named_devices(
     Rollout.objects.exclude(state="completed").update(state="completed")  # they hold these devices
     client = as_role("admin")
     said = {**FORM, "manifest": filled.manifests["2.0.0"].pk, "groups": ["pilot"], "q": "id!=dev-000"}
-    html = client.post("/rollouts/new", {**said, "do": "preview"}).content.decode()
-    assert 'data-test="sample"' in html
-    answer = client.post("/rollouts/new", {**said, "do": "create"})
-    assert answer.status_code == 303
-    made = Rollout.objects.latest("created_at")
+    assert 'data-test="sample"' in planning.preview(client, said, page="waves").content.decode()
+    made = planning.made(planning.plan(client, said))
     assert (made.target["groups"], made.target["q"]) == (["pilot"], "id!=dev-000")
     assert made.plan["waves"][0] == {"named": ["dev-005", "dev-006"]}
     page = client.get(f"/rollouts/{made.pk}").content.decode()
     assert "dev-005, dev-006" in page
-    form = client.get(f"/rollouts/{made.pk}/edit").content.decode()
-    assert "@dev-005 dev-006, 50%, 100%" in form
+    assert "@dev-005 dev-006, 50%, 100%" in client.get(planning.path(made, "waves")).content.decode()
+    form = client.get(planning.path(made, "who")).content.decode()
     assert re.search(r'value="pilot"[^>]*checked', form)
     assert "id!=dev-000" in form
 
@@ -247,12 +244,13 @@ def test_a_bad_query_in_the_rollout_form_is_beside_its_field(
     as_role: AsRole, filled: rows.Filled, q: str, code: str
 ) -> None:
     client = as_role("admin")
-    before = Rollout.objects.count()
     said = {**FORM, "waves": "100%", "manifest": filled.manifests["3.1.0"].pk, "q": q}
-    preview = client.post("/rollouts/new", {**said, "do": "preview"}).content.decode()
+    row = planning.made(planning.begin(client, said))
+    preview = planning.send(client, row, "who", {**said, "do": "preview"}).content.decode()
     assert code in preview
     assert 'data-test="eligible"' not in preview
-    answer = client.post("/rollouts/new", {**said, "do": "create"})
+    answer = planning.send(client, row, "who", said)
     assert answer.status_code == 422
     assert re.search(rf'data-test="error-q">.*{code}', answer.content.decode())
-    assert Rollout.objects.count() == before
+    row.refresh_from_db()
+    assert not row.target.get("q")
