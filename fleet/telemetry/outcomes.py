@@ -3,12 +3,13 @@
 The device is the unit: nothing here adds devices together, and a device without windows has no value at all.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from django.db import connection
+from django.db.models import QuerySet
 
 from fleet.telemetry.errors import QueryError
 
@@ -185,17 +186,27 @@ def _arrays(spans: Sequence[Span]) -> list[list[Any]]:
     ]
 
 
-def has_window(device_ids: Collection[str], mid: str, since: datetime) -> set[str]:
-    """Those of the devices that sent a window of this model (16 hex digits) ending at or after `since`."""
+def count_reporting(devices: QuerySet[Any, str], mid: str, since: datetime) -> int:
+    """How many of the devices sent a window of this model (16 hex digits) ending at or after `since`.
+
+    devices: selects ids. The newest window of nearly every device answers for it; raw windows are looked
+    through for the others alone.
+    """
+    selected, parameters = devices.query.sql_with_params()
     with connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM tele_version WHERE mid = %s", [mid])
+        versions = [number for (number,) in cursor.fetchall()]
+        if not versions:
+            return 0
         cursor.execute(
-            """
-            SELECT d.id FROM unnest(%s::text[]) AS d(id)
-            WHERE EXISTS (
-                SELECT 1 FROM tele_window w JOIN tele_version v ON v.id = w.version_id
-                WHERE w.device_id = d.id AND w.ts >= %s AND v.mid = %s
+            f"""
+            SELECT count(*) FROM ({selected}) AS d(id)
+            LEFT JOIN tele_device_last l ON l.device_id = d.id
+            WHERE l.ts >= %s AND l.version_id = ANY(%s) OR EXISTS (
+                SELECT 1 FROM tele_window w
+                WHERE w.device_id = d.id AND w.ts >= %s AND w.version_id = ANY(%s)
             )
-            """,
-            [list(device_ids), since, mid],
+            """,  # noqa: S608 - the SQL of a query set, its values are parameters
+            [*parameters, since, versions, since, versions],
         )
-        return {device_id for (device_id,) in cursor.fetchall()}
+        return int(cursor.fetchone()[0])

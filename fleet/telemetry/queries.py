@@ -17,7 +17,7 @@ from fleet.telemetry.drift import DriftPoint, DriftResult, DriftSeries
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.field_figures import FieldFigures, Figure, field_figures
 from fleet.telemetry.field_figures import span as field_span
-from fleet.telemetry.outcomes import Outcome, Span, device_outcomes, has_window
+from fleet.telemetry.outcomes import Outcome, Span, count_reporting, device_outcomes
 from fleet.telemetry.selection import condition
 from fleet.telemetry.series import Point, Series, TelemetryResult, query
 from fleet.telemetry.top import Anomalous, TopResult, top_anomalous
@@ -46,6 +46,7 @@ __all__ = [
     "TelemetryResult",
     "TopResult",
     "compare",
+    "count_reporting",
     "coverage",
     "device_answer",
     "device_outcomes",
@@ -53,7 +54,6 @@ __all__ = [
     "drift_answer",
     "field_figures",
     "field_span",
-    "has_window",
     "last_answer",
     "last_values",
     "newest_window",

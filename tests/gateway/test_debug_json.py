@@ -74,7 +74,7 @@ def test_it_counts_nowhere_and_is_shown_to_who_asks(board: Board, now: datetime)
         assert not table.objects.exists(), table
     (outcome,) = queries.device_outcomes([Span("dev-1", None, start, now)], metric="accuracy", kind="proxy")
     assert (outcome.n, outcome.windows) == (0, 0)
-    assert queries.has_window(["dev-1"], MID, start) == set()
+    assert queries.count_reporting(Device.objects.values_list("pk", flat=True), MID, start) == 0
     told = queries.device_answer("dev-1", start, now, now=now)
     assert (told["items"], told["excluded"]) == ([], 3)
     both = queries.device_answer("dev-1", start, now, now=now, include_unauthenticated=True)

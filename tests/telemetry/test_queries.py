@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 
 from fleet.devices import classes
 from fleet.devices.models import Device, DeviceEvent
@@ -207,9 +208,18 @@ def test_outcomes_of_spans_in_their_order(sent: list[Delivery]) -> None:
 
 
 def test_which_devices_have_reported_a_model(sent: list[Delivery]) -> None:
-    devices = ["dev-00", "dev-01", "nobody"]
-    assert queries.has_window(devices, V2, START) == {"dev-01"}
-    assert queries.has_window(devices, V1, NOW) == set()
+    def count(names: list[str], mid: str, since: datetime) -> int:
+        devices = Device.objects.filter(pk__in=names).values_list("pk", flat=True)
+        return queries.count_reporting(devices, mid, since)
+
+    assert [count([name], V2, START) for name in ("dev-00", "dev-01", "nobody")] == [0, 1, 0]
+    assert count(["dev-00", "dev-01"], V1, NOW) == 0
+    assert count(["dev-00", "dev-01"], "44" * 8, START) == 0
+    with connection.cursor() as cursor:  # a newer window of another model is the last one now
+        cursor.execute(
+            "UPDATE tele_device_last SET version_id = (SELECT id FROM tele_version WHERE mid = %s)", [V1]
+        )
+    assert [count([name], V2, START) for name in ("dev-00", "dev-01")] == [0, 1]
 
 
 def test_summary_series_and_last_values(sent: list[Delivery]) -> None:
