@@ -33,7 +33,7 @@ class OverlapError(PlanError):
     """
 
     def __init__(self, other: Rollout, count: int) -> None:
-        fix = "wait for it, abort it, or say `supersede: true` in the plan"
+        fix = "wait for it, abort it, or let this plan supersede it"
         text = f"{other.name!r} ({other.state.replace('_', ' ')}) holds all {count} devices that are left"
         super().__init__("overlap", "target", text, fix)
         self.existing = {"rollout": str(other.pk), "name": other.name, "state": str(other.state)}
