@@ -47,6 +47,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
                          "group_by": ["version"], "q": "x"}),
     ("tokens.list", {"sort": "last_used_at"}),
     ("tokens.create", {"name": "n", "scopes": ["devices:read"], "days": 3}),
+    ("tokens.rotate", {"public_id": "p", "grace_hours": 24}),
     ("tokens.revoke", {"public_id": "p"}),
     ("users.list", {"sort": "-role"}),
     ("users.get", {"name": "u/1"}),
