@@ -247,14 +247,31 @@ def _stored() -> int:
 
 
 def _session_of_the_gateway() -> int:
-    from django.db import connection
+    """Process of PostgreSQL that serves it; waits until the gateway has come back from the kill before."""
+    found: list[int] = []
 
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            " AND backend_type = 'client backend' ORDER BY (query ILIKE '%%tele_%%') DESC, state_change DESC"
-        )
-        return int(cursor.fetchone()[0])
+    def look() -> bool:
+        found[:] = _sessions()
+        return bool(found)
+
+    wait_until(look, deadline_s=60, what="a session of the gateway")
+    return found[0]
+
+
+def _sessions() -> list[int]:
+    from django.db import Error, connection
+
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+                " AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+                " ORDER BY (query ILIKE '%%tele_%%') DESC, state_change DESC"
+            )
+            return [int(pid) for (pid,) in cursor.fetchall()]
+    except Error:
+        connection.close()
+        return []
 
 
 def main() -> int:
