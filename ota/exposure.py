@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.db import connection
-from django.db.models import BooleanField, Count, ExpressionWrapper, F, Q, QuerySet
+from django.db.models import BooleanField, ExpressionWrapper, F, Q, QuerySet
 
 from fleet.devices.models import DeviceEvent, DeviceSlot, Presence
 from fleet.telemetry import queries
 from ota.choices import JOB_TERMINAL, JobState
 from ota.gates.failures import CLASSES, FIRST_WAVE, SECURITY, failure_class
-from ota.job_counts import newest_of
+from ota.job_counts import devices_by, newest_of
 from ota.models import Job, Rollout, Wave
 from ota.offers import missing_count, newest_jobs
 from ota.plan import Plan
@@ -59,16 +59,15 @@ def tally(wave: Wave) -> Tally:
     late = Q(state_at__gte=wave.restarted_at) | Q(exposed_at__gte=wave.restarted_at)
     kinds = {
         "is_exposed": Q(exposed_at__isnull=False),
-        "is_late": late if wave.restarted_at is not None else Q(pk__isnull=False),
+        "is_late": late if wave.restarted_at is not None else Q(state__isnull=False),
     }
-    jobs = newest_of(Job.objects.filter(wave=wave)).order_by()
-    told = jobs.annotate(
+    told = Job.objects.filter(wave=wave).annotate(
         **{name: ExpressionWrapper(kind, output_field=BooleanField()) for name, kind in kinds.items()}
     )
-    rows = told.values_list("state", "code", *kinds).annotate(n=Count("pk"))
+    jobs = newest_of(Job.objects.filter(wave=wave)).order_by()
     aside = jobs.filter(state=JobState.FAILED, code__in=SECURITY, device__quarantined_at__isnull=False)
     return Tally(
-        kinds=tuple(Alike._make(row) for row in rows),
+        kinds=tuple(Alike._make((*kind, n)) for kind, n in devices_by(told, "state", "code", *kinds).items()),
         offline=jobs.filter(state=JobState.QUEUED).exclude(device__presence=Presence.ONLINE).count(),
         aside=aside.count(),
     )

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from django.core.cache import cache
@@ -25,6 +25,7 @@ from ota.models import Job, Rollout, Wave
 KEPT_S: Final = 600
 """How long counts of a rollout that ended are kept: only a device's later inventory still corrects a job."""
 _ALONE: Final = [str(state) for state in JobState if state not in JOB_TERMINAL or state == JobState.CONFIRMED]
+_ENDED: Final = [str(state) for state in JobState if str(state) not in _ALONE]
 Counts = dict[int, dict[str, int]]
 
 
@@ -40,17 +41,34 @@ def newest_of(jobs: QuerySet[Job]) -> QuerySet[Job]:
     return jobs.filter(Q(state__in=_ALONE, is_reconciled=False) | ~Exists(newer), kind="install")
 
 
-def counts_of(waves: Collection[int]) -> Counts:
-    """Wave id to job state to devices; a wave without jobs is absent. Two queries.
+def devices_by(jobs: QuerySet[Job], *names: str) -> Counter[tuple[Any, ...]]:
+    """Devices of some install jobs by what their newest attempt has in these fields or annotations.
 
-    Rows are counted and not keys: the index of counts has none, and every job would be read for its own.
+    Two statements, a third when the inventory corrected jobs. Rows are counted and not keys: the index of
+    counts has none, and every job would be read for its own.
     """
+    jobs, found, is_corrected = jobs.filter(kind="install").order_by(), Counter[tuple[Any, ...]](), False
+    alone = jobs.filter(state__in=_ALONE).values_list(*names, "is_reconciled").annotate(n=Count("*"))
+    for *values, corrected, n in alone:
+        is_corrected = is_corrected or corrected
+        if not corrected:
+            found[tuple(values)] += n
+    parts = [jobs.filter(state__in=_ENDED)]
+    if is_corrected:
+        parts.append(jobs.filter(state__in=_ALONE, is_reconciled=True))
+    for part in parts:
+        for *values, n in newest_of(part).values_list(*names).annotate(n=Count("*")):
+            found[tuple(values)] += n
+    return found
+
+
+def counts_of(waves: Collection[int]) -> Counts:
+    """Wave id to job state to devices; a wave without jobs is absent."""
     found: dict[int, dict[str, int]] = defaultdict(dict)
-    rows = Job.objects.filter(wave__in=list(waves), kind="install").order_by()
-    alone = Q(state__in=_ALONE, is_reconciled=False)
-    for part in (rows.filter(alone), newest_of(rows.exclude(alone))):
-        for wave_id, state, n in part.values_list("wave_id", "state").annotate(n=Count("*")):
-            found[wave_id][str(state)] = found[wave_id].get(str(state), 0) + n
+    for (wave_id, state), n in devices_by(
+        Job.objects.filter(wave__in=list(waves)), "wave_id", "state"
+    ).items():
+        found[wave_id][str(state)] = n
     return dict(found)
 
 

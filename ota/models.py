@@ -368,7 +368,11 @@ class Job(models.Model):
     class Meta:
         ordering = ["created_at"]
         indexes = [
-            models.Index(fields=["wave", "state"], include=["kind", "is_reconciled"], name="job_wave_counts"),
+            models.Index(  # what a wave is counted by
+                fields=["wave", "state"],
+                include=["kind", "is_reconciled", "code", "exposed_at"],
+                name="job_wave_counts",
+            ),
             models.Index(fields=["rollout", "state"], name="job_rollout_state"),
             models.Index(fields=["rollout", "id"], name="job_rollout_page"),  # pages of its list
             models.Index(  # the few that failed, in the order of their list
