@@ -22,7 +22,7 @@ from device_firmware.host.rv32.callgraph import CallGraph
 
 # What was measured when the row was put here; the limit in the table stays what issue and design say.
 KNOWN_OVER: dict[str, int] = {
-    "core .text": 41_542,
+    "core .text": 41_486,
 }
 
 ENTRIES = (

@@ -111,6 +111,19 @@ int fc_fetch_ask(struct fc_core *core);    /* FC_JOB_MANIFEST, FC_JOB_LEAVES */
 int fc_fetch_rehash(struct fc_core *core); /* FC_JOB_REHASH */
 int fc_fetch_chunks(struct fc_core *core); /* FC_JOB_CHUNKS */
 
+/* --- job.c --------------------------------------------------------------------------- */
+void fc_job_end(struct fc_core *core);
+void fc_job_fault(struct fc_core *core); /* a flash operation failed */
+void fc_job_refuse(struct fc_core *core, int code, uint32_t detail);
+void fc_job_stage(struct fc_core *core, enum fc_stage stage);
+void fc_job_wait(struct fc_core *core, uint32_t ms);
+int fc_job_leave(struct fc_core *core, uint32_t slot); /* a fetch ends, its chunks stay */
+void fc_slot_refuse(struct fc_core *core, uint32_t slot, int code, uint32_t detail);
+void fc_slot_set(struct fc_core *core, uint32_t slot, enum fc_state state, int code,
+                 uint32_t detail);
+int fc_is_overdue(const struct fc_core *core, uint32_t slot); /* past its deadline */
+uint8_t fc_rest_phase(const struct fc_rec_slot *rs);
+
 /* --- update.c ------------------------------------------------------------------------ */
 /* One unit of update work. 1 = call again at once. */
 int fc_update_step(struct fc_core *core);
@@ -121,18 +134,8 @@ void fc_update_link(struct fc_core *core); /* the connection came up or went dow
 /* A message below f1/model/<mid>/. */
 int fc_update_message(struct fc_core *core, const char *rest, size_t rest_len, const uint8_t *p,
                       size_t n);
-void fc_job_end(struct fc_core *core);
-void fc_job_fault(struct fc_core *core); /* a flash operation failed */
-void fc_job_refuse(struct fc_core *core, int code, uint32_t detail);
-void fc_job_stage(struct fc_core *core, enum fc_stage stage);
-void fc_job_wait(struct fc_core *core, uint32_t ms);
-int fc_record_fetch(struct fc_core *core); /* row 3 */
-void fc_slot_refuse(struct fc_core *core, uint32_t slot, int code, uint32_t detail);
-void fc_slot_set(struct fc_core *core, uint32_t slot, enum fc_state state, int code,
-                 uint32_t detail);
+int fc_record_fetch(struct fc_core *core);                             /* row 3 */
 const uint8_t *fc_slot_mid(const struct fc_core *core, uint32_t slot); /* what events are about */
-int fc_is_overdue(const struct fc_core *core, uint32_t slot);          /* past its deadline */
-uint8_t fc_rest_phase(const struct fc_rec_slot *rs);
 
 /* --- trial.c ------------------------------------------------------------------------- */
 void fc_trial_begin(struct fc_core *core, uint8_t group); /* record TRIAL, then load */
