@@ -46,7 +46,7 @@ from fleet.stack.tls import ensure_tls
 from ota.desired import Desired, DesiredEntry, sign_desired
 from ota.tensors import GoldenVector
 from tests.bench.saving import SAVINGS, configure
-from tests.firmware import rig
+from tests.firmware import artifacts
 from tests.stack.services import Broker
 
 SLOT_BYTES = 376_832  # slot 0 of partitions.csv
@@ -78,15 +78,15 @@ def people(count: int, seed: int) -> list[Person]:
 def fleet_file(path: Path, devices: list[Person]) -> Path:
     """What `swarm --file` reads."""
     lines = [
-        f"installation {rig.INSTALLATION.hex()}",
-        f"class {rig.CLASS_ID.hex()}",
-        *(f"root {key.public_key.hex()}" for key in rig.ROOTS),
+        f"installation {artifacts.INSTALLATION.hex()}",
+        f"class {artifacts.CLASS_ID.hex()}",
+        *(f"root {key.public_key.hex()}" for key in artifacts.ROOTS),
         "root_threshold 2",
         "least_trust 1",
         f"arena {ARENA_BYTES}",
         f"slot {SLOT_BYTES}",
         "firmware 1.0.0",
-        f"operators {encode_operators(rig.OPERATORS).hex()}",
+        f"operators {encode_operators(artifacts.OPERATORS).hex()}",
         "probation 5 5",
         *(f"device {one.device_id} {one.secret} {one.mac_key.hex()}" for one in devices),
     ]
@@ -142,9 +142,9 @@ class Backend:
 
     def trust(self) -> None:
         """Publish trust document 1."""
-        self._publish("trust", [(topics.TRUST, rig.signed_trust(rig.trust()))])
+        self._publish("trust", [(topics.TRUST, artifacts.signed_trust(artifacts.trust()))])
 
-    def stage(self, item: rig.Artifact, kind: str = "model") -> None:
+    def stage(self, item: artifacts.Artifact, kind: str = "model") -> None:
         """Publish a model's retained messages and read them back, as `ota.staging.stage` does."""
         messages = item.publications()
         self._publish(kind, list(messages.items()))
@@ -154,7 +154,7 @@ class Backend:
         if found != messages:
             raise SystemExit("the broker does not hold what was staged")
 
-    def desire(self, item: rig.Artifact, attempt: int) -> None:
+    def desire(self, item: artifacts.Artifact, attempt: int) -> None:
         """A signed desired document for each device."""
         now_s = int(time.time())
         entries = {0: DesiredEntry(Action.RUN, item.id, attempt=attempt)}
@@ -169,12 +169,12 @@ class Backend:
                     entries=entries,
                     config=CONFIG,
                 )
-                signed = sign_desired(document, rig.ONLINE, installation_id=rig.INSTALLATION)
+                signed = sign_desired(document, artifacts.ONLINE, installation_id=artifacts.INSTALLATION)
                 yield topics.desired(one.device_id), signed
 
         self._publish("desired", list(documents()))
 
-    def ends(self, item: rig.Artifact) -> Counter[str]:
+    def ends(self, item: artifacts.Artifact) -> Counter[str]:
         """State and code of slot 0 as every device reported it, its MAC checked."""
         found: Counter[str] = Counter()
         held = self._client.read_retained(
@@ -186,7 +186,7 @@ class Backend:
                 "reported",
                 held[topic],
                 topic=topic,
-                installation_id=rig.INSTALLATION,
+                installation_id=artifacts.INSTALLATION,
                 key_lookup=envelope.keyring(one.mac_key),
             )
             slot = parse_reported(payload).slots[0]
@@ -202,8 +202,8 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     devices = people(args.devices, args.seed)
     program = build.build_swarm(sanitize=args.sanitize)
     luck = random.Random(args.seed)  # no two chunks alike
-    first = rig.artifact(1, data=luck.randbytes(20_000), golden=echoing(2))
-    second = rig.artifact(2, data=luck.randbytes(args.kib * 1024), golden=echoing(4))
+    first = artifacts.artifact(1, data=luck.randbytes(20_000), golden=echoing(2))
+    second = artifacts.artifact(2, data=luck.randbytes(args.kib * 1024), golden=echoing(4))
     with broker_of(folder, devices, saving=args.saving) as (broker, plain):
         os.environ.update(broker.env(), DJANGO_SETTINGS_MODULE="fleet.settings")
         broker_pid = int(mosquitto.pid_file(broker.run).read_text())
@@ -233,7 +233,7 @@ def _follow(
     args: argparse.Namespace,
     swarm: subprocess.Popen[str],
     backend: Backend,
-    second: rig.Artifact,
+    second: artifacts.Artifact,
     broker_pid: int,
 ) -> dict[str, Any]:
     """Read the swarm's lines; offer version 2 once all run version 1."""

@@ -13,20 +13,19 @@ from fleet.mqtt.codec.names import Action, CommandVerb, ConfigKey, EventKind
 from ota.desired import Desired, DesiredEntry
 from ota.trust import TrustDocument, sign_trust
 from tests.firmware import record
-from tests.firmware.rig import (
+from tests.firmware.artifacts import (
     DEVICE,
     INSTALLATION,
     NOW,
     ONLINE,
     ROOTS,
-    Port,
-    Rig,
-    ScriptedEngine,
     artifact,
     keypair,
     signed_trust,
     trust,
 )
+from tests.firmware.played import Port, ScriptedEngine
+from tests.firmware.rig import Rig
 
 
 def refusal(rig: Rig) -> str:

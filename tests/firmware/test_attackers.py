@@ -18,7 +18,7 @@ from fleet.mqtt.codec import envelope
 from fleet.mqtt.codec.errors import CodecError
 from fleet.mqtt.codec.names import Action, CommandVerb
 from ota.desired import Desired, DesiredEntry, sign_desired
-from tests.firmware.rig import (
+from tests.firmware.artifacts import (
     DEVICE,
     INSTALLATION,
     MAC_KEY,
@@ -28,12 +28,12 @@ from tests.firmware.rig import (
     RELEASE2,
     ROOTS,
     Artifact,
-    Rig,
     artifact,
     keypair,
     signed_trust,
     trust,
 )
+from tests.firmware.rig import Rig
 
 Alter = Callable[[str, bytes], bytes | None]
 

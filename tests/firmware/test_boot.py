@@ -12,7 +12,9 @@ from device_firmware.host.core import CODES, Area, Core, CoreError, Phase, Reset
 from fleet.mqtt.codec.names import Action, ConfigKey
 from ota.desired import DesiredEntry
 from tests.firmware import record
-from tests.firmware.rig import Port, Rig, ScriptedEngine, artifact, ident
+from tests.firmware.artifacts import artifact, ident
+from tests.firmware.played import Port, ScriptedEngine
+from tests.firmware.rig import Rig
 
 
 def running_id(rig: Rig) -> bytes | None:

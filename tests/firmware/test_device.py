@@ -14,7 +14,7 @@ from fleet.mqtt import topics
 from fleet.mqtt.codec.names import Action, EventKind, RefusalCode, ResetReason, UpdateState
 from fleet.stack import mosquitto
 from ota.desired import DesiredEntry
-from tests.firmware import rig
+from tests.firmware import artifacts
 from tests.firmware.virtual import (
     SLOT_BYTES,
     TEST_USER,
@@ -49,7 +49,7 @@ def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Devices]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def fleet(broker: Broker, devices: Devices) -> dict[str, rig.Artifact]:
+def fleet(broker: Broker, devices: Devices) -> dict[str, artifacts.Artifact]:
     """Devices that start on activity 1.0.1 together, so that no test waits for that alone.
 
     `hanging` gets a model that hangs: to be taken back it needs the watchdog's ten seconds twice.
@@ -197,7 +197,7 @@ def test_documents_that_prove_nothing_are_refused_with_a_code(backend: Backend, 
     backend.until_state("wary", CONFIRMED, good, deadline_s=WAIT_S)
     backend.publish(topics.desired("wary"), older)
     backend.until("wary", "the replay refused", lambda r: r.refusal == RefusalCode.SEQUENCE)
-    stranger = artifact(V2, 2, signers=(rig.keypair("stranger"),))
+    stranger = artifact(V2, 2, signers=(artifacts.keypair("stranger"),))
     backend.want("wary", stranger)
     slot = backend.until_state("wary", REFUSED, stranger, deadline_s=WAIT_S)
     assert slot.code == RefusalCode.SIGNATURE
@@ -233,7 +233,7 @@ def test_devices_do_not_disturb_each_other(backend: Backend, devices: Devices) -
 
 
 def test_a_model_that_hangs_meets_the_watchdog(
-    backend: Backend, devices: Devices, fleet: dict[str, rig.Artifact]
+    backend: Backend, devices: Devices, fleet: dict[str, artifacts.Artifact]
 ) -> None:
     slot = backend.until_state("hanging", REVERTED, fleet["hanging"], deadline_s=WAIT_S)
     assert slot.code == RefusalCode.WATCHDOG

@@ -14,7 +14,8 @@ from fleet.telemetry import gaps, ingest
 from fleet.telemetry.gap_models import Boot, Gap
 from fleet.telemetry.ingest import Delivery
 from ota.desired import DesiredEntry
-from tests.firmware.rig import DEVICE, INSTALLATION, Rig, artifact
+from tests.firmware.artifacts import DEVICE, INSTALLATION, artifact
+from tests.firmware.rig import Rig
 
 pytestmark = pytest.mark.django_db
 LATER = timedelta(seconds=61)

@@ -108,7 +108,8 @@ def test_a_number_of_slots_that_no_record_has_is_refused_by_the_compiler() -> No
 CUT_SCRIPT = """
 import sys
 from pathlib import Path
-from tests.firmware.rig import Rig, artifact
+from tests.firmware.artifacts import artifact
+from tests.firmware.rig import Rig
 rig = Rig(Path(sys.argv[1]))
 item = artifact(1, size=40 * 4096)
 rig.stage(item)

@@ -6,11 +6,8 @@ from device_firmware.host.core import CODES, Area, State
 from fleet.mqtt.codec.names import Action
 from ota.desired import DesiredEntry
 from tests.firmware import record
-from tests.firmware.rig import (
-    Artifact,
-    Rig,
-    artifact,
-)
+from tests.firmware.artifacts import Artifact, artifact
+from tests.firmware.rig import Rig
 from tests.firmware.test_refusals import BANK_HEAD, refused
 
 

@@ -17,7 +17,9 @@ from fleet.mqtt.codec.names import Action, ConfigKey
 from ota.desired import DesiredEntry
 from ota.hints import Hints
 from ota.tensors import DType, GoldenVector, TensorSpec
-from tests.firmware.rig import CAPACITY, OUT, Artifact, Rig, ScriptedEngine, artifact, ident
+from tests.firmware.artifacts import CAPACITY, OUT, Artifact, artifact, ident
+from tests.firmware.played import ScriptedEngine
+from tests.firmware.rig import Rig
 
 WINDOW, CHANNELS = 4, 2
 SPEC = TensorSpec.of(DType.INT8, (1, WINDOW, CHANNELS), 0.5, 3)

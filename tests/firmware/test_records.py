@@ -7,7 +7,8 @@ from fleet.mqtt import topics
 from fleet.mqtt.codec.names import Action, ConfigKey
 from ota.desired import DesiredEntry
 from tests.firmware import record
-from tests.firmware.rig import Rig, artifact
+from tests.firmware.artifacts import artifact
+from tests.firmware.rig import Rig
 
 USABLE = 1
 

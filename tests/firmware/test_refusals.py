@@ -13,15 +13,8 @@ from ota.desired import DesiredEntry
 from ota.tensors import GoldenBlob
 from ota.trust import NameRule
 from tests.firmware import record
-from tests.firmware.rig import (
-    NOW,
-    RELEASE,
-    RELEASE2,
-    Rig,
-    artifact,
-    keypair,
-    trust,
-)
+from tests.firmware.artifacts import NOW, RELEASE, RELEASE2, artifact, keypair, trust
+from tests.firmware.rig import Rig
 
 BANK_HEAD = 2  # manifest and leaf sector of a small model
 

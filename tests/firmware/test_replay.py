@@ -17,7 +17,8 @@ from fleet.mqtt.codec.sketch import Sketch
 from ota.desired import DesiredEntry
 from ota.hints import Hints
 from tests.firmware import virtual
-from tests.firmware.rig import CAPACITY, Rig, ident
+from tests.firmware.artifacts import CAPACITY, ident
+from tests.firmware.rig import Rig
 from tests.models.watch import watch_dir
 
 Windows = np.ndarray[Any, Any]

@@ -7,7 +7,8 @@ from fleet.mqtt import topics
 from fleet.mqtt.codec.classes import build_id, opset_digest
 from fleet.mqtt.codec.names import Action, Chip, CommandVerb, ConfigKey
 from ota.desired import DesiredEntry
-from tests.firmware.rig import CLASS_ID, DEVICE, NOW, OPERATORS, Rig, artifact
+from tests.firmware.artifacts import CLASS_ID, DEVICE, NOW, OPERATORS, artifact
+from tests.firmware.rig import Rig
 
 
 def test_a_device_says_what_it_is(rig: Rig) -> None:

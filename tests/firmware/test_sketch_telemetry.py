@@ -12,7 +12,8 @@ from fleet.mqtt.codec.sketch import Sketch
 from fleet.mqtt.codec.telemetry import Inference
 from ota.desired import DesiredEntry
 from ota.hints import Hints
-from tests.firmware.rig import DEVICE, NOW, Rig, artifact, trust
+from tests.firmware.artifacts import DEVICE, NOW, artifact, trust
+from tests.firmware.rig import Rig
 
 TOPIC = topics.device(DEVICE, "telemetry")
 

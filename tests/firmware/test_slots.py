@@ -17,7 +17,9 @@ from fleet.mqtt.codec.names import Action
 from ota.desired import DesiredEntry
 from ota.trust import NameRule
 from tests.firmware import record, scenario
-from tests.firmware.rig import CAPACITY, NOW, Artifact, Rig, ScriptedEngine, artifact, ident, trust
+from tests.firmware.artifacts import CAPACITY, NOW, Artifact, artifact, ident, trust
+from tests.firmware.played import ScriptedEngine
+from tests.firmware.rig import Rig
 
 C_DIR = Path(__file__).parent / "c"
 CONFIRMED, TRIAL, PROBATION = Phase.CONFIRMED, Phase.TRIAL, Phase.PROBATION

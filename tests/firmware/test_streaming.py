@@ -24,8 +24,9 @@ from ota.hints import Hints
 from ota.inspector import inspect
 from ota.tensors import GoldenVector
 from tests.firmware import virtual
+from tests.firmware.artifacts import CAPACITY, Artifact, ident
 from tests.firmware.engine.streaming import FRAME, SCALE, filtered, streaming
-from tests.firmware.rig import CAPACITY, Artifact, Rig, ident
+from tests.firmware.rig import Rig
 
 STREAMS = {"variables": streaming(names=("near", "far")), "SVDF": filtered()}
 OPERATORS = tuple(

@@ -26,7 +26,7 @@ from device_firmware.host.devicelog import LogEvent, describe
 from device_firmware.host.home import Home
 from device_firmware.host.identity import Identity
 from fleet.stack.ports import LOOPBACK, free_port
-from tests.firmware import rig
+from tests.firmware import artifacts
 from tests.firmware.virtual import Devices, mac_key, running, until
 from tests.models.watch import ROOT, watch_dir
 
@@ -37,8 +37,8 @@ def identity(device_id: str) -> Identity:
     """A device whose broker is not there."""
     return Identity(
         device_id=device_id,
-        installation_id=rig.INSTALLATION,
-        class_id=rig.CLASS_ID,
+        installation_id=artifacts.INSTALLATION,
+        class_id=artifacts.CLASS_ID,
         device_class="test",
         chip="host",
         firmware="1.0.0",
@@ -52,7 +52,7 @@ def identity(device_id: str) -> Identity:
         broker_user=device_id,
         broker_secret="none",
         mac_key=mac_key(device_id),
-        roots=tuple(key.public_key for key in rig.ROOTS),
+        roots=tuple(key.public_key for key in artifacts.ROOTS),
         root_threshold=2,
         least_trust_version=1,
     )

@@ -11,7 +11,8 @@ from fleet.mqtt import topics
 from fleet.mqtt.codec.names import Action, CommandVerb, ConfigKey
 from fleet.mqtt.codec.telemetry import Window
 from ota.desired import DesiredEntry
-from tests.firmware.rig import DEVICE, NOW, Rig, artifact, trust
+from tests.firmware.artifacts import DEVICE, NOW, artifact, trust
+from tests.firmware.rig import Rig
 
 TOPIC = topics.device(DEVICE, "telemetry")
 

@@ -14,7 +14,9 @@ from ota.desired import DesiredEntry
 from ota.hints import Hints
 from ota.tensors import DType, GoldenVector, TensorSpec
 from tests.firmware import record
-from tests.firmware.rig import IN, Rig, ScriptedEngine, artifact, ident
+from tests.firmware.artifacts import IN, artifact, ident
+from tests.firmware.played import ScriptedEngine
+from tests.firmware.rig import Rig
 
 
 def reverted(rig: Rig) -> tuple[int, int]:

@@ -11,14 +11,8 @@ from ota.desired import DesiredEntry
 from ota.hints import Hints
 from ota.tensors import GoldenVector
 from tests.firmware import record
-from tests.firmware.rig import (
-    NOW,
-    Rig,
-    artifact,
-    signed_trust,
-    trust,
-    vectors,
-)
+from tests.firmware.artifacts import NOW, artifact, signed_trust, trust, vectors
+from tests.firmware.rig import Rig
 from tests.firmware.test_refusals import BANK_HEAD, refused
 
 

@@ -16,7 +16,9 @@ from fleet.mqtt import topics
 from fleet.mqtt.codec.names import Action
 from ota.desired import Desired, DesiredEntry, sign_desired
 from ota.tensors import GoldenBlob
-from tests.firmware.rig import Port, Rig, ScriptedEngine, artifact, ident
+from tests.firmware.artifacts import artifact, ident
+from tests.firmware.played import Port, ScriptedEngine
+from tests.firmware.rig import Rig
 from tests.vectors import keys as k
 from tests.vectors.keys import pattern
 

@@ -13,7 +13,8 @@ import pytest
 from device_firmware.host import scenario
 from device_firmware.host.faults import Fault
 from device_firmware.host.suffering import Burdened, Suffering
-from tests.firmware.rig import Rig, artifact
+from tests.firmware.artifacts import artifact
+from tests.firmware.rig import Rig
 
 EFFECT = {"kind": "effect", "above_seq": 1, "wrong": 0.4, "offset": 0.5, "slow_us": 3_000}
 

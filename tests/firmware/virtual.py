@@ -39,7 +39,7 @@ from ota.desired import Desired, DesiredEntry, sign_desired
 from ota.hints import Hints
 from ota.inspector import inspect
 from ota.tensors import DType, GoldenVector, TensorSpec
-from tests.firmware import rig
+from tests.firmware import artifacts
 from tests.models.watch import ROOT, watch_dir
 from tests.stack.services import Broker, Client, wait_until
 
@@ -78,7 +78,7 @@ def golden(data: bytes, *, count: int = 4, offset: int = 0) -> list[GoldenVector
 
 def artifact(
     data: bytes, seq: int, *, vectors: list[GoldenVector] | None = None, **changes: Any
-) -> rig.Artifact:
+) -> artifacts.Artifact:
     """A signed version of a .tflite, with the contract the file itself declares."""
     found = inspect(data)
 
@@ -93,7 +93,7 @@ def artifact(
         "outputs": specs(found.outputs),
         "hints": Hints(window=100, hop=50, channels=6, head=1, classes=7, anomaly=(3, 900)),
     }
-    return rig.artifact(
+    return artifacts.artifact(
         seq,
         data=data,
         golden=golden(data) if vectors is None else vectors,
@@ -116,8 +116,8 @@ class Backend:
         self.broker.add_device(device_id, self.secrets[device_id])
         values: dict[str, Any] = {
             "device_id": device_id,
-            "installation_id": rig.INSTALLATION,
-            "class_id": rig.CLASS_ID,
+            "installation_id": artifacts.INSTALLATION,
+            "class_id": artifacts.CLASS_ID,
             "device_class": "test",
             "chip": "host",
             "firmware": "1.0.0",
@@ -131,7 +131,7 @@ class Backend:
             "broker_user": device_id,
             "broker_secret": self.secrets[device_id],
             "mac_key": mac_key(device_id),
-            "roots": tuple(key.public_key for key in rig.ROOTS),
+            "roots": tuple(key.public_key for key in artifacts.ROOTS),
             "root_threshold": 2,
             "least_trust_version": 1,
         }
@@ -141,7 +141,7 @@ class Backend:
         """Retained, acknowledged."""
         self.client.publish(topic, payload, retain=True)
 
-    def stage(self, item: rig.Artifact) -> None:
+    def stage(self, item: artifacts.Artifact) -> None:
         """Manifest, leaves and chunks."""
         for topic, payload in item.publications().items():
             self.publish(topic, payload)
@@ -158,9 +158,11 @@ class Backend:
             "entries": {} if entry is None else {0: entry},
             "config": CONFIG,
         }
-        return sign_desired(Desired(**values | changes), rig.ONLINE, installation_id=rig.INSTALLATION)
+        return sign_desired(
+            Desired(**values | changes), artifacts.ONLINE, installation_id=artifacts.INSTALLATION
+        )
 
-    def want(self, device_id: str, item: rig.Artifact, *, attempt: int = 1, **changes: Any) -> bytes:
+    def want(self, device_id: str, item: artifacts.Artifact, *, attempt: int = 1, **changes: Any) -> bytes:
         """Stage a model and desire it. Returns the document."""
         self.stage(item)
         message = self.document(device_id, DesiredEntry(Action.RUN, item.id, attempt=attempt), **changes)
@@ -174,7 +176,7 @@ class Backend:
                 kind,
                 payload,
                 topic=topic,
-                installation_id=rig.INSTALLATION,
+                installation_id=artifacts.INSTALLATION,
                 key_lookup=envelope.keyring(mac_key(device_id)),
             )
             for where, payload in list(self.client.messages)
@@ -216,7 +218,7 @@ class Backend:
         return found
 
     def until_state(
-        self, device_id: str, state: UpdateState, item: rig.Artifact, *, deadline_s: float = 30.0
+        self, device_id: str, state: UpdateState, item: artifacts.Artifact, *, deadline_s: float = 30.0
     ) -> SlotReport:
         """Slot 0 once it has come to `state` with `item`."""
 
@@ -247,7 +249,7 @@ def backend_of(broker: Broker) -> Iterator[Backend]:
         for kind in ("reported", "telemetry", "event", "online"):
             client.subscribe(topics.uplink_filter(kind))
         backend = Backend(broker, client)
-        backend.publish(topics.TRUST, rig.signed_trust(rig.trust()))
+        backend.publish(topics.TRUST, artifacts.signed_trust(artifacts.trust()))
         yield backend
 
 

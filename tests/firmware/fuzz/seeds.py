@@ -13,7 +13,7 @@ from fleet.mqtt.codec.cbor import decode_strict, encode
 from fleet.mqtt.codec.errors import CodecError
 from fleet.mqtt.codec.names import Action, CommandVerb
 from ota.desired import Command, Desired, DesiredEntry
-from tests.firmware import rig, scenario
+from tests.firmware import artifacts, scenario
 
 CORPUS = Path(__file__).parent / "corpus"
 TARGETS = (
@@ -25,8 +25,8 @@ KINDS = ("manifest", "trust", "desired", "cmd")
 
 def write_scenario(path: Path) -> Path:
     """The device of the fuzz targets (kinds: `c/devices.c`): A runs, B's chunks are withheld at first."""
-    own, model = topics.desired(rig.DEVICE), scenario.models()
-    items = [(scenario.RETAINED, topics.TRUST, rig.signed_trust(rig.trust()))]
+    own, model = topics.desired(artifacts.DEVICE), scenario.models()
+    items = [(scenario.RETAINED, topics.TRUST, artifacts.signed_trust(artifacts.trust()))]
     for name in ("A", "B"):
         for topic, payload in model[name].publications().items():
             is_chunk = topic.split("/")[-1].isdigit()
@@ -65,7 +65,7 @@ def _messages() -> Iterator[bytes]:
     yield b"".join(_item(number, payload) for number, payload in chunks[:8])
     yield b"".join(_item(number, payload) for number, payload in reversed(chunks[-8:]))
     for kind in KINDS[1:]:
-        topic = topics.TRUST if kind == "trust" else topics.device(rig.DEVICE, kind)
+        topic = topics.TRUST if kind == "trust" else topics.device(artifacts.DEVICE, kind)
         for message in list(_vectors(kind))[::4]:
             number = 180 + len(topic)  # 180 % 90 == 0: the topic's length
             yield bytes((number,)) + topic.encode() + struct.pack(">H", len(message)) + message
@@ -74,7 +74,7 @@ def _messages() -> Iterator[bytes]:
 def scenario_payloads() -> list[bytes]:
     """Payloads of the fuzz scenario by item number."""
     model = scenario.models()
-    found = [b"", rig.signed_trust(rig.trust())]
+    found = [b"", artifacts.signed_trust(artifacts.trust())]
     for name in ("A", "B"):
         found += model[name].publications().values()
     for number, name in ((1, "A"), (2, "B")):
@@ -89,21 +89,24 @@ def _documents() -> Iterator[tuple[int, bytes]]:
         {0: DesiredEntry(Action.RUN, model["B"].id, attempt=3)},
         {0: DesiredEntry(Action.RUN_OTHER_BANK, model["B"].id, attempt=4)},
         {0: DesiredEntry(Action.STOP, attempt=5)},
-        {slot: DesiredEntry(Action.RUN, bytes([slot + 1] * 32), rig.NOW, rig.NOW + 9) for slot in range(4)},
+        {
+            slot: DesiredEntry(Action.RUN, bytes([slot + 1] * 32), artifacts.NOW, artifacts.NOW + 9)
+            for slot in range(4)
+        },
         {},
     ]
     for number, entry in enumerate(entries):
         config = {1: 20, 2: 5, 5: (2, 4), 6: (127, 0, 1440), 7: (1, 1), 9: 10} if number % 2 else {}
         document = Desired(
-            rig.DEVICE, 1 << 40 | 100 + number, 1, issued=rig.NOW, entries=entry, config=config
+            artifacts.DEVICE, 1 << 40 | 100 + number, 1, issued=artifacts.NOW, entries=entry, config=config
         )
         yield 2, document.encode()
     for number, verb in enumerate(CommandVerb):
         args = (1, 2, 3) if verb == CommandVerb.RESEND_TELEMETRY else None
-        command = Command(rig.DEVICE, 1 << 40 | 100 + number, 1, verb, issued=rig.NOW, args=args)
+        command = Command(artifacts.DEVICE, 1 << 40 | 100 + number, 1, verb, issued=artifacts.NOW, args=args)
         yield 3, command.encode()
-    yield 1, rig.trust(version=2).encode()
-    yield 1, rig.trust(version=2, revoked=(rig.RELEASE.kid,)).encode()
+    yield 1, artifacts.trust(version=2).encode()
+    yield 1, artifacts.trust(version=2, revoked=(artifacts.RELEASE.kid,)).encode()
     for artifact in model.values():
         yield 0, artifact.manifest.encode()
 

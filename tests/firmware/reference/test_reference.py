@@ -32,9 +32,11 @@ from fleet.mqtt.codec.names import Action, CommandVerb
 from fleet.mqtt.codec.reported import Reported, parse_reported
 from ota.desired import DesiredEntry
 from ota.trust import NameRule
-from tests.firmware import record, rig
+from tests.firmware import artifacts, record
+from tests.firmware.artifacts import artifact
+from tests.firmware.played import ScriptedEngine
 from tests.firmware.reference.model import Device, Phase, Target, Version
-from tests.firmware.rig import Rig, ScriptedEngine, artifact
+from tests.firmware.rig import Rig
 
 EXAMPLES = int(os.environ.get("FLEET_REFERENCE_EXAMPLES", "40"))
 BAD = b"BAD"
@@ -50,7 +52,7 @@ class JudgedEngine(ScriptedEngine):
         return super().invoke(slot, inputs)
 
 
-def _artifacts() -> list[rig.Artifact]:
+def _artifacts() -> list[artifacts.Artifact]:
     """Seven versions of one name: floors rise, two are bad, two have the same seq."""
     made = []
     for seq, floor, mark in (
@@ -123,7 +125,7 @@ class Lives(RuleBasedStateMachine):
 
     def _desire(self, action: str, version: Version | None) -> None:
         target, entries = self._target(action, version)
-        assert self.rig.deliver(topics.desired(rig.DEVICE), self._message(entries)) == 0
+        assert self.rig.deliver(topics.desired(artifacts.DEVICE), self._message(entries)) == 0
         self.model.on_desired(target, self._counter())
         self._settle()
 
@@ -143,14 +145,14 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.old)
     @rule()
     def the_same_document_twice(self) -> None:
-        assert self.rig.core.message(topics.desired(rig.DEVICE), self.old[-1]) == 0
+        assert self.rig.core.message(topics.desired(artifacts.DEVICE), self.old[-1]) == 0
         self._settle()
 
     @precondition(lambda self: len(self.old) > 1)
     @rule(which=st.integers(0, 100))
     def an_old_document_is_replayed(self, which: int) -> None:
         replayed = self.old[which % (len(self.old) - 1)]
-        assert self.rig.core.message(topics.desired(rig.DEVICE), replayed) in (
+        assert self.rig.core.message(topics.desired(artifacts.DEVICE), replayed) in (
             -CODES["sequence"],
             -CODES["trust"],
         )
@@ -178,13 +180,15 @@ class Lives(RuleBasedStateMachine):
     def a_trust_document(self, least: int) -> None:
         version = self.model.trust_version + 1
         names = (NameRule("har", least),) if least else ()
-        assert self.rig.give_trust(rig.trust(version=version, names=names)) == 0
+        assert self.rig.give_trust(artifacts.trust(version=version, names=names)) == 0
         self.model.on_trust(version, least)
         self._settle()
 
     @rule()
     def a_trust_document_of_one_root(self) -> None:
-        document = rig.signed_trust(rig.trust(version=self.model.trust_version + 1), rig.ROOTS[:1])
+        document = artifacts.signed_trust(
+            artifacts.trust(version=self.model.trust_version + 1), artifacts.ROOTS[:1]
+        )
         assert self.rig.core.message(topics.TRUST, document) == -CODES["trust"]
         self._settle()
 
@@ -266,7 +270,7 @@ class Lives(RuleBasedStateMachine):
         """A child process is the device until the cut; its flash file is what is left."""
         target, entries = self._target("run", VERSIONS[number])
         message = self._message(entries)
-        self.rig.port.retained[topics.desired(rig.DEVICE)] = message
+        self.rig.port.retained[topics.desired(artifacts.DEVICE)] = message
         self.rig.core.close()
         child = os.fork()
         if child == 0:
@@ -341,7 +345,7 @@ class Lives(RuleBasedStateMachine):
         )
 
     def _last_report(self) -> Reported:
-        topic = topics.device(rig.DEVICE, "reported")
+        topic = topics.device(artifacts.DEVICE, "reported")
         sent = self.rig.port.sent
         self.rig.port.sent = [item for item in sent if item[0] == topic][-1:]
         found = self.rig._open_uplinks("reported")[-1]

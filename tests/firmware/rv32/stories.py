@@ -7,42 +7,42 @@ from device_firmware.host.rv32.bench import Script
 from fleet.mqtt import topics
 from fleet.mqtt.codec.names import Action
 from ota.desired import DesiredEntry
-from tests.firmware import rig, scenario
+from tests.firmware import artifacts, scenario
 
 
 def device(*, capacity: int = 100 * 4096) -> Script:
     """A blank device that has booted; two release keys of two must sign for it."""
     script = Script()
     script.identity(
-        rig.DEVICE,
-        installation_id=rig.INSTALLATION,
-        class_id=rig.CLASS_ID,
-        mac_key=rig.MAC_KEY,
-        roots=[key.public_key for key in rig.ROOTS],
+        artifacts.DEVICE,
+        installation_id=artifacts.INSTALLATION,
+        class_id=artifacts.CLASS_ID,
+        mac_key=artifacts.MAC_KEY,
+        roots=[key.public_key for key in artifacts.ROOTS],
         root_threshold=2,
         capacity=capacity,
-        operators=encode_operators(rig.OPERATORS),
+        operators=encode_operators(artifacts.OPERATORS),
     )
-    script.clock(1000, rig.NOW)
+    script.clock(1000, artifacts.NOW)
     script.boot()
-    release = (rig.RELEASE.public_key, rig.RELEASE2.public_key)
-    script.retain(topics.TRUST, rig.signed_trust(rig.trust(release=release, release_threshold=2)))
+    release = (artifacts.RELEASE.public_key, artifacts.RELEASE2.public_key)
+    script.retain(topics.TRUST, artifacts.signed_trust(artifacts.trust(release=release, release_threshold=2)))
     return script
 
 
-def signed(seq: int, *, size: int, floor: int = 0, blob: bool = False) -> rig.Artifact:
+def signed(seq: int, *, size: int, floor: int = 0, blob: bool = False) -> artifacts.Artifact:
     """A model that both release keys signed."""
-    signers = (rig.RELEASE, rig.RELEASE2)
-    return rig.artifact(seq, size=size, floor=floor, signers=signers, force_blob=blob)
+    signers = (artifacts.RELEASE, artifacts.RELEASE2)
+    return artifacts.artifact(seq, size=size, floor=floor, signers=signers, force_blob=blob)
 
 
-def publish(script: Script, item: rig.Artifact) -> None:
+def publish(script: Script, item: artifacts.Artifact) -> None:
     """The broker holds the manifest, the leaf list and every chunk."""
     for topic, payload in item.publications().items():
         script.retain(topic, payload)
 
 
-def want(script: Script, item: rig.Artifact, number: int) -> int:
+def want(script: Script, item: artifacts.Artifact, number: int) -> int:
     """The desired document arrives."""
     entry = DesiredEntry(Action.RUN, item.id, attempt=number)
-    return script.message(topics.desired(rig.DEVICE), scenario.desired(number, entry))
+    return script.message(topics.desired(artifacts.DEVICE), scenario.desired(number, entry))

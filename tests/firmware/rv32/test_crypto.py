@@ -95,15 +95,15 @@ def test_the_malleable_twin_differs_only_by_the_group_order(on_chip: Run) -> Non
 
 
 def test_sha_256_and_hmac_give_the_published_digests(on_chip: Run) -> None:
-    from tests.firmware import rig
+    from tests.firmware import artifacts
 
     script = Script()
     script.identity(
         "dev-7",
-        installation_id=rig.INSTALLATION,
-        class_id=rig.CLASS_ID,
-        mac_key=rig.MAC_KEY,
-        roots=[key.public_key for key in rig.ROOTS],
+        installation_id=artifacts.INSTALLATION,
+        class_id=artifacts.CLASS_ID,
+        mac_key=artifacts.MAC_KEY,
+        roots=[key.public_key for key in artifacts.ROOTS],
         root_threshold=2,
         capacity=4096,
         operators=b"\x80",

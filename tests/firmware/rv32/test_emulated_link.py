@@ -32,7 +32,7 @@ from ota.desired import Desired, DesiredEntry, sign_desired
 from ota.hints import Hints
 from ota.inspector import inspect
 from ota.tensors import DType, GoldenVector, TensorSpec
-from tests.firmware import rig
+from tests.firmware import artifacts
 from tests.models.watch import watch_dir
 from tests.stack.services import Broker, Client
 
@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.xdist_group("rv32"), pytest.mark.timeout(240)]
 
 MODELS = PROJECT_ROOT / "deploy" / "models"
 SECRET = "e" * 64
-TOPIC = topics.device(rig.DEVICE, "reported")
+TOPIC = topics.device(artifacts.DEVICE, "reported")
 BUILTIN = tuple(sorted(OPERATORS.values()))
 
 
@@ -53,22 +53,22 @@ class Bench:
     device: EmulatedDevice
     number: int = 0
 
-    def offer(self, item: rig.Artifact) -> None:
+    def offer(self, item: artifacts.Artifact) -> None:
         """Stage a model and desire it."""
         for topic, payload in item.publications().items():
             self.backend.publish(topic, payload, retain=True)
         self.number += 1
         now = int(time.time())
         document = Desired(
-            rig.DEVICE,
+            artifacts.DEVICE,
             1 << 40 | now << 8 | self.number,
             1,
             issued=now,
             entries={0: DesiredEntry(Action.RUN, item.id, attempt=self.number)},
             config={1: 5, 3: 200},
         )
-        message = sign_desired(document, rig.ONLINE, installation_id=rig.INSTALLATION)
-        self.backend.publish(topics.desired(rig.DEVICE), message, retain=True)
+        message = sign_desired(document, artifacts.ONLINE, installation_id=artifacts.INSTALLATION)
+        self.backend.publish(topics.desired(artifacts.DEVICE), message, retain=True)
 
     def wait(self, what: str, is_there: Callable[[Look], bool], *, deadline_s: float = 90) -> Look:
         """Return what the device shows once that is what is waited for."""
@@ -82,14 +82,14 @@ class Bench:
 
 def reported(payload: bytes) -> Reported:
     """A reported document, its MAC checked as the backend does."""
-    keys = envelope.keyring(rig.MAC_KEY)
+    keys = envelope.keyring(artifacts.MAC_KEY)
     plain = envelope.open_uplink(
-        "reported", payload, topic=TOPIC, installation_id=rig.INSTALLATION, key_lookup=keys
+        "reported", payload, topic=TOPIC, installation_id=artifacts.INSTALLATION, key_lookup=keys
     )
     return parse_reported(plain)
 
 
-def model(seq: int, file: str, *, wrong_by: int = 0) -> rig.Artifact:
+def model(seq: int, file: str, *, wrong_by: int = 0) -> artifacts.Artifact:
     """A real model whose golden outputs the wheel made; wrong_by: LSB added to each of them."""
     data = (MODELS / f"{file}.tflite").read_bytes()
     found = inspect(data)
@@ -97,7 +97,7 @@ def model(seq: int, file: str, *, wrong_by: int = 0) -> rig.Artifact:
         tuple(TensorSpec.of(DType(t.dtype), t.shape, t.scale, t.zero_point) for t in side)
         for side in (found.inputs, found.outputs)
     )
-    return rig.artifact(
+    return artifacts.artifact(
         seq,
         data=data,
         inputs=inputs,
@@ -127,12 +127,12 @@ def bench(chip: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Benc
     """A broker with a plain listener, and a device that holds the trust document."""
     folder: Path = tmp_path_factory.mktemp("link")
     run, port, plain = RunDir(folder / "broker").ensure(), free_port(), free_port()
-    tls, home = ensure_tls(run), Home(folder / rig.DEVICE)
+    tls, home = ensure_tls(run), Home(folder / artifacts.DEVICE)
     home.make()
     Identity(
-        device_id=rig.DEVICE,
-        installation_id=rig.INSTALLATION,
-        class_id=rig.CLASS_ID,
+        device_id=artifacts.DEVICE,
+        installation_id=artifacts.INSTALLATION,
+        class_id=artifacts.CLASS_ID,
         device_class="emulated",
         chip="host",
         firmware="1.0.0",
@@ -143,22 +143,22 @@ def bench(chip: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Benc
         broker_host="",
         broker_port=0,
         broker_ca="",
-        broker_user=rig.DEVICE,
+        broker_user=artifacts.DEVICE,
         broker_secret=SECRET,
-        mac_key=rig.MAC_KEY,
-        roots=tuple(key.public_key for key in rig.ROOTS),
+        mac_key=artifacts.MAC_KEY,
+        roots=tuple(key.public_key for key in artifacts.ROOTS),
         root_threshold=2,
         least_trust_version=1,
     ).save(home.identity_file)
     with Supervisor(run.logs, say=lambda _line: None) as supervisor:
         supervisor.start(mosquitto.spec(run, port, tls, plain_port=plain))
         broker = Broker(run, port, tls, supervisor)
-        broker.add_device(rig.DEVICE, SECRET)
+        broker.add_device(artifacts.DEVICE, SECRET)
         with (
             Client(broker, "svc.test-0", broker.secret("svc.test-0")) as backend,
             EmulatedDevice(home, broker_port=plain, data=watch_dir()) as device,
         ):
-            backend.publish(topics.TRUST, rig.signed_trust(rig.trust()), retain=True)
+            backend.publish(topics.TRUST, artifacts.signed_trust(artifacts.trust()), retain=True)
             device.wait_until_ready()
             device.power_on()
             yield Bench(broker, backend, device)

@@ -12,7 +12,7 @@ from device_firmware.host.core import CODES, State
 from device_firmware.host.rv32.bench import Script, Verb
 from fleet.mqtt import topics
 from ota.tensors import GoldenBlob
-from tests.firmware import rig
+from tests.firmware import artifacts
 from tests.firmware.rv32 import stories
 from tests.firmware.rv32.conftest import Run
 from tests.firmware.rv32.documents import FOLDER
@@ -30,10 +30,10 @@ def install(case: dict[str, Any], leaves: bytes) -> tuple[Script, int]:
     """A device with just enough room that is offered the map's model with this leaf list; its last answer."""
     model, blob = pattern(LEAVES["seed"], case["size"]), pattern(LEAVES["blob_seed"], case["blob_size"])
     golden = {"golden": GoldenBlob(len(blob), hashlib.sha256(blob).digest(), 1, 0)} if blob else {}
-    item = rig.artifact(
+    item = artifacts.artifact(
         data=model,
         blob=blob,
-        signers=(rig.RELEASE, rig.RELEASE2),
+        signers=(artifacts.RELEASE, artifacts.RELEASE2),
         leaves_sha256=bytes.fromhex(case["leaves_sha256"]),
         manifest_changes=golden,
     )

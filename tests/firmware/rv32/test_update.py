@@ -46,10 +46,10 @@ def test_an_install_and_an_update_are_confirmed(on_chip: Run, blob: bool) -> Non
 
 
 def test_a_model_that_one_of_two_keys_signed_is_refused(on_chip: Run) -> None:
-    from tests.firmware import rig
+    from tests.firmware import artifacts
 
     script = stories.device()
-    item = rig.artifact(3, size=5_000)
+    item = artifacts.artifact(3, size=5_000)
     stories.publish(script, item)
     script.link(True)
     script.drive(20)
