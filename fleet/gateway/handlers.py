@@ -7,7 +7,7 @@ The two have broker sessions of their own, so that a backlog of telemetry never 
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from django.db import connection, transaction
@@ -29,6 +29,9 @@ from fleet.telemetry.ingest import Delivery
 LOCK_TIMEOUT_S: Final = 2
 STATEMENT_TIMEOUT_S: Final = 30
 MAX_TRACKED: Final = 100_000
+WARY: Final = timedelta(minutes=1)
+"""How long after a window that was stored already more such are expected: they come in crowds, after a lost
+connection or from a device that lost an acknowledgement."""
 
 
 class Handler(ABC):
@@ -148,6 +151,7 @@ class Measurements(Handler):
     def __init__(self, reader: Reader, *, slot: int) -> None:
         super().__init__(reader, slot=slot)
         self._touched: dict[str, datetime] = {}
+        self._wary_until = datetime.min.replace(tzinfo=UTC)
 
     def handle(self, messages: Sequence[Arrived], *, now: datetime) -> None:
         from ota import reports  # see Control
@@ -161,11 +165,12 @@ class Measurements(Handler):
         deliveries = [batch for batch, is_authentic in batches if is_authentic]
         shown = [batch for batch, is_authentic in batches if not is_authentic]
         events = [(one.device_id, one.content) for one in understood if isinstance(one.content, Event)]
+        expects_repeats = now < self._wary_until or any(message.is_again for message in messages)
         # Before the transaction: a new partition is locked until its transaction ends.
         ingest.ensure_partitions(deliveries)
         with transaction.atomic():
             _set_timeouts()
-            stored = ingest.store(deliveries, slot=self._slot, now=now)
+            stored = ingest.store(deliveries, slot=self._slot, now=now, expects_repeats=expects_repeats)
             kept = unproven.store(shown, now=now)
             fresh = timeline.record_events(events, now=now)
             for device_id, event in fresh:
@@ -175,6 +180,8 @@ class Measurements(Handler):
             dead.record(refused, slot=self._slot, now=now)
             arrivals.count(len(messages), len(refused), slot=self._slot, now=now)
         self._touched.update(dict.fromkeys(heard, now))
+        if stored.duplicates:
+            self._wary_until = now + WARY
         _count_messages(messages)
         _count_refused(refused)
         metrics.WINDOWS.labels("stored").inc(stored.windows)

@@ -157,7 +157,7 @@ def _store(
         if not mine:
             return
         uplinks = [letters[key] for key in mine]
-        stored = ingest.store(_deliveries(uplinks), slot=SLOT, now=now)
+        stored = ingest.store(_deliveries(uplinks), slot=SLOT, now=now, expects_repeats=True)
         sent = [(one.device_id, one.content) for one in uplinks if isinstance(one.content, Event)]
         fresh = timeline.record_events(sent, now=now)
         for device_id, event in fresh:

@@ -1,9 +1,11 @@
 """From parsed batches to rows: one transaction that counts every record once, however often it arrives.
 
-Rows are copied into a temporary table in the order in which all ingesters take them, so that two of them
-never wait for each other in a circle, inserted with ON CONFLICT DO NOTHING, and the rollups are fed from
-what that statement returned and nothing else: a redelivery returns no rows and therefore adds nothing
-anywhere.
+Rows are taken in the order in which all ingesters take them, so that two of them never wait for each other
+in a circle. Nearly always all of them are new: they are copied straight into the table, and the rollups are
+fed from a temporary copy of the same bytes. One window that is there already makes PostgreSQL refuse the
+whole copy; then, and for a while after, rows are inserted from the temporary table with ON CONFLICT DO
+NOTHING, and the rollups are fed from what that statement returned and nothing else. A redelivery adds nothing
+anywhere, either way. `tests.bench.telemetry.read_path` measures both.
 """
 
 from collections.abc import Sequence
@@ -12,7 +14,8 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
+from psycopg.errors import UniqueViolation
 
 from fleet.mqtt.codec.telemetry import Batch
 from fleet.telemetry import boots, partitions, rollups, samples, staging
@@ -21,6 +24,10 @@ from fleet.telemetry.errors import TelemetryError
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_MS: Final = 86_400_000
 
+_ROLL_UP: Final = f"""
+WITH fresh AS (SELECT {staging.NAMES} FROM tele_stage), {rollups.FROM_WINDOWS}
+SELECT count(*) FROM fresh
+"""  # noqa: S608 - names are constants of this module
 _MERGE: Final = f"""
 WITH fresh AS (
     INSERT INTO tele_window ({staging.NAMES})
@@ -80,12 +87,15 @@ def ensure_partitions(deliveries: Sequence[Delivery]) -> None:
         partitions.ensure({_time(number * _DAY_MS).date() for number in numbers}, tables=tables)
 
 
-def store(deliveries: Sequence[Delivery], *, slot: int, now: datetime) -> Stored:
+def store(
+    deliveries: Sequence[Delivery], *, slot: int, now: datetime, expects_repeats: bool = False
+) -> Stored:
     """Keep every record that is not kept yet, with its rollups, in one transaction.
 
     slot: the ingesting gateway's, 0..32,767; part of the rollup's key, so that slots never wait for each
-    other. Call `check_times` first and `ensure_partitions` before an outer transaction. Raises
-    django.db.Error; nothing is then stored.
+    other. expects_repeats: that some windows may be stored already, which changes the way there, not what is
+    stored: a straight copy that is refused was in vain and leaves dead rows. Call `check_times` first and
+    `ensure_partitions` before an outer transaction. Raises django.db.Error; nothing is then stored.
     """
     batches = [(delivery.device_id, delivery.batch) for delivery in deliveries]
     n_windows, n_inferences, n_sketches = (
@@ -99,9 +109,11 @@ def store(deliveries: Sequence[Delivery], *, slot: int, now: datetime) -> Stored
     with transaction.atomic():
         versions = _version_ids(deliveries, now)
         if n_windows:
-            staging.copy_windows(batches, versions, now=now)
+            packed = staging.pack(batches, versions, now=now)
+            staging.fill_stage(packed)
+            is_copied = not expects_repeats and _copied(packed)
             with connection.cursor() as cursor:
-                cursor.execute(_MERGE, {"slot": slot, "now": now})
+                cursor.execute(_ROLL_UP if is_copied else _MERGE, {"slot": slot, "now": now})
                 windows = int(cursor.fetchone()[0])
         if n_inferences:
             inferences = samples.store_inferences(batches, versions, now=now)
@@ -109,6 +121,18 @@ def store(deliveries: Sequence[Delivery], *, slot: int, now: datetime) -> Stored
             sketches = samples.store_sketches(batches, versions, slot=slot, now=now)
         boots.record(batches, now=now)
     return Stored(windows, inferences, sketches, n_windows - windows)
+
+
+def _copied(packed: bytes) -> bool:
+    """Copy these windows into their table, or none of them: False when one is there already."""
+    try:
+        with transaction.atomic():
+            staging.copy_into("tele_window", packed)
+    except IntegrityError as error:
+        if isinstance(error.__cause__, UniqueViolation):
+            return False
+        raise
+    return True
 
 
 def _version_ids(deliveries: Sequence[Delivery], now: datetime) -> dict[tuple[str, str, str], int]:

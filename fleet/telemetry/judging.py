@@ -81,6 +81,7 @@ def _keep(rows: Iterator[tuple[Any, ...]]) -> int:
         wrapped.execute("CREATE TEMP TABLE IF NOT EXISTS tele_drift_stage (LIKE tele_drift)")
         wrapped.execute("DELETE FROM tele_drift_stage")
         with (
+            connection.wrap_database_errors,
             connection.connection.cursor() as cursor,
             cursor.copy(f"COPY tele_drift_stage ({names}) FROM STDIN (FORMAT BINARY)") as copy,
         ):

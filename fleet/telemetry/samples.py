@@ -59,6 +59,7 @@ def _copy(table: str, columns: Sequence[tuple[str, str]], rows: Iterator[tuple[A
         wrapped.execute(f"CREATE TEMP TABLE IF NOT EXISTS {stage} (LIKE {table}) ON COMMIT DELETE ROWS")
         wrapped.execute(f"DELETE FROM {stage}")  # noqa: S608 - constants; an outer transaction may have stored
     with (
+        connection.wrap_database_errors,
         connection.connection.cursor() as cursor,
         cursor.copy(f"COPY {stage} ({names}) FROM STDIN (FORMAT BINARY)") as copy,
     ):

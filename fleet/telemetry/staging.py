@@ -39,19 +39,28 @@ _INT4: Final = 2**31 - 1
 Run = tuple[str, str, str]
 
 
-def copy_windows(batches: Iterable[tuple[str, Batch]], versions: Mapping[Run, int], *, now: datetime) -> None:
-    """Make `tele_stage` hold the windows of these batches and nothing else, in the caller's transaction.
+def fill_stage(packed: bytes) -> None:
+    """Make `tele_stage` hold these rows (`pack`) and nothing else, in the caller's transaction.
 
-    batches: device id and batch. versions: the id of each (mid, model, version). Raises django.db.Error.
+    Raises django.db.Error.
     """
-    with connection.cursor() as wrapped:
-        wrapped.execute("CREATE TEMP TABLE IF NOT EXISTS tele_stage (LIKE tele_window) ON COMMIT DELETE ROWS")
-        wrapped.execute("DELETE FROM tele_stage")  # an outer transaction may have stored before
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TEMP TABLE IF NOT EXISTS tele_stage (LIKE tele_window) ON COMMIT DELETE ROWS")
+        cursor.execute("DELETE FROM tele_stage")  # an outer transaction may have stored before
+    copy_into("tele_stage", packed)
+
+
+def copy_into(table: str, packed: bytes) -> None:
+    """Add these rows (`pack`) to a table with the columns of `tele_window`.
+
+    Raises django.db.Error; IntegrityError when a window is there already, or twice among these.
+    """
     with (
+        connection.wrap_database_errors,
         connection.connection.cursor() as cursor,
-        cursor.copy(f"COPY tele_stage ({NAMES}) FROM STDIN (FORMAT BINARY)") as copy,
+        cursor.copy(f"COPY {table} ({NAMES}) FROM STDIN (FORMAT BINARY)") as copy,
     ):
-        copy.write(pack(batches, versions, now=now))
+        copy.write(packed)
 
 
 def pack(batches: Iterable[tuple[str, Batch]], versions: Mapping[Run, int], *, now: datetime) -> bytes:

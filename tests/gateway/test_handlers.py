@@ -5,6 +5,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from fleet.devices.keys import Keyring
 from fleet.devices.models import Device, DeviceEvent, DeviceSlot, Presence
@@ -99,6 +101,32 @@ def test_telemetry_events_and_dead_letters_of_one_batch(
     assert list(DeadLetter.objects.values_list("code", "ingest_slot")) == [("unknown_device", 3)] * 2
     assert DeviceLast.objects.get().pk == "dev-1"
     assert Device.objects.get().last_seen_at == now
+
+
+def ways(measure: Measurements, messages: Sequence[Arrived], now: datetime) -> list[str]:
+    """How windows were stored: `careful` leaves out those that are there, `straight` is refused by them."""
+    with CaptureQueriesContext(connection) as seen:
+        measure.handle(messages, now=now)
+    merges = [one["sql"] for one in seen if "FROM fresh" in one["sql"]]
+    return ["careful" if "INSERT INTO tele_window" in sql else "straight" for sql in merges]
+
+
+def test_windows_go_a_careful_way_while_repetitions_are_likely(
+    measure: Measurements, board: Board, now: datetime
+) -> None:
+    """A straight copy that is refused leaves its rows behind as dead ones: once a minute at most."""
+    first, second = (board.telemetry(make_batch(now, 2, first=n)) for n in (0, 2))
+    assert ways(measure, [first], now) == ["straight"]
+    assert ways(measure, [second._replace(is_again=True)], now) == ["careful"]
+    for after_s, n in ((1, 4), (2, 6)):  # what the broker has marked does not make later ones suspect
+        fresh = board.telemetry(make_batch(now, 2, first=n))
+        assert ways(measure, [fresh], now + timedelta(seconds=after_s)) == ["straight"]
+    assert ways(measure, [first], now + timedelta(seconds=3)) == ["careful"]  # after a refused copy
+    fresh = board.telemetry(make_batch(now, 2, first=8))
+    assert ways(measure, [fresh], now + timedelta(seconds=4)) == ["careful"]
+    late = board.telemetry(make_batch(now, 2, first=10))
+    assert ways(measure, [late], now + timedelta(seconds=64)) == ["straight"]
+    assert Window.objects.count() == 12
 
 
 def test_an_event_gives_a_job_its_code(

@@ -4,13 +4,13 @@ import random
 from datetime import datetime, timedelta
 
 import pytest
-from django.db import connection
+from django.db import DataError, connection, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fleet.devices import classes
 from fleet.devices.models import Device
-from fleet.telemetry import ingest, partitions
+from fleet.telemetry import ingest, partitions, staging
 from fleet.telemetry.errors import TelemetryError
 from fleet.telemetry.ingest import Delivery
 from fleet.telemetry.models import DeviceLast, Minute, Version, Window
@@ -52,18 +52,40 @@ def test_a_batch_becomes_rows_rollups_and_a_last_value(now: datetime) -> None:
     assert (version.model, version.version, version.id) == ("activity", "1.0.0", last.version_id)
 
 
-def test_a_redelivery_counts_once_and_feeds_no_rollup(now: datetime) -> None:
+@pytest.mark.parametrize("expects_repeats", [False, True])
+def test_a_redelivery_counts_once_and_feeds_no_rollup(now: datetime, expects_repeats: bool) -> None:
     delivery = Delivery("dev-1", make_batch(now, 5))
-    assert ingest.store([delivery], slot=0, now=now).windows == 5
-    again = ingest.store([delivery, delivery], slot=1, now=now + timedelta(hours=2))
+    assert ingest.store([delivery], slot=0, now=now, expects_repeats=expects_repeats).windows == 5
+    later = now + timedelta(hours=2)
+    again = ingest.store([delivery, delivery], slot=1, now=later, expects_repeats=expects_repeats)
     assert (again.windows, again.duplicates) == (0, 10)
     assert totals()[0] == 5
 
 
-def test_a_batch_twice_in_one_call_counts_once(now: datetime) -> None:
+@pytest.mark.parametrize("expects_repeats", [False, True])
+def test_a_batch_twice_in_one_call_counts_once(now: datetime, expects_repeats: bool) -> None:
     delivery = Delivery("dev-1", make_batch(now, 5))
-    assert ingest.store([delivery, delivery], slot=0, now=now).duplicates == 5
+    stored = ingest.store([delivery, delivery], slot=0, now=now, expects_repeats=expects_repeats)
+    assert stored.duplicates == 5
     assert totals()[0] == 5
+
+
+@pytest.mark.parametrize("expects_repeats", [False, True])
+def test_one_window_that_is_there_already_does_not_keep_the_others_out(
+    now: datetime, expects_repeats: bool
+) -> None:
+    ingest.store([Delivery("dev-2", make_batch(now, 1, first=2))], slot=0, now=now)
+    some = [Delivery(f"dev-{n}", make_batch(now - timedelta(seconds=20), 4)) for n in (1, 2, 3)]
+    stored = ingest.store(some, slot=0, now=now, expects_repeats=expects_repeats)
+    assert (stored.windows, stored.duplicates) == (11, 1)
+    assert totals()[0] == 12
+    assert Window.objects.filter(device_id="dev-2").count() == 4
+
+
+def test_what_the_database_says_to_a_copy_is_an_error_of_the_database() -> None:
+    """Else a gateway takes a database that went away in the middle of a copy for a bad message."""
+    with pytest.raises(DataError), transaction.atomic():
+        staging.fill_stage(b"not a binary copy, whatever it may be")
 
 
 def test_slots_and_classes_have_rows_of_their_own(now: datetime) -> None:
@@ -164,7 +186,8 @@ def test_any_order_of_any_repetitions_gives_the_same_totals(seed: int) -> None:
     windows = 0
     while stream:
         cut = rng.randrange(1, len(stream) + 1)
-        windows += ingest.store(stream[:cut], slot=rng.randrange(2), now=NOW).windows
+        expects = rng.random() < 0.5
+        windows += ingest.store(stream[:cut], slot=rng.randrange(2), now=NOW, expects_repeats=expects).windows
         stream = stream[cut:]
     assert windows == 36 == totals()[0]
     assert totals()[1] == sum(w.n for delivery in sent for w in delivery.batch.windows)
