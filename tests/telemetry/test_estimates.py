@@ -237,6 +237,24 @@ def test_devices_compared_with_each_other_only_leave_drift_unknown(week: dict[st
     assert [one.reason for one in ask().series] == ["drift_unknown"]
 
 
+def test_a_range_that_begins_before_drift_is_kept_has_no_estimate(week: dict[str, float]) -> None:
+    """Days of devices are kept thirteen months, what was judged of them 90 days."""
+    calibrations.ensure(NOW)
+    kept_from = TODAY - 90 * DAY
+    for n, at in enumerate((kept_from - 20 * DAY, kept_from + 2 * DAY, NOW - HOUR)):
+        report(week, at, random.Random(n), boot=30 + n)
+    judged(list(week))
+    known, unknown = (ask(start=kept_from + n * DAY).series[0] for n in (1, 0))
+    assert (known.reason, [p.n for p in known.points if p.value is not None]) == ("", [20 * N] * 9)
+    assert unknown.reason == "drift_unknown", "how it began is not known any more"
+    early = ask(start=kept_from - 30 * DAY)
+    assert [one.reason for one in early.series] == ["drift_unknown"]
+    assert {p.value for one in early.series for p in one.points} == {None}
+    assert [one.reason for one in ask("mean", start=kept_from - 30 * DAY).series] == ["drift_unknown"]
+    judged(list(week), flagged=5, end=NOW - 2 * HOUR)
+    assert [one.reason for one in ask(start=kept_from - 30 * DAY).series] == ["drift_active"]
+
+
 def test_an_offset_that_raises_confidence_gives_no_estimate(ids: list[str]) -> None:
     """Real wear through the shipped C: the reference is yesterday, the fault begins at eleven."""
     yesterday = TODAY - HOUR
