@@ -66,9 +66,7 @@ class Handler(ABC):
     def _read(self, messages: Sequence[Arrived], now: datetime) -> tuple[list[Uplink], list[Refused]]:
         understood: list[Uplink] = []
         refused: list[Refused] = []
-        self._reader.prepare(messages)
-        for message in messages:
-            found = self._reader.read(message, now=now)
+        for found in self._reader.read_all(messages, now=now):
             if isinstance(found, Refused):
                 refused.append(found)
             else:
