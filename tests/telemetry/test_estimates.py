@@ -19,7 +19,7 @@ from fleet.telemetry.drift_models import WindowDrift
 from fleet.telemetry.errors import QueryError, TelemetryError
 from fleet.telemetry.ingest import Delivery
 from fleet.telemetry.labels import Given
-from fleet.telemetry.models import Inference, Version
+from fleet.telemetry.models import DeviceDay, Inference, Version
 from fleet.telemetry.queries import TelemetryQuery, TelemetryResult
 from tests.alerts.planting import plant_devices
 from tests.conftest import NOW
@@ -339,3 +339,47 @@ def test_another_reference_makes_another_line(week: dict[str, float]) -> None:
     assert calibrations.ensure(NOW) == 1
     row = Calibration.objects.get()
     assert (row.started_at, row.n) == (WEEK_FROM + 6 * DAY, 20 * N // 10)
+
+
+def calibrate(capsys: pytest.CaptureFixture[str]) -> str:
+    call_command("telemetry", "calibrate", MID, "host-a")
+    return capsys.readouterr().out.strip()
+
+
+def test_calibrating_again_says_when_the_line_before_holds(
+    week: dict[str, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibrations.ensure(NOW)
+    first = Calibration.objects.get()
+    held = "the line of 2026-05-02 12:00 UTC holds: from 28,000 proxy labels of 20 devices"
+    assert calibrate(capsys).startswith(f"activity 1.0.0: the labels say the same, {held}")
+    DeviceDay.objects.filter(day__lt=WEEK_FROM + 3 * DAY).delete()
+    assert calibrate(capsys).startswith(f"activity 1.0.0: fewer labels are there now, {held}")
+    DeviceDay.objects.all().delete()
+    assert held in calibrate(capsys)
+    kept = Calibration.objects.get()
+    assert (kept.made_at, kept.intercept, kept.slope) == (NOW, first.intercept, first.slope)
+    assert kept.tried_at > NOW
+    assert AuditEvent.objects.filter(verb="telemetry.calibration").count() == 1
+
+
+def test_another_reference_without_labels_ends_the_line_and_the_audit_trail_says_so(
+    week: dict[str, float],
+) -> None:
+    calibrations.ensure(NOW)
+    run = Version.objects.get()
+    sketches(list(week), WEEK_FROM + 7 * DAY + HOUR, boot=21)
+    baselines.take(run.pk, "host-a", WEEK_FROM + 7 * DAY, TODAY, actor=OLGA, now=NOW)
+    with pytest.raises(TelemetryError, match="uncalibrated"):
+        calibrations.take(run.pk, "host-a", actor=OLGA, now=NOW + HOUR)
+    row = Calibration.objects.get()
+    assert (row.kind, row.n, row.devices, row.made_at) == ("", 0, 0, None)
+    last = AuditEvent.objects.filter(verb="telemetry.calibration").latest("id")
+    assert (last.actor, last.after["devices"], last.after["from"]) == (
+        "olga", 0, (WEEK_FROM + 7 * DAY).isoformat(),
+    )  # fmt: skip
+    report(week, NOW - HOUR, random.Random(1), boot=30)
+    judged(list(week))
+    assert [one.reason for one in ask().series] == ["uncalibrated"]
+    assert calibrations.ensure(NOW + 2 * DAY) == 0
+    assert AuditEvent.objects.filter(verb="telemetry.calibration").count() == 2, "ended once"
