@@ -171,7 +171,8 @@ class Measurements(Handler):
             heard = self._due({one.device_id for one in understood}, now)
             presence.touch(heard, now)
             dead.record(refused, slot=self._slot, now=now)
-            arrivals.count(len(messages), len(refused), slot=self._slot, now=now)
+            # Without those that nothing authenticates: they would make the share of refused ones small.
+            arrivals.count(len(messages) - len(shown), len(refused), slot=self._slot, now=now)
         self._touched.update(dict.fromkeys(heard, now))
         _count_messages(messages)
         _count_refused(refused)
