@@ -8,6 +8,7 @@ import logging
 import threading
 from typing import Final
 
+from django.conf import settings
 from django.db import connection
 
 from fleet.gateway import heartbeat
@@ -36,7 +37,8 @@ def run(*, slot: int, stop: threading.Event) -> bool:
     identity = wait_for_database(stop)
     if identity is None:
         return False
-    number, handler = telemetry_user(slot), Measurements(Reader(identity), slot=slot)
+    judge = Reader(identity, takes_json=settings.DEBUG_JSON)
+    number, handler = telemetry_user(slot), Measurements(judge, slot=slot)
     group = share_group(identity)
     leave = [topics.uplink_filter(kind, share=share) for kind in handler.kinds for share in ("", group)]
     user = lease_user(f"svc.gateway-{number}", stop)

@@ -69,9 +69,7 @@ class Handler(ABC):
     def _read(self, messages: Sequence[Arrived], now: datetime) -> tuple[list[Uplink], list[Refused]]:
         understood: list[Uplink] = []
         refused: list[Refused] = []
-        self._reader.prepare(messages)
-        for message in messages:
-            found = self._reader.read(message, now=now)
+        for found in self._reader.read_all(messages, now=now):
             if isinstance(found, Refused):
                 refused.append(found)
             else:
@@ -178,7 +176,8 @@ class Measurements(Handler):
             heard = self._due({one.device_id for one in understood}, now)
             presence.touch(heard, now)
             dead.record(refused, slot=self._slot, now=now)
-            arrivals.count(len(messages), len(refused), slot=self._slot, now=now)
+            # Without those that nothing authenticates: they would make the share of refused ones small.
+            arrivals.count(len(messages) - len(shown), len(refused), slot=self._slot, now=now)
         self._touched.update(dict.fromkeys(heard, now))
         if stored.duplicates:
             self._wary_until = now + WARY

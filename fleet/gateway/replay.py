@@ -86,10 +86,9 @@ def replay(reader: Reader, code: str, *, actor: Actor, now: datetime, device_id:
         messages = {
             (at, number): Arrived(topic, payload, False, 0, 0) for at, number, topic, payload in letters
         }
-        reader.prepare(messages.values())
         understood: dict[tuple[datetime, int], Uplink] = {}
-        for key, message in messages.items():
-            found = reader.read(message, now=now)
+        read = reader.read_all(list(messages.values()), now=now)
+        for key, found in zip(messages, read, strict=True):
             if isinstance(found, Refused):
                 done.refused[found.code] += 1
             else:

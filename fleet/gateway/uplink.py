@@ -1,6 +1,6 @@
 """From bytes of a topic to something known: which device, authentic or not, and what it says."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -54,16 +54,32 @@ class Reader:
         self._takes_json = takes_json
         self._new_runs = NewRuns()
 
-    def prepare(self, messages: Iterable[Arrived]) -> None:
-        """Read the keys of the devices of these messages together. Raises django.db.Error and SealError."""
-        self._keyring.load({_device_of(message.topic) for message in messages} - {""})
-
-    def read(self, message: Arrived, *, now: datetime) -> Uplink | Refused:
-        """What a message says, or why it is refused, with a code of `fleet.telemetry.dead.CODES`.
+    def read_all(self, messages: Sequence[Arrived], *, now: datetime) -> list[Uplink | Refused]:
+        """What each message says, or why it is refused, with a code of `fleet.telemetry.dead.CODES`.
 
         The device is the one the topic names, which the broker's rules tie to its sender and the MAC to its
-        key. Size comes first: too large a message is not parsed. Raises django.db.Error and SealError.
+        key. Size comes first: too large a message is not parsed. Keys, and model runs that nobody knew, are
+        asked for together. Raises django.db.Error and SealError.
         """
+        self._keyring.load({_device_of(message.topic) for message in messages} - {""})
+        found = [self._read(message, now) for message in messages]
+        sent = [
+            (place, (one.device_id, one.content))
+            for place, one in enumerate(found)
+            if isinstance(one, Uplink) and isinstance(one.content, Batch) and one.is_authentic
+        ]
+        for n in self._new_runs.excess([one for _, one in sent], now=now):
+            place, (device_id, _) = sent[n]
+            message = messages[place]
+            text = f"more than {self._new_runs.most} model runs that were not known, in a day"
+            found[place] = Refused(device_id, message.topic, "too_many_versions", text, message.payload)
+        return found
+
+    def read(self, message: Arrived, *, now: datetime) -> Uplink | Refused:
+        """As `read_all`, of one message."""
+        return self.read_all([message], now=now)[0]
+
+    def _read(self, message: Arrived, now: datetime) -> Uplink | Refused:
         device_id = ""
         try:
             device_id, kind = _parsed(message.topic)
@@ -115,7 +131,6 @@ class Reader:
             return parse_event(payload)
         batch = parse_batch(payload)
         ingest.check_times(batch, now=now)
-        self._new_runs.check(device_id, batch, now=now)
         return batch
 
     def _unproven(self, message: Arrived, now: datetime) -> Batch:

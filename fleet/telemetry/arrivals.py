@@ -2,7 +2,8 @@
 
 Dead letters alone do not say what share of all messages they are, and of one device only the first hundred an
 hour are kept. These are counted in the transaction of the messages, by each gateway's slot in a row of its
-own, so that no gateway waits for another. Telemetry and events only: reports and presence are not counted.
+own, so that no gateway waits for another. Telemetry and events only, without JSON that nothing
+authenticates: reports and presence are not counted.
 """
 
 from datetime import datetime, timedelta

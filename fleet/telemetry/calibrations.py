@@ -13,13 +13,16 @@ score      the mean top score of windows, in 1e-4 and of every inference. The de
            sketches: the same quantity in tenths, which no rollup of single devices has.
 
 A line is made when its reference is, and again once a day until 31 days after the range, because labels come
-up to 30 days late. Each that says something new leaves an audit row.
+up to 30 days late. Where fewer labels are found than it was made from it holds: retention took their samples
+meanwhile. When the reference is of another range it ends, whatever is found there. Each that is new leaves an
+audit row, and so does an end without another one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import Any, Final
 
 from django.db import connection, transaction
@@ -41,6 +44,16 @@ MOST_RUNS: Final = 50
 AGAIN: Final = timedelta(days=1)
 LATE: Final = timedelta(days=31)
 _LOCK: Final = 0x7E1E_0006
+
+
+class Found(Enum):
+    """What the labels of a range say of the line that is kept: there is another one, or it holds because they
+    say the same, or because they are fewer than it was made from.
+    """
+
+    NEW, SAME, FEWER = "new", "same", "fewer"
+
+
 _DELAYED: Final = """
     SELECT l.device_id, avg(i.score) / 1e4, avg((l.label = l.top)::int), count(*)
     FROM tele_label l JOIN tele_inference i
@@ -75,14 +88,16 @@ def ensure(now: datetime) -> int:
     with connection.cursor() as cursor:
         cursor.execute(_DUE, {"again": now - AGAIN, "late": now - LATE, "most": MOST_RUNS})
         due = cursor.fetchall()
-    return sum(_make(*one, actor=SYSTEM, now=now) is not None for one in due)
+    made = [_make(*one, actor=SYSTEM, now=now) for one in due]
+    return sum(found is Found.NEW and line.devices > 0 for line, found in made)
 
 
-def take(version_id: int, device_class: str, *, actor: Actor, now: datetime) -> Calibration:
-    """Make the line of a run on a class anew from the labels that its reference's range has by now.
+def take(version_id: int, device_class: str, *, actor: Actor, now: datetime) -> tuple[Calibration, Found]:
+    """Make the line of a run on a class anew from the labels that its reference's range has by now; the line
+    that holds, and whether it is a new one.
 
-    Raises TelemetryError `no_baseline` without a reference, `uncalibrated` with too few labels; the line
-    before then stays.
+    Raises TelemetryError `no_baseline` without a reference, `uncalibrated` when no line holds: there are too
+    few labels, and the line before was of another range or there was none.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -93,58 +108,57 @@ def take(version_id: int, device_class: str, *, actor: Actor, now: datetime) -> 
         row = cursor.fetchone()
     if row is None:
         raise TelemetryError("no_baseline", "the run has no reference on this class yet")
-    _make(version_id, device_class, *row, actor=actor, now=now)
-    made = Calibration.objects.get(version_id=version_id, device_class=device_class)
-    if not made.devices:
+    line, found = _make(version_id, device_class, *row, actor=actor, now=now)
+    if not line.devices:
         raise TelemetryError(
             "uncalibrated",
             f"fewer than {LEAST_DEVICES} devices have {LEAST_LABELS} labels in the range of the reference",
         )
-    return made
+    return line, found
 
 
 def _make(
     version_id: int, device_class: str, start: datetime, end: datetime, *, actor: Actor, now: datetime
-) -> Calibration | None:
-    """Fit and keep; the line when it is another one than before, which of two workers one finds."""
+) -> tuple[Calibration, Found]:
+    """Fit and keep; the line that holds then, NEW for one of two workers."""
     about: dict[str, Any] = {"version_id": version_id, "device_class": device_class}
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         kind, rows = _labelled({**about, "start": start, "end": end})
-        before = Calibration.objects.filter(**about).first()
-        is_other_range = before is None or (before.started_at, before.ended_at) != (start, end)
-        n = sum(row[3] for row in rows)
-        if before is not None and not is_other_range and _is_less(kind, n, before):
-            rows = []
-        values: dict[str, Any] = {"started_at": start, "ended_at": end, "tried_at": now}
+        before = Calibration.objects.filter(**about).first() or Calibration(**about)
+        values: dict[str, Any] = {"kind": "", "n": 0, "devices": 0, "made_at": None}
         if rows:
             line = fit([(confidence, accuracy) for _, confidence, accuracy, _ in rows])
-            values |= {**vars(line), "kind": kind, "n": n, "made_at": now}
-        elif is_other_range:
-            values |= {"kind": "", "n": 0, "devices": 0, "made_at": None}
-        made, _ = Calibration.objects.update_or_create(**about, defaults=values)
-        is_new = before is None or any(
-            getattr(before, name) != getattr(made, name)
-            for name in ("started_at", "ended_at", "kind", "n", "intercept", "slope")
+            values = {**vars(line), "kind": kind, "n": sum(row[3] for row in rows), "made_at": now}
+        found = Found.NEW
+        if (before.started_at, before.ended_at) == (start, end):
+            if _is_less(kind, values["n"], before):
+                found = Found.FEWER
+            elif all(getattr(before, name) == values[name] for name in values if name != "made_at"):
+                found = Found.SAME
+        if found is not Found.NEW:
+            values = {}
+        made, _ = Calibration.objects.update_or_create(
+            **about, defaults={**values, "started_at": start, "ended_at": end, "tried_at": now}
         )
-        if not rows or not is_new:
-            return None
-        audit.record(
-            actor=actor, verb="telemetry.calibration", subject_kind="telemetry",
-            subject_id=f"run {version_id}", at=now,
-            after={
-                "device_class": device_class, "from": start.isoformat(), "to": end.isoformat(), "kind": kind,
-                "n": made.n, "devices": made.devices, "slope": round(made.slope, 4),
-                "intercept": round(made.intercept, 4),
-            },
-        )  # fmt: skip
-    return made
+        if found is Found.NEW and (made.devices or before.devices):
+            audit.record(
+                actor=actor, verb="telemetry.calibration", subject_kind="telemetry",
+                subject_id=f"run {version_id}", at=now,
+                after={
+                    "device_class": device_class, "from": start.isoformat(), "to": end.isoformat(),
+                    "kind": made.kind, "n": made.n, "devices": made.devices,
+                    **{name: round(getattr(made, name), 4) for name in ("slope", "intercept") if rows},
+                },
+            )  # fmt: skip
+    return made, found
 
 
 def _is_less(kind: str, n: int, before: Calibration) -> bool:
     """Whether fewer labels of the range are found than before: retention took their samples meanwhile."""
-    return (before.kind == DELAYED and kind != DELAYED) or (kind == before.kind and n < before.n)
+    better = ("", PROXY, DELAYED).index
+    return (better(kind), n) < (better(before.kind), before.n)
 
 
 def _labelled(asked: dict[str, Any]) -> tuple[str, list[tuple[str, float, float, int]]]:

@@ -24,6 +24,12 @@ _SELECTED: Final = """
 """
 
 
+def span(start: datetime, end: datetime) -> list[date]:
+    """UTC days that [start, end) touches."""
+    first = start.astimezone(UTC).date()
+    return [first + n * _DAY for n in range((_last(end) - first).days + 1)]
+
+
 def days(kind: str, start: datetime, end: datetime) -> list[date]:
     """UTC days of [start, end) that are read from the cold tier; none when it is off."""
     if not cold.is_on():
@@ -33,11 +39,10 @@ def days(kind: str, start: datetime, end: datetime) -> list[date]:
 
 def missing(kind: str, table: str, start: datetime, end: datetime, *, oldest: date) -> list[date]:
     """UTC days of [start, end) before `oldest` that neither the cold tier nor the database has any more."""
-    first, last = start.astimezone(UTC).date(), min(_last(end), oldest - _DAY)
     kept = set(days(kind, start, end))
     if cold.is_on():  # without it a partition past retention may go at any moment
         kept |= set(partitions.existing(table))
-    return [day for n in range((last - first).days + 1) if (day := first + n * _DAY) not in kept]
+    return [day for day in span(start, end) if day < oldest and day not in kept]
 
 
 def allowed(

@@ -6,7 +6,8 @@ mean confidence rose from .88 to .92. So a series has values only when every run
 why:
 
     uncalibrated   a run on a class that it counts has no reference of drift yet, or too few labels in it
-    drift_unknown  no sketch of it was judged in the range by a reference of its own
+    drift_unknown  no sketch of it was judged in the range by a reference of its own, or the range or the
+                   day before it reaches back to where retention takes what was judged (90 days)
     drift_active   more devices drift than clean ones do, for certain
 
 Drift is that of single devices (`judging.py`), against the run's reference and not against each other: MANY
@@ -29,7 +30,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from fleet.telemetry import calibrations, cohorts, sources, statements
+from fleet.telemetry import calibrations, cohorts, partitions, sources, statements
 from fleet.telemetry.calibration_models import Calibration
 from fleet.telemetry.catalogue import TelemetryQuery
 from fleet.telemetry.intervals import share_at_least
@@ -97,12 +98,14 @@ def answer(
     hopeful = {one for _, one in found} - set(reasons)
     if hopeful:
         judged = _drift(question, selected, bound, now=now)
+        kept_from = now - timedelta(days=partitions.TABLES["tele_drift"].keep_days)
+        is_kept = partitions.day_of(question.start - BACK) >= partitions.day_of(kept_from)
         for one in hopeful:
             devices, drifting = judged.get(one, (0, 0))
-            if not devices:
-                reasons[one] = DRIFT_UNKNOWN
-            elif share_at_least(drifting, max(drifting, devices)) > CLEAN_RATE:
+            if devices and share_at_least(drifting, max(drifting, devices)) > CLEAN_RATE:
                 reasons[one] = DRIFT_ACTIVE
+            elif not devices or not is_kept:
+                reasons[one] = DRIFT_UNKNOWN
     lines = {key: line for key, (line, _) in known.items()}
     rows = []
     for (bucket, one), parts in sorted(found.items()):

@@ -1,9 +1,10 @@
 """Raw rows as NDJSON, CSV or Parquet, from a cursor of the server: memory is that of one batch, however many
 come (`export_forms`). Days past retention come from the cold tier, where there is one (`cold_export`).
 
-An export has its own connection and one snapshot, so that what it gives fits together. It holds that snapshot
-while the client reads: a slow client may take MOST_S and at most SLOTS exports run, since old rows cannot be
-vacuumed and partitions cannot be dropped meanwhile.
+An export has its own connection and one snapshot, so that what it gives fits together. With the snapshot it
+locks the partitions (ACCESS SHARE): a snapshot keeps rows, but not the table that they are in. What retention
+took before that is refused, not left out. It holds both while the client reads: a slow client may take MOST_S
+and at most SLOTS exports run, since old rows cannot be vacuumed and partitions cannot be dropped meanwhile.
 """
 
 # ruff: noqa: S608 - statements are put together from constants and the SQL of query sets
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, Protocol
@@ -183,29 +184,36 @@ def open_export(wanted: Wanted, *, now: datetime, clock: Callable[[], float] = t
     exports run, `query_timeout`, and what `selection.condition` raises.
     """
     check(wanted, now=now)
-    with _Opening(wanted, now) as opening:
-        opening.take(_LOCK, SLOTS, f"{SLOTS} exports are under way, at most as many can be: ask later")
-        if opening.exceeds(MOST_ROWS):
-            raise QueryError(
-                "too_many_rows", f"more than {MOST_ROWS:,} rows; ask for a shorter range or fewer devices"
-            )
-        until = clock() + MOST_S
-        return opening.export(lambda: clock() > until)
+    try:
+        with _Opening(wanted, now, now) as opening:
+            opening.take(_LOCK, SLOTS, f"{SLOTS} exports are under way, at most as many can be: ask later")
+            if opening.exceeds(MOST_ROWS):
+                raise QueryError(
+                    "too_many_rows", f"more than {MOST_ROWS:,} rows; ask for a shorter range or fewer devices"
+                )
+            until = clock() + MOST_S
+            return opening.export(lambda: clock() > until)
+    except psycopg.errors.QueryCanceled as error:
+        raise QueryError("query_timeout", f"not begun within {TIMEOUT_S} s: ask later") from error
 
 
-def count(wanted: Wanted, most: int, *, now: datetime, timeout_s: int) -> int:
-    """Rows of an export, at most `most`. Raises QueryError `query_timeout`, what `selection.condition`
-    raises.
+def count(wanted: Wanted, most: int, *, asked_at: datetime, now: datetime, timeout_s: int) -> int:
+    """Rows of an export that was asked for at `asked_at`, at most `most`. Raises psycopg.Error, QueryError
+    `query_timeout`, `raw_expired` when retention took a day meanwhile, what `selection.condition` raises.
     """
-    with _Opening(wanted, now) as opening:
+    with _Opening(wanted, asked_at, now) as opening:
         return opening.count(most, timeout_s=timeout_s)
 
 
-def open_part(wanted: Wanted, *, now: datetime, lock: int, has_head: bool) -> Export | None:
-    """As `open_export`, of a part of what was checked and counted before; None when another session holds the
-    lock `lock`, which the part holds until it is closed. has_head: as of `export_forms.writer`.
+def open_part(
+    wanted: Wanted, *, asked_at: datetime, now: datetime, lock: int, has_head: bool
+) -> Export | None:
+    """As `open_export`, of a part of what was checked and counted before, at `asked_at`; None when another
+    session holds the lock `lock`, which the part holds until it is closed. has_head: as of
+    `export_forms.writer`. Raises psycopg.Error, and QueryError `raw_expired` when retention took a day
+    meanwhile.
     """
-    with _Opening(wanted, now) as opening:
+    with _Opening(wanted, asked_at, now) as opening:
         try:
             opening.take(lock, 1, "another worker is at it")
         except QueryError:
@@ -214,14 +222,19 @@ def open_part(wanted: Wanted, *, now: datetime, lock: int, has_head: bool) -> Ex
 
 
 class _Opening:
-    """A connection with one snapshot, on the way to an export: closed again unless that comes of it."""
+    """A connection with one snapshot, on the way to an export: closed again unless that comes of it.
 
-    def __init__(self, wanted: Wanted, now: datetime) -> None:
+    asked_at: what the query selects, it selects as of then. now: what is past retention.
+    """
+
+    def __init__(self, wanted: Wanted, asked_at: datetime, now: datetime) -> None:
         self._wanted = wanted
-        self._selected = condition(wanted.q, now=now)
-        table, self._names = _KINDS[wanted.kind]
+        self._now = now
+        self._table, self._names = _KINDS[wanted.kind]
+        self._existed = set(partitions.existing(self._table))
+        self._selected = condition(wanted.q, now=asked_at)
         self._source = (
-            f"FROM {table} w JOIN tele_version v ON v.id = w.version_id"
+            f"FROM {self._table} w JOIN tele_version v ON v.id = w.version_id"
             f" WHERE w.ts >= %(start)s AND w.ts < %(end)s AND {self._selected.sql}"
         )
         self._bound = {**self._selected.parameters, "start": wanted.start, "end": wanted.end}
@@ -236,13 +249,30 @@ class _Opening:
         self._opened.read_only = True
         self._plain = psycopg.ClientCursor(self._opened)
         self._plain.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_S}s'")
-        self._plain.execute("SELECT 1")  # now the snapshot is taken, and what it lacks is in the cold tier
         try:
-            self._look_in_the_cold()
+            held = self._hold()
+            self._look_in_the_cold()  # now: what left before the lock is there
+            self._miss_nothing(held)
         except BaseException:
             self._opened.close()
             raise
         return self
+
+    def _hold(self) -> set[date]:
+        """Take the snapshot and lock the partitions until the transaction ends; the days that they hold."""
+        self._plain.execute(f"SET LOCAL statement_timeout = '{TIMEOUT_S}s'")
+        self._plain.execute(f"SELECT 1 FROM {self._table} LIMIT 0")
+        self._plain.execute(
+            "SELECT c.relname FROM pg_partition_tree(%s) p JOIN pg_class c ON c.oid = p.relid WHERE p.isleaf",
+            [self._table],
+        )
+        names = [name for (name,) in self._plain.fetchall()]
+        return {day for day, _ in partitions.dated(names, self._table)}
+
+    def _miss_nothing(self, held: set[date]) -> None:
+        oldest = _oldest(self._table, self._now)
+        absent = set(cold_export.span(self._wanted.start, self._wanted.end)) - held - set(self._days)
+        _refuse(self._wanted, sorted(day for day in absent if day in self._existed or day < oldest))
 
     def _look_in_the_cold(self) -> None:
         about = self._wanted
@@ -319,18 +349,24 @@ def check(wanted: Wanted, *, now: datetime) -> None:
         raise QueryError("range_invalid", "from is not before to")
     if wanted.end - wanted.start > MAX_RANGE:
         raise QueryError("range_too_wide", "at most 13 months")
-    days = partitions.TABLES[_KINDS[wanted.kind][0]].keep_days
-    oldest = datetime.combine(partitions.day_of(now - timedelta(days=days)), datetime.min.time(), UTC)
-    if wanted.start >= oldest:
+    table = _KINDS[wanted.kind][0]
+    oldest = _oldest(table, now)
+    if wanted.start < datetime.combine(oldest, datetime.min.time(), UTC):
+        _refuse(wanted, cold_export.missing(wanted.kind, table, wanted.start, wanted.end, oldest=oldest))
+
+
+def _oldest(table: str, now: datetime) -> date:
+    """The first UTC day that retention leaves alone."""
+    return partitions.day_of(now - timedelta(days=partitions.TABLES[table].keep_days))
+
+
+def _refuse(wanted: Wanted, lost: Sequence[date]) -> None:
+    if not lost:
         return
-    lost = cold_export.missing(
-        wanted.kind, _KINDS[wanted.kind][0], wanted.start, wanted.end, oldest=oldest.date()
+    days = partitions.TABLES[_KINDS[wanted.kind][0]].keep_days
+    where = " and in the cold tier" if cold.is_on() else ""
+    raise QueryError(
+        "raw_expired",
+        f"kept are {days} days{where}; {len(lost)} of the days {lost[0]} to {lost[-1]} are not there",
+        available_from=datetime.combine(lost[-1] + timedelta(days=1), datetime.min.time(), UTC),
     )
-    if lost:
-        since = datetime.combine(lost[-1] + timedelta(days=1), datetime.min.time(), UTC)
-        where = " and in the cold tier" if cold.is_on() else ""
-        raise QueryError(
-            "raw_expired",
-            f"kept are {days} days{where}; {len(lost)} of the days {lost[0]} to {lost[-1]} are not there",
-            available_from=since,
-        )

@@ -5,7 +5,8 @@ UPDATE says that it is there. A worker that was killed leaves the parts that wer
 more, which the next worker writes again under the same name. In the end the parts become one file.
 
 Unlike a small export this is no single snapshot: each part has one of its own, and a late record for a time
-that was passed is not in the file. No transaction is open for longer than a part takes.
+that was passed is not in the file. A day that retention took before its part was written ends the export
+with `raw_expired`. No transaction is open for longer than a part takes.
 """
 
 from __future__ import annotations
@@ -179,13 +180,13 @@ def forget(*, now: datetime) -> int:
 def _step(job: ExportJob, *, now: datetime) -> bool:
     """Count it, write the next part, or end it; False when there is nothing to do for this worker."""
     if job.total is None:
-        return _count(job)
+        return _count(job, now=now)
     if job.reached >= job.end:
         return _join(job, now=now)
     reached = job.reached
     upto = min(job.end, reached + timedelta(seconds=job.step_s))
     part = Wanted(job.kind, job.form, reached, upto, job.q)
-    found = export.open_part(part, now=job.asked_at, lock=_lock(job), has_head=job.parts == 0)
+    found = export.open_part(part, asked_at=job.asked_at, now=now, lock=_lock(job), has_head=job.parts == 0)
     if found is None:
         return False
     try:
@@ -205,9 +206,9 @@ def _step(job: ExportJob, *, now: datetime) -> bool:
         found.close()
 
 
-def _count(job: ExportJob) -> bool:
+def _count(job: ExportJob, *, now: datetime) -> bool:
     wanted = Wanted(job.kind, job.form, job.start, job.end, job.q)
-    total = export.count(wanted, MOST_ROWS + 1, now=job.asked_at, timeout_s=COUNT_S)
+    total = export.count(wanted, MOST_ROWS + 1, asked_at=job.asked_at, now=now, timeout_s=COUNT_S)
     if total > MOST_ROWS:
         raise QueryError("too_many_rows", f"more than {MOST_ROWS:,} rows: ask for less")
     length_s = (job.end - job.start).total_seconds()

@@ -165,12 +165,14 @@ def kept(source: Source, query: TelemetryQuery, now: datetime) -> Source:
     """The source, when its rows reach back to the start of the query. Raises QueryError `raw_expired`."""
     days = {SKETCHES.table: 90, LABELS.table: partitions.MONTHS_13}.get(source.table, partitions.RAW_DAYS)
     oldest = partitions.day_of(now - timedelta(days=days))
-    if partitions.day_of(query.start) < oldest and query.metric in _RAW:
+    is_of_raw = query.metric in _RAW or (query.is_of_bins and query.is_by_device)
+    if partitions.day_of(query.start) < oldest and is_of_raw:
+        what = query.metric if query.metric in _RAW else f"{query.metric} of single devices"
         raise QueryError(
             "raw_expired",
-            f"{query.metric} is kept {days} days, from {oldest:%Y-%m-%d}T00:00:00Z on{_cold(source)}",
+            f"{what} is kept {days} days, from {oldest:%Y-%m-%d}T00:00:00Z on{_cold(source)}",
             available_from=_midnight(oldest),
-        )  # fmt: skip
+        )
     if partitions.day_of(query.start) < oldest:
         unit = "days" if query.is_by_device else "hours"
         raise QueryError(

@@ -23,6 +23,18 @@ _NAMES: Final = (
     "flags",
 )  # fmt: skip
 """Columns of a window as `records.Window` has its fields after `dt_ms`, and as `tele_window` names them."""
+_TRIM: Final = """
+    WITH past AS MATERIALIZED (
+        SELECT d.device_id, newest.ts, newest.seq FROM unnest(%s::text[]) AS d(device_id),
+        LATERAL (
+            SELECT o.ts, o.seq FROM tele_unproven o WHERE o.device_id = d.device_id
+            ORDER BY o.ts DESC, o.seq DESC OFFSET %s LIMIT 1
+        ) newest
+    )
+    DELETE FROM tele_unproven t USING past
+    WHERE t.device_id = past.device_id AND (t.ts, t.seq) <= (past.ts, past.seq)
+"""
+"""Materialized: where a device's rows end is looked for once, not for each of its rows."""
 _COLUMNS: Final = ("device_id", "ts", "seq", "model", "version", "mid", "slot", "received_at", *_NAMES)
 
 
@@ -78,12 +90,7 @@ def store(deliveries: Sequence[Delivery], *, now: datetime) -> int:
             [value for row in sorted(rows) for value in row],
         )
         new = int(cursor.rowcount)
-        cursor.execute(
-            "DELETE FROM tele_unproven t USING unnest(%s::text[]) AS d(device_id) WHERE"
-            " t.device_id = d.device_id AND (t.ts, t.seq) <= (SELECT o.ts, o.seq FROM tele_unproven o"
-            " WHERE o.device_id = d.device_id ORDER BY o.ts DESC, o.seq DESC OFFSET %s LIMIT 1)",
-            [sorted({one.device_id for one in deliveries}), MOST],
-        )
+        cursor.execute(_TRIM, [sorted({one.device_id for one in deliveries}), MOST])
     return new
 
 

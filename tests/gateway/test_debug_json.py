@@ -15,7 +15,7 @@ from fleet.gateway.uplink import Reader, Uplink
 from fleet.mqtt.client import Arrived
 from fleet.mqtt.codec.json_windows import json_of
 from fleet.mqtt.codec.telemetry import Batch
-from fleet.telemetry import queries, unproven
+from fleet.telemetry import arrivals, coverage, queries, unproven
 from fleet.telemetry.dead import Refused
 from fleet.telemetry.models import (
     Boot,
@@ -83,6 +83,33 @@ def test_it_counts_nowhere_and_is_shown_to_who_asks(board: Board, now: datetime)
     ]
     assert both["excluded"] == 0
     assert Device.objects.get(pk="dev-1").last_seen_at == now
+
+
+def test_what_is_taken_does_not_make_the_share_of_refused_messages_smaller(
+    board: Board, now: datetime
+) -> None:
+    start = now - timedelta(minutes=1)
+    wrong = message(make_batch(start))._replace(payload=b"{windows: 3}")
+    genuine = board.telemetry(make_batch(start, 3))
+    handler(board).handle([message(make_batch(start, 3)), wrong, genuine], now=now)
+    assert arrivals.totals(now - timedelta(minutes=1), now + timedelta(minutes=1)) == (2, 1)
+
+
+def test_numbers_that_were_used_for_it_are_missing_from_the_boot(board: Board, now: datetime) -> None:
+    start = now - timedelta(minutes=1)
+    handler(board).handle(
+        [message(make_batch(start, 3)), board.telemetry(make_batch(start, 2, first=3))], now=now
+    )
+    found = coverage.coverage(now=now + timedelta(seconds=1)).total
+    assert (found.expected, found.received, found.missing) == (5, 2, 3)
+
+
+def test_its_device_is_heard_of_as_by_presence_which_has_no_mac_either(board: Board, now: datetime) -> None:
+    """The rule `silent` reads when a device was last seen: the guide says so."""
+    Device.objects.update(last_seen_at=now - timedelta(hours=3), presence="offline")
+    handler(board).handle([message(make_batch(now - timedelta(minutes=1), 3))], now=now)
+    device = Device.objects.get(pk="dev-1")
+    assert (device.last_seen_at, device.presence) == (now, "online")
 
 
 def test_it_takes_nothing_from_a_genuine_record_of_its_number(board: Board, now: datetime) -> None:

@@ -16,7 +16,7 @@ from fleet.mqtt.client import Arrived
 from fleet.mqtt.codec.event import Event
 from fleet.mqtt.codec.names import Clock, EventKind, RefusalCode, UpdateState
 from fleet.mqtt.codec.reported import SlotReport
-from fleet.telemetry.models import DeadLetter, DeviceLast, Minute, Window
+from fleet.telemetry.models import DeadLetter, DeviceLast, Minute, Version, Window
 from tests.devices.makers import BANK, Board, make_board, make_report
 from tests.telemetry.batches import make_batch
 
@@ -168,3 +168,20 @@ def test_only_the_newest_report_of_an_attempt_is_kept() -> None:
     assert [(one.device_id, one.content.n) for one in kept] == [  # type: ignore[union-attr]
         ("a", 4), ("b", 5), ("a", 7),
     ]  # fmt: skip
+
+
+def test_new_model_runs_cost_as_many_questions_in_a_batch_of_forty_as_of_four(
+    measure: Measurements, board: Board, now: datetime
+) -> None:
+    boards = [board, *(make_board(f"dev-{n}", now) for n in range(2, 5))]
+    measure.handle([one.telemetry(make_batch(now)) for one in boards], now=now)  # keys, partitions, versions
+    asked = []
+    for first, each in ((1, 1), (2, 10), (2, 10)):
+        runs = range(first, first + each)
+        messages = [one.telemetry(make_batch(now, first=n, mid=f"{n:016x}")) for n in runs for one in boards]
+        with CaptureQueriesContext(connection) as found:
+            measure.handle(messages, now=now)
+        asked.append(len([one for one in found if "FROM tele_version" in one["sql"]]))
+    assert asked[1] == asked[0]
+    assert asked[2] < asked[0], "what is known is not asked for again but by the statement that stores"
+    assert Version.objects.count() == 12

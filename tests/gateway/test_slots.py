@@ -16,7 +16,8 @@ from fleet.gateway import drain, readiness, service
 from fleet.gateway.errors import GatewayError
 from fleet.gateway.slot_lease import SlotLease
 from fleet.mqtt.client import MqttError, take_named
-from fleet.telemetry.models import Window
+from fleet.mqtt.codec.json_windows import json_of
+from fleet.telemetry.models import DeadLetter, UnprovenWindow, Window
 from tests.devices.makers import Board, make_report
 from tests.gateway.gateways import enrolled, left_at_broker, process, running, send, wait_until
 from tests.stack.services import Broker, Client
@@ -158,6 +159,18 @@ def test_a_drained_slot_is_stored_and_gone(broker: Broker, boards: list[Board], 
         send(client, board, "telemetry", board.telemetry(make_batch(moment, first=40)).payload)
     assert drain.run(slot=1, stop=threading.Event())
     assert totals()[0] == 40
+
+
+def test_draining_reads_in_debug_mode_what_a_gateway_would(
+    broker: Broker, boards: list[Board], moment: datetime, settings: Any
+) -> None:
+    settings.DEBUG_JSON, board = True, boards[0]
+    with running(slot=1):
+        pass
+    with Client(broker, board.id, board.secret) as client:
+        send(client, board, "telemetry", json_of(make_batch(moment, 2)))
+    assert drain.run(slot=1, stop=threading.Event())
+    assert (UnprovenWindow.objects.count(), DeadLetter.objects.count()) == (2, 0)
 
 
 def test_a_slot_whose_gateway_runs_is_not_drained(

@@ -163,3 +163,14 @@ def test_a_device_brings_sixteen_unknown_model_runs_a_day(board: Board, now: dat
     assert told(40, reader=Reader(board.installation, Keyring())) == "too_many_versions", (
         "after a restart too"
     )
+
+
+def test_of_messages_that_are_read_together_the_first_sixteen_unknown_runs_pass(
+    board: Board, now: datetime
+) -> None:
+    other = make_board("dev-2", now)
+    messages = [board.telemetry(make_batch(now, first=n, mid=f"{n // 2:016x}")) for n in range(40)]
+    messages.insert(0, other.telemetry(make_batch(now, mid=f"{19:016x}")))
+    found = Reader(board.installation, Keyring()).read_all(messages, now=now)
+    assert [one.code for one in found if isinstance(one, Refused)] == ["too_many_versions"] * 8
+    assert [isinstance(one, Uplink) for one in found] == [True] * 33 + [False] * 8

@@ -110,3 +110,16 @@ def test_a_mix_that_cannot_be_asked_for_has_a_code(code: str, change: dict[str, 
     with pytest.raises(QueryError) as caught:
         ask(**{"step_s": 3600, **change})
     assert caught.value.code == code
+
+
+def test_single_devices_whose_sketches_are_gone_are_not_sent_to_a_rollup_that_has_none(db: None) -> None:
+    early = MIDNIGHT - timedelta(days=100)
+    for metric, agg in (("class_mix", ""), ("latency_us", "p95")):
+        asked = TelemetryQuery(metric, early, NOW, 86_400, agg=agg, devices=("a",))
+        with pytest.raises(QueryError) as caught:
+            queries.query(asked, now=NOW)
+        assert (caught.value.code, caught.value.least_step_s) == ("raw_expired", None)
+        assert "13 months" not in caught.value.text
+    with pytest.raises(QueryError) as caught:
+        ask(7200, start=early + timedelta(minutes=5))
+    assert caught.value.least_step_s == 3600, "hours have them"

@@ -19,7 +19,7 @@ from fleet.telemetry.drift_models import WindowDrift
 from fleet.telemetry.errors import QueryError, TelemetryError
 from fleet.telemetry.ingest import Delivery
 from fleet.telemetry.labels import Given
-from fleet.telemetry.models import Inference, Version
+from fleet.telemetry.models import DeviceDay, Inference, Version
 from fleet.telemetry.queries import TelemetryQuery, TelemetryResult
 from tests.alerts.planting import plant_devices
 from tests.conftest import NOW
@@ -237,6 +237,24 @@ def test_devices_compared_with_each_other_only_leave_drift_unknown(week: dict[st
     assert [one.reason for one in ask().series] == ["drift_unknown"]
 
 
+def test_a_range_that_begins_before_drift_is_kept_has_no_estimate(week: dict[str, float]) -> None:
+    """Days of devices are kept thirteen months, what was judged of them 90 days."""
+    calibrations.ensure(NOW)
+    kept_from = TODAY - 90 * DAY
+    for n, at in enumerate((kept_from - 20 * DAY, kept_from + 2 * DAY, NOW - HOUR)):
+        report(week, at, random.Random(n), boot=30 + n)
+    judged(list(week))
+    known, unknown = (ask(start=kept_from + n * DAY).series[0] for n in (1, 0))
+    assert (known.reason, [p.n for p in known.points if p.value is not None]) == ("", [20 * N] * 9)
+    assert unknown.reason == "drift_unknown", "how it began is not known any more"
+    early = ask(start=kept_from - 30 * DAY)
+    assert [one.reason for one in early.series] == ["drift_unknown"]
+    assert {p.value for one in early.series for p in one.points} == {None}
+    assert [one.reason for one in ask("mean", start=kept_from - 30 * DAY).series] == ["drift_unknown"]
+    judged(list(week), flagged=5, end=NOW - 2 * HOUR)
+    assert [one.reason for one in ask(start=kept_from - 30 * DAY).series] == ["drift_active"]
+
+
 def test_an_offset_that_raises_confidence_gives_no_estimate(ids: list[str]) -> None:
     """Real wear through the shipped C: the reference is yesterday, the fault begins at eleven."""
     yesterday = TODAY - HOUR
@@ -321,3 +339,47 @@ def test_another_reference_makes_another_line(week: dict[str, float]) -> None:
     assert calibrations.ensure(NOW) == 1
     row = Calibration.objects.get()
     assert (row.started_at, row.n) == (WEEK_FROM + 6 * DAY, 20 * N // 10)
+
+
+def calibrate(capsys: pytest.CaptureFixture[str]) -> str:
+    call_command("telemetry", "calibrate", MID, "host-a")
+    return capsys.readouterr().out.strip()
+
+
+def test_calibrating_again_says_when_the_line_before_holds(
+    week: dict[str, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibrations.ensure(NOW)
+    first = Calibration.objects.get()
+    held = "the line of 2026-05-02 12:00 UTC holds: from 28,000 proxy labels of 20 devices"
+    assert calibrate(capsys).startswith(f"activity 1.0.0: the labels say the same, {held}")
+    DeviceDay.objects.filter(day__lt=WEEK_FROM + 3 * DAY).delete()
+    assert calibrate(capsys).startswith(f"activity 1.0.0: fewer labels are there now, {held}")
+    DeviceDay.objects.all().delete()
+    assert held in calibrate(capsys)
+    kept = Calibration.objects.get()
+    assert (kept.made_at, kept.intercept, kept.slope) == (NOW, first.intercept, first.slope)
+    assert kept.tried_at > NOW
+    assert AuditEvent.objects.filter(verb="telemetry.calibration").count() == 1
+
+
+def test_another_reference_without_labels_ends_the_line_and_the_audit_trail_says_so(
+    week: dict[str, float],
+) -> None:
+    calibrations.ensure(NOW)
+    run = Version.objects.get()
+    sketches(list(week), WEEK_FROM + 7 * DAY + HOUR, boot=21)
+    baselines.take(run.pk, "host-a", WEEK_FROM + 7 * DAY, TODAY, actor=OLGA, now=NOW)
+    with pytest.raises(TelemetryError, match="uncalibrated"):
+        calibrations.take(run.pk, "host-a", actor=OLGA, now=NOW + HOUR)
+    row = Calibration.objects.get()
+    assert (row.kind, row.n, row.devices, row.made_at) == ("", 0, 0, None)
+    last = AuditEvent.objects.filter(verb="telemetry.calibration").latest("id")
+    assert (last.actor, last.after["devices"], last.after["from"]) == (
+        "olga", 0, (WEEK_FROM + 7 * DAY).isoformat(),
+    )  # fmt: skip
+    report(week, NOW - HOUR, random.Random(1), boot=30)
+    judged(list(week))
+    assert [one.reason for one in ask().series] == ["uncalibrated"]
+    assert calibrations.ensure(NOW + 2 * DAY) == 0
+    assert AuditEvent.objects.filter(verb="telemetry.calibration").count() == 2, "ended once"

@@ -118,9 +118,9 @@ def test_a_worker_that_dies_at_any_point_costs_no_row_and_doubles_none(
 
 def test_only_the_holder_of_its_lock_writes_a_part() -> None:
     job = asked()
-    assert export_jobs._count(job)
+    assert export_jobs._count(job, now=NOW)
     part = Wanted("window", "ndjson", START, NOW)
-    held = export.open_part(part, now=NOW, lock=export_jobs._lock(job), has_head=True)
+    held = export.open_part(part, asked_at=NOW, now=NOW, lock=export_jobs._lock(job), has_head=True)
     assert held is not None
     assert export_jobs.work(now=NOW) == 0
     held.close()

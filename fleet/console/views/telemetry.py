@@ -87,8 +87,8 @@ METRICS: dict[str, tuple[str, str, str, str, str, str]] = {
 REASONS = {
     "uncalibrated": "No estimate: it has no reference of drift yet, or too few labels in it to know what its"
     " confidence means.",
-    "drift_unknown": "No estimate: no sketch was judged by its reference in this range, so whether drift was"
-    " quiet is not known.",
+    "drift_unknown": "No estimate: no sketch was judged by its reference in this range, or what was judged is"
+    " kept no longer, so whether drift was quiet is not known.",
     "drift_active": "No estimate: devices drift, and confidence says nothing of accuracy then.",
 }
 QUERY_EXAMPLES = ("class==s3-8m;fw=ge=1.4.0", "model==activity;version=ge=2.0.0", "tag==line-2,group==pilot")

@@ -29,11 +29,17 @@ from fleet.telemetry import (
     retention,
     verification,
 )
+from fleet.telemetry.calibrations import Found
 from fleet.telemetry.errors import TelemetryError
 from fleet.telemetry.models import ColdPart, Version
 
 ACTOR = Actor("command", "manage.py telemetry")
 DAY = timedelta(days=1)
+LINES = {
+    Found.NEW: "a line",
+    Found.SAME: "the labels say the same, the line of {:%Y-%m-%d %H:%M} UTC holds:",
+    Found.FEWER: "fewer labels are there now, the line of {:%Y-%m-%d %H:%M} UTC holds:",
+}
 
 
 class Command(BaseCommand):
@@ -142,10 +148,11 @@ class Command(BaseCommand):
     def _calibrate(self, options: dict[str, Any], now: datetime) -> None:
         try:
             for run in _runs(options):
-                line = calibrations.take(run.pk, options["device_class"], actor=ACTOR, now=now)
+                line, found = calibrations.take(run.pk, options["device_class"], actor=ACTOR, now=now)
                 self.stdout.write(
-                    f"{run.model} {run.version}: a line from {line.n:,} {line.kind} labels of"
-                    f" {line.devices:,} devices: {line.intercept:+.3f} {line.slope:+.3f} x confidence"
+                    f"{run.model} {run.version}: {LINES[found].format(line.made_at)} from {line.n:,}"
+                    f" {line.kind} labels of {line.devices:,} devices: {line.intercept:+.3f}"
+                    f" {line.slope:+.3f} x confidence"
                 )
         except TelemetryError as error:
             raise CommandError(f"{error.code}: {error.text}") from error
