@@ -8,7 +8,6 @@ of them is sealed with a key that only the caller has, made of their token's sec
 import functools
 import hashlib
 import hmac
-import json
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -26,6 +25,7 @@ from psycopg.errors import LockNotAvailable
 from fleet.api.errors import ApiProblem
 from fleet.api.models import IdempotentRequest
 from fleet.api.revisions import tag
+from fleet.form_digest import form_digest
 
 KEPT = timedelta(hours=24)
 WAIT_S = 2
@@ -146,20 +146,10 @@ def _kept(
 
 def _digest(request: HttpRequest) -> str:
     """SHA-256 over method, path and body; of a form, which is read already, over its fields and files."""
-    found = hashlib.sha256(f"{request.method} {request.get_full_path()}\n".encode())
-    if request.content_type != "multipart/form-data":
-        found.update(request.body)
-        return found.hexdigest()
-    fields = sorted((name, request.POST.getlist(name)) for name in request.POST)
-    found.update(json.dumps(fields).encode())
-    for name in sorted(request.FILES):
-        for file in request.FILES.getlist(name):
-            content = hashlib.sha256()
-            for part in file.chunks():
-                content.update(part)
-            file.seek(0)
-            found.update(json.dumps([name, file.name, content.hexdigest()]).encode())
-    return found.hexdigest()
+    if request.content_type == "multipart/form-data":
+        return form_digest(request)
+    head = f"{request.method} {request.get_full_path()}\n".encode()
+    return hashlib.sha256(head + request.body).hexdigest()
 
 
 def _claim(owner: str, key: str, digest: str, now: datetime) -> IdempotentRequest | None:
