@@ -6,8 +6,8 @@ may not lack what it had, or hold what it could not. Parameters and fields that 
 here, so to remove one breaks a caller too. A new value of an answer's enumeration is growth: clients of v1
 have to live with states that they do not know.
 
-An answer that lists no fields may hold anything: which fields it has is not seen here. It may begin to list
-some, and stays open (`additionalProperties`) to the others.
+An answer that lists no fields may hold anything: which fields it has is seen by `answers` and not here. It
+may begin to list some, and stays open (`additionalProperties`) to the others.
 
 `python -m tests.api.breaking release` makes the committed document the one that later ones are held to. It
 refuses while something breaks and the version is the same: then either the change is undone, or `version` in
