@@ -8,7 +8,6 @@ of them is sealed with a key that only the caller has, made of their token's sec
 import functools
 import hashlib
 import hmac
-import json
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -26,6 +25,7 @@ from psycopg.errors import LockNotAvailable
 from fleet.api.errors import ApiProblem
 from fleet.api.models import IdempotentRequest
 from fleet.api.revisions import tag
+from fleet.form_digest import form_digest
 
 KEPT = timedelta(hours=24)
 WAIT_S = 2
@@ -103,48 +103,53 @@ def _render(result: Any, given: HttpResponse | None) -> HttpResponse:
 
 
 def _once(request: HttpRequest, key: str, run: Callable[[], HttpResponse]) -> HttpResponse:
-    """Key, change and answer commit together: after a crash there is either all of it or nothing."""
+    """Key, change and answer commit together: after a crash there is either all of it or nothing.
+
+    What follows the commit (`transaction.on_commit`) may fail: that is the answer then, and no other is kept.
+    """
     owner = request.auth.public_id  # type: ignore[attr-defined]
     digest = _digest(request)
     now = timezone.now()
     IdempotentRequest.objects.filter(created_at__lt=now - KEPT).delete()
-    failure: Exception | None = None
-    with transaction.atomic():
-        row = _claim(owner, key, digest, now)
-        if row is None:
-            return _replay(request, IdempotentRequest.objects.get(owner=owner, key=key), digest)
-        try:
-            answer = run()
-        except Exception as error:  # what the verb itself committed stays: it may move a state and refuse
-            if connection.needs_rollback:  # the database refused a statement: nothing of this can stay
-                raise
-            failure = error
-            row.delete()
-        else:
-            row.status, row.body = answer.status_code, _sealed(request, key, digest, answer.content)
-            row.headers = {name: answer[name] for name in _HEADERS if name in answer}
-            row.save(update_fields=["status", "body", "headers"])
-    if failure is not None:
-        raise failure
+    mine: IdempotentRequest | None = None
+    try:
+        with transaction.atomic():
+            mine = _claim(owner, key, digest, now)
+            if mine is None:
+                return _replay(request, IdempotentRequest.objects.get(owner=owner, key=key), digest)
+            answer = _kept(request, mine, run)
+    except Exception:
+        if mine is not None:
+            IdempotentRequest.objects.filter(pk=mine.pk).delete()
+        raise
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _kept(
+    request: HttpRequest, row: IdempotentRequest, run: Callable[[], HttpResponse]
+) -> HttpResponse | Exception:
+    """The answer, which the row holds from now on, or why there is none, and no row."""
+    try:
+        answer = run()
+    except Exception as error:  # what the verb itself committed stays: it may move a state and refuse
+        if connection.needs_rollback:  # the database refused a statement: nothing of this can stay
+            raise
+        row.delete()
+        return error
+    row.status, row.body = answer.status_code, _sealed(request, row.key, row.request_digest, answer.content)
+    row.headers = {name: answer[name] for name in _HEADERS if name in answer}
+    row.save(update_fields=["status", "body", "headers"])
     return answer
 
 
 def _digest(request: HttpRequest) -> str:
     """SHA-256 over method, path and body; of a form, which is read already, over its fields and files."""
-    found = hashlib.sha256(f"{request.method} {request.get_full_path()}\n".encode())
-    if request.content_type != "multipart/form-data":
-        found.update(request.body)
-        return found.hexdigest()
-    fields = sorted((name, request.POST.getlist(name)) for name in request.POST)
-    found.update(json.dumps(fields).encode())
-    for name in sorted(request.FILES):
-        for file in request.FILES.getlist(name):
-            content = hashlib.sha256()
-            for part in file.chunks():
-                content.update(part)
-            file.seek(0)
-            found.update(json.dumps([name, file.name, content.hexdigest()]).encode())
-    return found.hexdigest()
+    if request.content_type == "multipart/form-data":
+        return form_digest(request)
+    head = f"{request.method} {request.get_full_path()}\n".encode()
+    return hashlib.sha256(head + request.body).hexdigest()
 
 
 def _claim(owner: str, key: str, digest: str, now: datetime) -> IdempotentRequest | None:

@@ -17,15 +17,20 @@ class ListPage(models.TextChoices):
 
 
 class SentForm(models.Model):
-    """A form that was sent, by the number it carried: its work is done once (`fleet.console.once`)."""
+    """A form that was sent, by the number it carried and what it said: its work is done once
+    (`fleet.console.once`).
+    """
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
     number = models.UUIDField()
+    digest = models.CharField(max_length=64, default="")  # "" of rows from before it was kept
     at = models.DateTimeField(db_index=True)
     led_to = models.CharField(max_length=512, blank=True, default="")  # "" when it answered with a page
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["owner", "number"], name="one_deed_per_form")]
+        constraints = [
+            models.UniqueConstraint(fields=["owner", "number", "digest"], name="one_deed_per_form")
+        ]
 
     def __str__(self) -> str:
         return f"form {self.number} of {self.owner_id}"

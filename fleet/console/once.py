@@ -2,7 +2,8 @@
 
 A form that makes something carries a number of its own, drawn when its page was made (`{% once %}`). The
 first POST with it writes the number and does the work in one transaction; another waits for that, and is led
-to where the first one led. What was refused leaves no number behind: it can be mended and sent again.
+to where the first one led. What was refused leaves no number behind: it can be mended and sent again. The
+number goes with a digest of what is said: a form gone back to and sent with something else is another one.
 
 A page that answers with what is shown once (a token's text, an invitation's link) is not shown again: who
 sends such a form twice and loses the first answer makes another, and ends the one before.
@@ -25,9 +26,11 @@ from django.utils import timezone
 from fleet.accounts.models import User
 from fleet.console.access import came_from, see
 from fleet.console.models import SentForm
+from fleet.form_digest import form_digest
 
 KEPT: Final = timedelta(hours=24)
 _DONE: Final = (201, 303)
+_SAY_NOTHING: Final = ("once", "csrfmiddlewaretoken")
 View = Callable[..., HttpResponse]
 
 
@@ -42,13 +45,15 @@ def sent_once(view: View) -> View:
         if number is None:
             return view(request, *args, **kwargs)
         now = timezone.now()
+        digest = form_digest(request, without=_SAY_NOTHING)
+        sent = {"owner": cast(User, request.user), "number": number, "digest": digest}
         SentForm.objects.filter(at__lt=now - KEPT).delete()
         with transaction.atomic():
             try:
                 with transaction.atomic():
-                    row = SentForm.objects.create(owner=cast(User, request.user), number=number, at=now)
+                    row = SentForm.objects.create(**sent, at=now)
             except IntegrityError:  # it was done, by whom this waited for
-                row = SentForm.objects.get(owner=request.user.pk, number=number)
+                row = SentForm.objects.get(**sent)
                 messages.info(request, "This form was sent twice: it was done once.")
                 return see(row.led_to or came_from(request))
             answer = view(request, *args, **kwargs)

@@ -24,7 +24,8 @@ def sync() -> bool:
 
     Read and write happen under one lock, so a caller who waited for another finds its own line written
     already: sixty enrolments at once cost a few writes. Safe to repeat, and heals a crash between a commit
-    and the write. Does nothing when no password file is configured (a broker with its own user database).
+    and the write. Call it outside of every transaction, or by `on_commit`: it writes what the caller's
+    connection sees. Does nothing when no password file is configured (a broker with its own user database).
     Raises BrokerFilesError, OSError.
     """
     path, pid_file = _paths()

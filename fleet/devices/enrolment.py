@@ -184,7 +184,7 @@ def _claim(request: EnrolmentRequest, token: EnrolmentToken, by: Actor, now: dat
     device_id = request.device_id
     mac_key, secret = secrets.token_bytes(MAC_KEY_BYTES), secrets.token_hex(32)
     try:
-        with transaction.atomic():
+        with transaction.atomic(durable=True):  # the broker is given what is committed
             unused = EnrolmentToken.objects.filter(pk=token.pk, used_at__isnull=True)
             if unused.update(used_at=now, used_by=device_id, request_digest=request.digest()) != 1:
                 return False

@@ -10,6 +10,7 @@ Over REST this is a verb and not DELETE: nothing is deleted, and it takes a reas
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from django.db import transaction
@@ -29,8 +30,10 @@ EVENT: Final = "retired"
 def retire(device_id: str, *, reason: str, actor: Actor, now: datetime) -> Device:
     """Take a device out of service for good; returns it as it is then. Safe to repeat after `unavailable`.
 
-    reason: 1 to 128 characters for people. Raises RetirementError `validation` without one, `not_found` for
-    an unknown device, `illegal_transition` for one that is retired already, and `unavailable` when the
+    The broker is told once the outermost transaction is committed: a file knows no rollback, and who else
+    writes it before that sees the device in service. reason: 1 to 128 characters for people. Raises
+    RetirementError `validation` without one, `not_found` for an unknown device, `illegal_transition` for one
+    that is retired already, and `unavailable` (from the caller's commit, if it has a transaction) when the
     broker's password file cannot be written: the device is retired then, and asking again, like the next
     enrolment, ends its access.
     """
@@ -58,7 +61,7 @@ def retire(device_id: str, *, reason: str, actor: Actor, now: datetime) -> Devic
     device = Device.objects.filter(pk=device_id).first()
     if device is None:
         raise RetirementError("not_found", f"no device {device_id}")
-    _end_access(device_id)
+    transaction.on_commit(partial(_end_access, device_id))
     if not is_mine:
         text = f"retire is not possible: {device_id} is retired"
         raise RetirementError("illegal_transition", text, state="retired")

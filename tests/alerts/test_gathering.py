@@ -171,10 +171,9 @@ def test_devices_that_enrol_are_told_by_their_class(hook: Webhook, now: datetime
     assert body["data"]["links"]["page"].endswith("/devices?class=host-a")
 
 
-@pytest.mark.usefixtures("installed")
 def test_what_is_undone_is_told_to_nobody(hook: Webhook, now: datetime) -> None:
     with transaction.atomic():
-        enrolment.enrol(request(token(now)), anchor=ANCHOR, now=now)
+        announcing.note([fact(1, now)])
         assert GatheredFact.objects.count() == 1
         transaction.set_rollback(True)
     assert not GatheredFact.objects.exists()

@@ -6,6 +6,9 @@ may not lack what it had, or hold what it could not. Parameters and fields that 
 here, so to remove one breaks a caller too. A new value of an answer's enumeration is growth: clients of v1
 have to live with states that they do not know.
 
+An answer that lists no fields may hold anything: which fields it has is seen by `answers` and not here. It
+may begin to list some, and stays open (`additionalProperties`) to the others.
+
 `python -m tests.api.breaking release` makes the committed document the one that later ones are held to. It
 refuses while something breaks and the version is the same: then either the change is undone, or `version` in
 `fleet/api/routes/__init__.py` takes a step (and the old one is served on, until its sunset).
@@ -23,8 +26,8 @@ RELEASED: Final = Path(__file__).with_name("openapi-released.json")
 CURRENT: Final = Path(__file__).resolve().parents[2] / "fleet" / "api" / "openapi.json"
 Json = dict[str, Any]
 Way = Literal["in", "out"]
-_LEAST: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems")
-_MOST: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems")
+_LEAST: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
+_MOST: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
 _DEEP: Final = 20
 
 
@@ -80,8 +83,11 @@ class _Comparison:
         for key, one in before.items():
             if key not in after:
                 yield f"parameter {key[1]} is gone"
-            else:
-                yield from self._schemas(f"parameter {key[1]}", one, after[key], "in")
+                continue
+            for name in ("style", "explode"):
+                if one.get(name) != after[key].get(name):
+                    yield f"parameter {key[1]}: {name} is {after[key].get(name)} now"
+            yield from self._schemas(f"parameter {key[1]}", one, after[key], "in")
 
     def _body(self, old: Json | None, new: Json | None) -> Iterator[str]:
         if new is not None and new.get("required") and not (old or {}).get("required"):
@@ -110,6 +116,8 @@ class _Comparison:
                 )
         for kind in set(before) & set(after):
             yield from self._same(where, before[kind], after[kind], way, depth)
+            if kind == "object":
+                yield from self._unlisted(where, before[kind], after[kind], way, depth)
 
     def _same(self, where: str, old: Json, new: Json, way: Way, depth: int) -> Iterator[str]:
         yield from _values(where, old, new, way)
@@ -124,8 +132,23 @@ class _Comparison:
                 yield f"{where}/{name} is gone"
             else:
                 yield from self._schema(f"{where}/{name}", one, new["properties"][name], way, depth + 1)
-        if "items" in old and "items" in new:
-            yield from self._schema(f"{where}/*", old["items"], new["items"], way, depth + 1)
+        if "items" in old or "items" in new:
+            yield from self._schema(f"{where}/*", old.get("items", {}), new.get("items", {}), way, depth + 1)
+
+    def _unlisted(self, where: str, old: Json, new: Json, way: Way, depth: int) -> Iterator[str]:
+        """What happened to fields that the document allows and does not list."""
+        before, after = _unlisted(old, way), _unlisted(new, way)
+        if before is None:
+            return
+        if after is None:
+            yield f"{where}: " + (
+                "unknown fields are refused now" if way == "in" else "fields without a list are gone"
+            )
+            return
+        yield from self._schema(f"{where}/{{}}", before, after, way, depth + 1)
+        for name, one in new.get("properties", {}).items():
+            if before and name not in old.get("properties", {}):
+                yield from self._schema(f"{where}/{name}", before, one, way, depth + 1)
 
 
 _WIDER: Final = {"integer": ("number",)}
@@ -153,8 +176,16 @@ def _limits(where: str, old: Json, new: Json) -> Iterator[str]:
     for name in ("pattern", "format", "uniqueItems"):
         if new.get(name) not in (None, False, old.get(name)):
             yield f"{where}: {name} is {new[name]} now"
-    if new.get("additionalProperties") is False and old.get("additionalProperties") is not False:
-        yield f"{where}: unknown fields are refused now"
+
+
+def _unlisted(schema: Json, way: Way) -> Json | None:
+    """What fields hold that an object does not list; None when it has no others.
+
+    Where nothing is said they are taken; but nobody can rely on finding them beside those that are listed.
+    """
+    is_silent = bool(way == "out" and schema.get("properties"))
+    found = schema.get("additionalProperties", not is_silent)
+    return found if isinstance(found, dict) else {} if found else None
 
 
 def _enumerated(schema: Json) -> set[Any] | None:
@@ -164,12 +195,19 @@ def _enumerated(schema: Json) -> set[Any] | None:
 
 
 def _kinds(document: Json, schema: Json) -> dict[str, Json]:
-    """A schema's alternatives by their type; `any` for one that has none."""
+    """A schema's alternatives by their type; `any` for one that has none.
+
+    Raises ValueError for two of one type.
+    """
     while "$ref" in schema:
         schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     several = schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf")
     if several:
-        return {kind: one for part in several for kind, one in _kinds(document, part).items()}
+        pairs = [pair for part in several for pair in _kinds(document, part).items()]
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError(f"alternatives of one type are not compared: {several}")
+        return found
     kinds = schema.get("type", "any")
     return dict.fromkeys([kinds] if isinstance(kinds, str) else kinds, schema)
 

@@ -1,147 +1,31 @@
 """One successful call of every operation that changes something, with what it is to leave in the audit trail.
 
 Each is a function that brings about what its call needs and tells the call. Rows of what a verb moves beside
-its own object (the jobs that an abort takes back) are named too: nothing else may be written.
+its own object (the jobs that an abort takes back) are counted too: nothing else may be written. Those of
+rollouts are in `rollout_deeds`; what they are done on is in `stage`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
-import pytest
-
-from fleet.accounts import tokens
 from fleet.accounts.audit import SYSTEM, Actor
-from fleet.alerts import evaluation
-from fleet.alerts.models import Alert, Delivery
 from fleet.devices import enrolment
 from fleet.telemetry import export_jobs
 from fleet.telemetry.export import Wanted
-from ota import registry
-from ota.models import Job, ModelVersion, Rollout, SigningKey
-from tests.alerts.planting import plant_devices, plant_events
-from tests.api.conftest import Caller, clock
+from ota.models import SigningKey
+from tests.api import rollout_deeds
+from tests.api.conftest import clock
+from tests.api.stage import MATCH, WEBHOOK, WHY, Deed, Deeds, Stage
 from tests.api.test_device_classes import BODY as CLASS
-from tests.api.test_rollouts import begin, draft_of, verb
-from tests.api.test_waves import halted
 from tests.ota.tflite_files import classifier
-from tests.ota.world import FIRST_PLAN, World
 
-
-@dataclass(frozen=True)
-class Deed:
-    """A call, and its row. data: a body that is no JSON, with its media type. beside: verbs of other rows."""
-
-    path: str
-    verb: str
-    subject: str
-    body: Any = None
-    data: tuple[bytes, str] | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-    beside: frozenset[str] = frozenset()
-    is_own: bool = True
-    """False: the caller has no token; a device acts."""
-
-
-@dataclass
-class Stage:
-    """What deeds are done on."""
-
-    call: Caller
-    request: pytest.FixtureRequest
-
-    @property
-    def world(self) -> World:
-        """Devices and signed versions."""
-        return self.request.getfixturevalue("world")
-
-    def draft(self, plan: Any = None) -> str:
-        """Path of a new draft over six devices."""
-        self.world.add(6)
-        made = self.call("POST", "/rollouts", draft_of(self.world.manifest(), plan))
-        return f"/rollouts/{made.json()['id']}"
-
-    def ready(self, plan: Any = None) -> str:
-        """Path of one that may start."""
-        path = self.draft(plan)
-        verb(self.call, path, "submit")
-        return path
-
-    def running(self) -> tuple[str, Rollout]:
-        """Path of one whose six devices have offers, and the rollout."""
-        path = self.ready()
-        begin(self.call, path)
-        rollout = Rollout.objects.get()
-        self.world.now = rollout.started_at or self.world.now
-        self.world.tick(rollout)
-        return path, rollout
-
-    def uploaded(self) -> str:
-        """Path of a version without an evaluation set that was inspected."""
-        self.request.getfixturevalue("installation")
-        self.call("POST", "/models", {"name": "kws"})
-        made = self.call.upload("kws", classifier(), {"version": "1.0.0"})
-        assert registry.inspect_version(ModelVersion.objects.get(pk=made.json()["id"]).pk, now=clock())
-        return "/models/kws/versions/1.0.0"
-
-    def alert(self) -> str:
-        """Path of an open alert."""
-        self.call("POST", "/alert-rules", {"name": "loops", "kind": "crash_loop"})
-        (one,) = plant_devices(1, clock())
-        plant_events(one, clock() - timedelta(minutes=1), "boot", 3, "panic")
-        evaluation.evaluate(clock())
-        return f"/alerts/{Alert.objects.get().pk}"
-
-    def token(self) -> str:
-        """Public id of another token of the caller."""
-        owner = self.call.token.owner
-        return tokens.issue(owner, "old", ["devices:read"], actor=SYSTEM, now=clock())[0].public_id
-
-    def webhook(self) -> str:
-        """Path of a webhook."""
-        made = self.call("POST", "/webhooks", WEBHOOK)
-        return f"/webhooks/{made.json()['id']}"
-
-    def delivery(self, **given: Any) -> Delivery:
-        """A delivery that failed."""
-        said = {"event": "alert.opened", "body": {}, "next_at": clock(), "created_at": clock()}
-        return Delivery.objects.create(**said, **given, state="failed", attempts=8)
-
-
-DEEDS: dict[str, Callable[[Stage], Deed]] = {}
+DEEDS = Deeds(rollout_deeds.DEEDS)
 READS: Final = ("POST /groups:preview", "POST /rollouts:preview", "POST /telemetry:query")
-WEBHOOK: Final = {"name": "ours", "url": "http://127.0.0.1:9/hook"}
 GROUP: Final = {"name": "line-2", "kind": "dynamic", "q": "class==host-a"}
-MATCH: Final = {"IF_MATCH": "*"}
-WHY: Final = {"reason": "a good one"}
-JOBS: Final = frozenset({"job.queued", "job.offered", "job.cancelling", "job.cancelled", "job.removed"})
-
-
-def deed(operation: str) -> Callable[[Callable[[Stage], Deed]], None]:
-    """Register the deed of an operation."""
-
-    def add(make: Callable[[Stage], Deed]) -> None:
-        DEEDS[operation] = make
-
-    return add
-
-
-def simple(operation: str, path: str, what: str, subject: str, body: Any = None, *before: Any) -> None:
-    """Register one that needs only what earlier calls make. before: (method, path, body) of these."""
-
-    def make(stage: Stage) -> Deed:
-        for method, address, given in before:
-            done = stage.call(method, address, given)
-            assert done.status_code < 300, done.json()
-        return Deed(path, what, subject, body, headers=MATCH)
-
-    DEEDS[operation] = make
-
-
+deed, simple = DEEDS.of, DEEDS.simple
 _GROUP = ("POST", "/groups", GROUP)
 _RULE = ("POST", "/alert-rules", {"name": "loops", "kind": "crash_loop"})
 simple("POST /groups", "/groups", "group.create", "group:line-2", GROUP)
@@ -256,123 +140,6 @@ def _yank(stage: Stage) -> Deed:
 def _alias(stage: Stage) -> Deed:
     version = stage.world.manifest().version.version
     return Deed("/models/kws/aliases/stable", "alias.set", "", {"version": version})
-
-
-@deed("POST /rollouts")
-def _draft(stage: Stage) -> Deed:
-    stage.world.add(6)
-    return Deed("/rollouts", "rollout.create", "rollout:", draft_of(stage.world.manifest()))
-
-
-@deed("PATCH /rollouts/{rollout_id}")
-def _edit(stage: Stage) -> Deed:
-    return Deed(stage.draft(), "rollout.edit", "rollout:", {"name": "other"}, headers=MATCH)
-
-
-@deed("DELETE /rollouts/{rollout_id}")
-def _delete(stage: Stage) -> Deed:
-    return Deed(stage.draft(), "rollout.delete", "rollout:", headers=MATCH)
-
-
-@deed("POST /rollouts/{rollout_id}/submit")
-def _submit(stage: Stage) -> Deed:
-    beside = frozenset({"rollout.ready"})
-    return Deed(f"{stage.draft()}/submit", "rollout.preflight", "rollout:", {}, beside=beside)
-
-
-@deed("POST /rollouts/{rollout_id}/preflight")
-def _preflight(stage: Stage) -> Deed:
-    beside = frozenset({"rollout.ready"})
-    return Deed(f"{stage.draft()}/preflight", "rollout.preflight", "rollout:", {}, beside=beside)
-
-
-def _waiting(stage: Stage) -> tuple[str, dict[str, Any]]:
-    """Path of a rollout that awaits approval of another's plan, and the digests to approve."""
-    operator = stage.call.as_role("operator")
-    stage.world.add(6)
-    plan = FIRST_PLAN | {"requires_approval": True}
-    path = f"/rollouts/{operator('POST', '/rollouts', draft_of(stage.world.manifest(), plan)).json()['id']}"
-    verb(operator, path, "submit")
-    about = stage.call("GET", path).json()["approval"]["submission"]
-    return path, {name: about[name] for name in ("manifest_sha256", "plan_digest", "target_digest")}
-
-
-@deed("POST /rollouts/{rollout_id}/approve")
-def _approve(stage: Stage) -> Deed:
-    path, digests = _waiting(stage)
-    beside = frozenset({"rollout.ready"})
-    return Deed(f"{path}/approve", "approval.approve", "rollout:", digests, beside=beside)
-
-
-@deed("POST /rollouts/{rollout_id}/reject")
-def _reject(stage: Stage) -> Deed:
-    path, _ = _waiting(stage)
-    beside = frozenset({"rollout.rejected"})
-    return Deed(f"{path}/reject", "approval.reject", "rollout:", WHY, beside=beside)
-
-
-@deed("POST /rollouts/{rollout_id}/start")
-def _start(stage: Stage) -> Deed:
-    return Deed(f"{stage.ready()}/start", "rollout.start", "rollout:", {})
-
-
-@deed("POST /rollouts/{rollout_id}/cancel")
-def _cancel(stage: Stage) -> Deed:
-    return Deed(f"{stage.ready()}/cancel", "rollout.cancelled", "rollout:", {})
-
-
-@deed("POST /rollouts/{rollout_id}/pause")
-def _pause(stage: Stage) -> Deed:
-    return Deed(f"{stage.running()[0]}/pause", "rollout.paused", "rollout:", WHY, beside=JOBS)
-
-
-@deed("POST /rollouts/{rollout_id}/resume")
-def _resume(stage: Stage) -> Deed:
-    path, _ = stage.running()
-    verb(stage.call, path, "pause")
-    return Deed(f"{path}/resume", "rollout.running", "rollout:", WHY)
-
-
-@deed("POST /rollouts/{rollout_id}/abort")
-def _abort(stage: Stage) -> Deed:
-    return Deed(f"{stage.running()[0]}/abort", "rollout.aborting", "rollout:", WHY, beside=JOBS)
-
-
-@deed("POST /rollouts/{rollout_id}/rollback")
-def _rollback(stage: Stage) -> Deed:
-    return Deed(f"{stage.running()[0]}/rollback", "rollout.rolling_back", "rollout:", WHY, beside=JOBS)
-
-
-@deed("POST /rollouts/{rollout_id}/retry-failed")
-def _retry(stage: Stage) -> Deed:
-    path, rollout = stage.running()
-    ids = Job.objects.filter(rollout=rollout).values_list("pk", flat=True)[:1]
-    Job.objects.filter(pk__in=list(ids)).update(state="timed_out", code="downloading", finished_at=clock())
-    beside = frozenset({"job.retry", "job.queued"})
-    return Deed(f"{path}/retry-failed", "rollout.retry_failed", "rollout:", WHY, beside=beside)
-
-
-@deed("POST /rollouts/{rollout_id}/create-revert")
-def _revert(stage: Stage) -> Deed:
-    stage.world.add(6)
-    old = stage.world.manifest()
-    stage.world.running(old)
-    new = stage.world.manifest()
-    path = f"/rollouts/{stage.call('POST', '/rollouts', draft_of(new)).json()['id']}"
-    verb(stage.call, path, "submit")
-    begin(stage.call, path)
-    rollout = Rollout.objects.get()
-    stage.world.now = rollout.started_at or stage.world.now
-    stage.world.run(rollout, until={"completed"})
-    return Deed(f"{path}/create-revert", "rollout.create_revert", "rollout:", WHY)
-
-
-@deed("POST /rollouts/{rollout_id}/waves/{n}/override")
-def _override(stage: Stage) -> Deed:
-    path, rollout = halted(stage.call, stage.world)
-    body = {"evidence": str(rollout.halted_on_id), **WHY}
-    beside = frozenset({"wave.overridden", "rollout.running", "wave.open", "approval.override"})
-    return Deed(f"{path}/waves/1/override", "wave.overridden", "wave:", body, beside=beside)
 
 
 @deed("POST /operations/{operation_id}/cancel")

@@ -1,15 +1,12 @@
 """What holds for every endpoint: problem documents, tokens, scopes, pages, idempotency, request ids."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import pytest
 from django.test import Client
-from django.utils import timezone
 
 from fleet.accounts import tokens
 from fleet.accounts.audit import SYSTEM
-from fleet.api.idempotency import KEPT
-from fleet.api.models import IdempotentRequest
 from fleet.devices.classes import ensure_default_classes
 from fleet.devices.models import Device, DeviceClass
 from tests.api.conftest import Caller
@@ -99,40 +96,3 @@ def test_a_cursor_of_another_filter_is_refused(call: Caller, now: datetime) -> N
 def test_a_limit_out_of_range_is_refused_and_never_clamped(call: Caller, limit: str) -> None:
     answer = call("GET", f"/devices?limit={limit}")
     assert (answer.status_code, answer.json()["code"]) == (400, "limit")
-
-
-def test_a_repeated_request_gets_the_first_answer(call: Caller) -> None:
-    body = {"name": "x", "model": "kws", "version": "1", "plan": {}}
-    assert call("POST", "/rollouts", body, IDEMPOTENCY_KEY="k").json()["code"] == "not_found"
-    assert not IdempotentRequest.objects.exists()  # an error may be tried again
-    row = IdempotentRequest.objects.create(
-        owner=call.token.public_id,
-        key="k",
-        request_digest="other",
-        status=200,
-        body=b"{}",
-        created_at=clock(),
-    )
-    assert call("POST", "/rollouts", body, IDEMPOTENCY_KEY="k").json()["code"] == "idempotency_key_reused"
-    row.delete()
-
-
-def test_verbs_that_start_something_need_an_idempotency_key(call: Caller) -> None:
-    answer = call("POST", "/rollouts/00000000-0000-7000-8000-000000000000/start", {})
-    assert (answer.status_code, answer.json()["code"]) == (400, "idempotency_key_required")
-
-
-def test_an_answer_is_kept_for_a_day(call: Caller) -> None:
-    IdempotentRequest.objects.create(
-        owner=call.token.public_id,
-        key="k",
-        request_digest="whatever",
-        created_at=clock() - KEPT - timedelta(seconds=1),
-    )
-    path = "/rollouts/00000000-0000-7000-8000-000000000000/start"
-    assert call("POST", path, {}, IDEMPOTENCY_KEY="k").json()["code"] == "not_found"
-    assert not IdempotentRequest.objects.exists()
-
-
-def clock() -> datetime:
-    return timezone.now()

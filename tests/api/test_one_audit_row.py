@@ -2,6 +2,7 @@
 leaves none.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,7 +12,8 @@ from django.test import Client
 
 from fleet.accounts.models import AuditEvent
 from tests.api.conftest import Caller
-from tests.api.deeds import DEEDS, READS, Deed, Stage
+from tests.api.deeds import DEEDS, READS
+from tests.api.stage import Deed, Stage
 from tests.api.test_access import SCOPES, ask
 
 pytestmark = pytest.mark.django_db
@@ -64,11 +66,10 @@ def test_a_deed_leaves_one_row_and_a_refusal_or_its_repetition_none(operation: s
     done = do(call, operation, deed, request_id)
     assert done.status_code < 300, (done.status_code, done.content)
     written = rows_since(before)
-    own = [row for row in written if row.verb == deed.verb]
-    assert len(own) == 1, [row.verb for row in written]
-    (row,) = own
-    others = {one.verb for one in written} - {deed.verb}
-    assert others <= deed.beside, others
+    assert Counter(one.verb for one in written) == {deed.verb: 1} | deed.beside
+    about = Counter((one.verb, one.subject_kind, one.subject_id) for one in written)
+    assert set(about.values()) == {1}, about
+    (row,) = [one for one in written if one.verb == deed.verb]
     assert row.request_id == request_id
     assert row.source_ip == "127.0.0.1"
     if deed.is_own:

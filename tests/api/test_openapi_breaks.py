@@ -13,6 +13,8 @@ from tests.api.breaking import CURRENT, RELEASED, breaks, version
 
 Json = dict[str, Any]
 PATH = "/api/v1/things/{name}"
+OPEN: Json = {"type": "object", "title": "Response", "additionalProperties": True}
+"""An answer that lists no fields, as most of the real document."""
 BASE: Json = {
     "info": {"version": "1"},
     "paths": {
@@ -46,7 +48,10 @@ BASE: Json = {
                     "required": True,
                     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Body"}}},
                 },
-                "responses": {"201": {"content": {"application/json": {"schema": {}}}}},
+                "responses": {
+                    "201": {"content": {"application/json": {"schema": {}}}},
+                    "202": {"content": {"application/json": {"schema": OPEN}}},
+                },
             },
         }
     },
@@ -62,6 +67,7 @@ BASE: Json = {
                         "type": "array",
                         "items": {"type": "object", "properties": {"id": {"type": "string"}}},
                     },
+                    "sums": {"type": "object", "additionalProperties": {"type": "integer"}},
                 },
             },
             "Body": {
@@ -71,12 +77,15 @@ BASE: Json = {
                     "kind": {"enum": ["x", "y"], "type": "string"},
                     "note": {"anyOf": [{"type": "string", "maxLength": 9}, {"type": "null"}]},
                     "share": {"type": "number", "minimum": 0},
+                    "tags": {"type": "object", "additionalProperties": {"type": ["string", "null"]}},
+                    "any": {"type": "array"},
                 },
             },
         }
     },
 }
 Change = Callable[[Json], Any]
+CLOSED: Json = {"additionalProperties": False}
 
 
 def get(document: Json) -> Json:
@@ -93,6 +102,18 @@ def thing(document: Json) -> Json:
 
 def body(document: Json) -> Json:
     return document["components"]["schemas"]["Body"]
+
+
+def tags(document: Json) -> Json:
+    return body(document)["properties"]["tags"]
+
+
+def sums(document: Json) -> Json:
+    return thing(document)["properties"]["sums"]
+
+
+def made(document: Json) -> Json:
+    return post(document)["responses"]["202"]["content"]["application/json"]
 
 
 def changed(change: Change) -> Json:
@@ -119,6 +140,7 @@ BREAKS: dict[str, Change] = {
     "parameter sort/*: the value -a is gone": lambda d: get(d)["parameters"][2]["schema"]["items"][
         "enum"
     ].pop(),
+    "parameter sort: explode is True now": lambda d: get(d)["parameters"][2].update(explode=True),
     "parameter name: pattern is ^a now": lambda d: get(d)["parameters"][0]["schema"].update(pattern="^a"),
     "parameter name takes only a, b now": lambda d: get(d)["parameters"][0]["schema"].update(enum=["a", "b"]),
     "a body of application/json is not taken any more": lambda d: post(d)["requestBody"]["content"].clear(),
@@ -144,6 +166,30 @@ BREAKS: dict[str, Change] = {
     "answer 200/size: number can be answered now": lambda d: thing(d)["properties"]["size"].update(
         type="number"
     ),
+    "body/any/*: any is not taken any more": lambda d: body(d)["properties"]["any"].update(
+        items={"type": "string"}
+    ),
+    "body/tags: unknown fields are refused now": lambda d: tags(d).update(CLOSED),
+    "body/tags/{}: null is not taken any more": lambda d: tags(d)["additionalProperties"].update(
+        type="string"
+    ),
+    "body/tags/colour: null is not taken any more": lambda d: tags(d).update(
+        properties={"colour": {"type": "string"}}
+    ),
+    "body/tags: minProperties is 1 now": lambda d: tags(d).update(minProperties=1),
+    "body/{}: any is not taken any more": lambda d: body(d).update(additionalProperties={"type": "string"}),
+    "answer 200/parts/*: any can be answered now": lambda d: thing(d)["properties"]["parts"].pop("items"),
+    "answer 200/sums: fields without a list are gone": lambda d: sums(d).update(CLOSED),
+    "answer 200/sums/{}: any can be answered now": lambda d: sums(d).pop("additionalProperties"),
+    "answer 200/sums/{}: number can be answered now": lambda d: sums(d).update(
+        additionalProperties={"type": "number"}
+    ),
+    "answer 200/sums/all: string can be answered now": lambda d: sums(d).update(
+        properties={"all": {"type": "string"}}
+    ),
+    "answer 202: fields without a list are gone": lambda d: made(d)["schema"].update(CLOSED),
+    "answer 202: any can be answered now": lambda d: made(d).update(schema={}),
+    "answer 202: array can be answered now": lambda d: made(d).update(schema={"type": "array"}),
 }
 GROWTH: dict[str, Change] = {
     "a path": lambda d: d["paths"].update({"/api/v1/more": {"get": {"responses": {}}}}),
@@ -156,6 +202,15 @@ GROWTH: dict[str, Change] = {
     "a field that may be null": lambda d: body(d)["properties"]["kind"].update(type=["string", "null"]),
     "a number where an integer was": lambda d: get(d)["parameters"][1].update(schema={"type": "number"}),
     "a field of an answer": lambda d: thing(d)["properties"].update(more={"type": "string"}),
+    "unknown fields that are taken": lambda d: tags(d).update(additionalProperties=True),
+    "a field among unknown ones": lambda d: tags(d).update(
+        properties={"colour": {"type": ["string", "null", "integer"]}}
+    ),
+    "a sum by its name": lambda d: sums(d).update(properties={"all": {"type": "integer"}}),
+    "an answer that lists its fields": lambda d: made(d)["schema"].update(
+        properties={"id": {"type": "string"}}
+    ),
+    "an answer that is closed to fields that it never had": lambda d: thing(d).update(CLOSED),
     "a state of an answer": lambda d: thing(d)["properties"]["state"]["enum"].append("away"),
     "a status": lambda d: get(d)["responses"].update({"202": {}}),
     "no token needed any more": lambda d: get(d).pop("security"),
@@ -167,6 +222,12 @@ GROWTH: dict[str, Change] = {
 def test_each_kind_of_break_is_found(told: str) -> None:
     (found,) = breaks(BASE, changed(BREAKS[told]))
     assert found.endswith(told)
+
+
+def test_alternatives_that_cannot_be_told_apart_are_refused() -> None:
+    two = changed(lambda d: get(d)["parameters"][1]["schema"].update(anyOf=[{"type": "string"}] * 2))
+    with pytest.raises(ValueError, match="not compared"):
+        breaks(two, two)
 
 
 @pytest.mark.parametrize("name", GROWTH)

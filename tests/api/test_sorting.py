@@ -1,6 +1,7 @@
 """Lists in any order that is allowed: pages of any size make up the whole, each row once, while rows come."""
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cmp_to_key
@@ -12,14 +13,14 @@ from django.db.models import Model, QuerySet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fleet.accounts.models import ApiToken, Invitation, Role, User
+from fleet.accounts.models import ApiToken, AuditEvent, Invitation, Role, User
 from fleet.alerts.models import Alert
 from fleet.api.errors import ApiProblem
 from fleet.api.paging import page
-from fleet.api.routes import accounts, alerts, devices, rollouts, users
+from fleet.api.routes import accounts, alerts, audit, devices, rollouts, users
 from fleet.api.sorting import Order, Sorts
 from fleet.devices.classes import ensure_default_classes
-from fleet.devices.models import Device
+from fleet.devices.models import Device, DeviceEvent
 from fleet.devices.version_order import version_key
 from fleet.ids import uuid7
 from ota.models import Job
@@ -243,14 +244,37 @@ def test_an_order_of_a_long_list_is_read_from_its_index(
     """However few rows there are, so: with sorting and sequential scans made dear, a plan that needs neither
     is found exactly when the index has the order.
     """
-    model: Any = {devices.SORTS: Device, alerts.SORTS: Alert, rollouts.JOB_SORTS: Job}[sorts]
-    order = sorts.order(f"{sign}{asked}")
-    ranks = {part.path: part.rank.expression() for part in order.parts if part.rank}
-    rows = model.objects.filter(**narrowed).alias(**ranks).order_by(*(part.by() for part in order.parts))
-    with connection.cursor() as cursor:
-        cursor.execute("SET LOCAL enable_sort = off")
-        cursor.execute("SET LOCAL enable_incremental_sort = off")
-        cursor.execute("SET LOCAL enable_seqscan = off")
-    plan = rows[:51].explain()
+    plan = planned(sorts, sign + asked, narrowed, is_incremental=False)
     assert index in plan, plan
     assert "Sort" not in plan, plan
+
+
+@pytest.mark.parametrize(
+    ("sorts", "narrowed"), [(audit.SORTS, {}), (devices.EVENT_SORTS, {"device": "dev-1"})]
+)
+@pytest.mark.parametrize("asked", ["at", "-at"])
+def test_rows_of_one_moment_are_put_in_order_as_they_are_read(
+    sorts: Sorts, narrowed: dict[str, Any], asked: str
+) -> None:
+    """The index has the moment and not the key: no more is sorted than rows that share a moment."""
+    plan = planned(sorts, asked, narrowed, is_incremental=True)
+    assert "Incremental Sort" in plan, plan
+    assert re.search(r"Presorted Key: at\b", plan), plan
+    assert re.search(r"Index Scan.* using \w*(_at_|timeline)", plan), plan
+
+
+def planned(sorts: Sorts, asked: str, narrowed: dict[str, Any], *, is_incremental: bool) -> str:
+    """How PostgreSQL reads a page when it may not sort the whole, nor read the whole table."""
+    models: dict[Sorts, Any] = {
+        devices.SORTS: Device, devices.EVENT_SORTS: DeviceEvent, alerts.SORTS: Alert,
+        rollouts.JOB_SORTS: Job, audit.SORTS: AuditEvent,
+    }  # fmt: skip
+    order = sorts.order(asked)
+    ranks = {part.path: part.rank.expression() for part in order.parts if part.rank}
+    rows = models[sorts].objects.filter(**narrowed).alias(**ranks).order_by(*(p.by() for p in order.parts))
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_sort = off")
+        cursor.execute(f"SET LOCAL enable_incremental_sort = {'on' if is_incremental else 'off'}")
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute("SET LOCAL enable_bitmapscan = off")
+    return str(rows[:51].explain())

@@ -158,36 +158,3 @@ def test_twenty_equal_forms_make_one_thing_and_lead_to_it(
 def send(given: dict[str, Any], client: httpx.Client) -> httpx.Response:
     """Send a form as a browser does."""
     return client.post(**given)
-
-
-def test_a_form_that_was_refused_can_be_mended_and_sent_again(
-    make_user: Callable[..., User], client: Client
-) -> None:
-    client.force_login(make_user("admin"))
-    number = str(uuid4())
-    refused = client.post("/new-group", {"name": "No Good", "kind": "static", "once": number})
-    assert refused.status_code == 422
-    made = client.post("/new-group", {"name": "good", "kind": "static", "once": number})
-    assert (made.status_code, made["Location"]) == (303, "/groups/good")
-    again = client.post("/new-group", {"name": "better", "kind": "static", "once": number}, follow=True)
-    assert again.redirect_chain == [("/groups/good", 303)]
-    assert "sent twice" in again.content.decode()
-    assert list(DeviceGroup.objects.values_list("name", flat=True)) == ["good"]
-
-
-def test_a_form_that_asks_for_the_password_first_is_not_done_yet(
-    make_user: Callable[..., User], client: Client
-) -> None:
-    client.force_login(make_user("admin"))
-    typed = {"name": "ci", "days": "30", "scopes": ["devices:read"], "once": str(uuid4())}
-    assert client.post("/settings/tokens", typed)["Location"].startswith("/reauth")
-    show_again(client)
-    assert client.post("/settings/tokens", typed).status_code == 201
-
-
-def test_another_persons_form_is_another(make_user: Callable[..., User], client: Client) -> None:
-    number = str(uuid4())
-    for name in ("anna", "bert"):
-        client.force_login(make_user("admin", name))
-        made = client.post("/new-group", {"name": f"of-{name}", "kind": "static", "once": number})
-        assert made["Location"] == f"/groups/of-{name}"

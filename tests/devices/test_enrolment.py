@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from fleet.accounts.models import AuditEvent
 from fleet.devices import broker, classes, enrolment, keys
@@ -273,3 +273,13 @@ def run_all(threads: list[threading.Thread]) -> None:
     for thread in threads:
         thread.join(timeout=60)
         assert not thread.is_alive()
+
+
+def test_nothing_is_enrolled_inside_a_transaction_that_may_be_rolled_back(
+    installed: Path, now: datetime
+) -> None:
+    asked = request(token(now))
+    with transaction.atomic(), pytest.raises(RuntimeError, match="durable"):
+        enrolment.enrol(asked, anchor=ANCHOR, now=now)
+    assert not installed.exists()
+    assert enrolment.enrol(asked, anchor=ANCHOR, now=now)["device_id"] == "dev-1"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import transaction
 
 from fleet.accounts.models import AuditEvent
 from fleet.devices import broker as password_file
@@ -21,7 +22,7 @@ from tests.ota.conftest import broker as broker
 from tests.ota.conftest import session_broker as session_broker
 from tests.stack.services import Broker, Client, wait_until
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.django_db(transaction=True)  # the access goes when a retirement is committed
 
 
 def retire(name: str, now: datetime, reason: str = "it fell into the sea") -> Device:
@@ -56,6 +57,23 @@ def test_a_retired_device_loses_its_keys_and_its_line_and_keeps_its_history(
     event = AuditEvent.objects.get(verb="device.retire")
     assert (event.actor, event.reason) == ("admin", "it fell into the sea")
     assert event.after == {"revoked": [mac_kid(board.mac_key).hex()]}
+
+
+def test_the_broker_is_told_what_was_committed(passwords: Path, now: datetime) -> None:
+    make_board("dev-1", now)
+    with transaction.atomic():
+        retire("dev-1", now)
+        assert list(broker_files.read_passwords(passwords)) == ["dev-1"], "it may still be rolled back"
+    assert list(broker_files.read_passwords(passwords)) == []
+
+
+def test_a_retirement_that_is_rolled_back_takes_no_access(passwords: Path, now: datetime) -> None:
+    make_board("dev-1", now)
+    with transaction.atomic():
+        retire("dev-1", now)
+        transaction.set_rollback(True)
+    assert Device.objects.get().retired_at is None
+    assert list(broker_files.read_passwords(passwords)) == ["dev-1"]
 
 
 def test_it_is_for_good(passwords: Path, now: datetime) -> None:

@@ -21,6 +21,7 @@ from fleet.api.sorting import Sorts
 router = Router(tags=["accounts"])
 AUDIT = Scope("audit:read")
 SORTS = Sorts(AuditEvent, {"id": "id", "at": "at"}, default="-id")
+"""`at` has an index without the key: what is sorted shares a moment, the rows of one tick at most."""
 SEALS = 4
 """Most seals that one call compares; a seal has at most 10,000 rows."""
 _STREAMED = {

@@ -35,6 +35,7 @@ SORTS = Sorts(
     default="id",
 )
 EVENT_SORTS = Sorts(DeviceEvent, {"id": "id", "at": "at"}, default="-id")
+"""`at` has an index without the key: few rows of a device share a moment."""
 
 
 class Strict(Schema):

@@ -42,6 +42,7 @@ SORTS = Sorts(
     default="-id",
     most=2,
 )
+"""People plan them: what is sorted are some thousands after years."""
 JOB_SORTS = Sorts(Job, {"id": "id", "device": "device_id"}, default="id")
 """Nothing that changes while a job runs: its index would be written with each state. `state` is a filter."""
 EVENT_SORTS = Sorts(AuditEvent, {"id": "id"}, default="-id")
