@@ -120,6 +120,8 @@ def read(page: PlanPage, row: Rollout, sent: QueryDict) -> RolloutForm:
         given[name] = sent.getlist(name) if name in _LISTS else sent.get(name)
     if row.kind == "revert":
         given["manifest"] = row.manifest_id
+    elif page is WHAT and row.alias and given["manifest"] == alias_value(row.alias, row.manifest):
+        given["manifest"] = said["manifest"]  # not chosen anew, wherever its alias points by now
     return RolloutForm({**given, "rev": sent.get("rev", "")}, initial=said)
 
 
@@ -166,7 +168,7 @@ def _stored(page: PlanPage, row: Rollout) -> dict[str, Any]:
         version = row.manifest.version
         alias = ModelAlias.objects.filter(model_id=version.model_id, name=row.alias, version=version).first()
         if alias is not None:  # else it points elsewhere by now, and the version stays what was chosen
-            said["manifest"] = alias_value(alias, row.manifest)
+            said["manifest"] = alias_value(alias.name, row.manifest)
     return said | {"preset": ""}
 
 

@@ -15,9 +15,9 @@ from fleet.accounts.models import AuditEvent
 from fleet.console.plan_form import RolloutForm
 from fleet.console.plan_pages import FORM_PAGES
 from fleet.devices.models import Device
-from ota import aliases, rollouts
+from ota import rollouts
 from ota.errors import RolloutError
-from ota.models import ModelAlias, Rollout
+from ota.models import Rollout
 from tests.console import planning, rows
 from tests.console.test_plan_merge import sent
 from tests.console.test_rollout_pages import AsRole, said
@@ -219,43 +219,6 @@ def test_a_revert_keeps_its_version(client: Client, quiet: rows.Filled, draft: R
     with pytest.raises(RolloutError, match="a revert keeps its version"):
         rollouts.edit(draft, manifest=quiet.manifests["2.0.0"], actor=OTHER, now=rows.present())
     assert Rollout.objects.get(pk=draft.pk).manifest_id == before
-
-
-def test_a_version_is_chosen_by_its_alias_which_is_resolved_then(client: Client, quiet: rows.Filled) -> None:
-    lines = quiet.manifests
-    alias = aliases.point(lines["3.0.0"].version, "production", rev=None, actor=OTHER, now=rows.present())
-    html = unescape(client.get("/rollouts/new").content.decode())
-    assert "activity production, now 3.0.0" in html
-    asked = said(quiet, manifest="alias:activity/production:0")
-    row = planning.made(planning.begin(client, asked))
-    assert (row.manifest_id, row.alias) == (lines["3.0.0"].pk, "production")
-    event = AuditEvent.objects.get(verb="rollout.create", subject_id=str(row.pk))
-    assert event.after is not None
-    assert event.after["alias"] == "production"
-    assert "asked for as <strong>production</strong>." in html_of(client, row, "review")
-    aliases.point(lines["2.0.0"].version, "production", rev=alias.rev, actor=OTHER, now=rows.present())
-    assert "which points to 2.0.0 by now. This plan stays with 3.0.0" in html_of(client, row, "review")
-    assert f'value="{row.manifest_id}" selected' in html_of(client, row, "what")
-    for page in ("who", "waves"):
-        planning.send(client, row, page, asked)
-    assert Rollout.objects.get(pk=row.pk).manifest_id == lines["3.0.0"].pk, "only choosing anew resolves it"
-    planning.send(client, row, "what", asked)
-    assert Rollout.objects.get(pk=row.pk).manifest_id == lines["2.0.0"].pk
-
-
-@pytest.mark.parametrize(
-    "value", ["alias:activity/none:0", "alias:activity/production:7", "alias:x", "alias:"]
-)
-def test_an_alias_that_means_no_signed_version_is_no_choice(
-    client: Client, quiet: rows.Filled, value: str
-) -> None:
-    version = quiet.manifests["3.0.0"].version
-    aliases.point(version, "production", rev=None, actor=OTHER, now=rows.present())
-    answer = planning.begin(client, said(quiet, manifest=value))
-    assert answer.status_code == 422
-    assert "valid choice" in answer.content.decode().split('data-test="error-manifest"')[1][:300]
-    assert not Rollout.objects.filter(name="a test").exists()
-    assert ModelAlias.objects.count() == 1
 
 
 def test_who_may_not_plan_gets_no_page_and_changes_nothing(
