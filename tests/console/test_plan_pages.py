@@ -106,7 +106,7 @@ def test_the_review_counts_says_what_happens_and_submits_once(
     assert 'data-test="submit"' in html
     draft.refresh_from_db()
     assert draft.state == "draft", "a GET changes nothing"
-    hidden = dict(re.findall(r'name="(rev|plan_digest|eligible)" value="([^"]+)"', html))
+    hidden = planning.reviewed(html)
     first, second = (client.post(planning.path(draft, "review"), hidden) for _ in range(2))
     assert first["Location"] == second["Location"] == f"/rollouts/{draft.pk}"
     draft.refresh_from_db()
@@ -118,7 +118,7 @@ def test_the_review_counts_says_what_happens_and_submits_once(
 def test_a_review_of_another_plan_is_refused(client: Client, quiet: rows.Filled, draft: Rollout) -> None:
     saved(client, draft, said(quiet))
     html = html_of(client, draft, "review")
-    hidden = dict(re.findall(r'name="(rev|plan_digest|eligible)" value="([^"]+)"', html))
+    hidden = planning.reviewed(html)
     row = Rollout.objects.get(pk=draft.pk)
     rollouts.edit(row, target={"q": "id==dev-00*"}, actor=OTHER, now=rows.present())
     answer = client.post(planning.path(draft, "review"), hidden)

@@ -1,0 +1,78 @@
+"""What is submitted is what was reviewed: the plan, and the very manifest that was read."""
+
+from __future__ import annotations
+
+from html import unescape
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from fleet.accounts.audit import Actor
+from ota import rollouts
+from ota.models import Rollout
+from tests.console import planning, rows
+from tests.console.test_plan_pages import client as client
+from tests.console.test_plan_pages import draft as draft
+from tests.console.test_plan_pages import html_of, saved
+from tests.console.test_rollout_pages import quiet as quiet
+from tests.console.test_rollout_pages import said
+
+pytestmark = pytest.mark.django_db
+OTHER = Actor("user", "dana")
+
+
+@pytest.fixture
+def read(client: Client, quiet: rows.Filled, draft: Rollout) -> dict[str, str]:
+    """What the form of the review sends, of a plan that is through."""
+    saved(client, draft, said(quiet))
+    return planning.reviewed(html_of(client, draft, "review"))
+
+
+def sent(client: Client, draft: Rollout, read: dict[str, Any]) -> tuple[int, str]:
+    answer = client.post(planning.path(draft, "review"), read)
+    return answer.status_code, unescape(answer.content.decode())
+
+
+def test_a_review_names_the_manifest_that_was_read(
+    client: Client, draft: Rollout, read: dict[str, str]
+) -> None:
+    assert read["manifest"] == read["signed"] == draft.manifest_id
+    for left_out in ("manifest", "signed", "plan_digest", "rev"):
+        for value in ("", "0" * 64):
+            assert sent(client, draft, read | {left_out: value})[0] == 409, left_out
+    assert Rollout.objects.get(pk=draft.pk).state == "draft"
+    assert sent(client, draft, read)[0] == 303
+    assert sent(client, draft, read)[0] == 303, "sent twice"
+    assert draft.submissions.count() == 1
+
+
+def test_another_version_that_somebody_submitted_is_not_what_was_reviewed(
+    client: Client, quiet: rows.Filled, draft: Rollout, read: dict[str, str]
+) -> None:
+    """The digest of the plan is the same: it does not cover the manifest."""
+    row = Rollout.objects.get(pk=draft.pk)
+    rollouts.edit(row, manifest=quiet.manifests["1.0.0"], actor=OTHER, now=rows.present())
+    status, html = sent(client, draft, read)
+    assert status == 409
+    assert "You read activity 3.0.0 (sequence 3), the plan has activity 1.0.0 (sequence 1) now." in html
+    rollouts.submit(row, actor=OTHER, now=rows.present())
+    assert row.state == "ready", row.summary["reasons"]
+    status, html = sent(client, draft, read)
+    assert status == 409, "no redirect that looks like success"
+    assert "You read activity 3.0.0 (sequence 3), the plan has activity 1.0.0 (sequence 1) now." in html
+    assert draft.submissions.count() == 1
+
+
+def test_a_version_that_was_signed_anew_since_the_review_is_told_before_it_is_submitted(
+    client: Client, quiet: rows.Filled, draft: Rollout, read: dict[str, str]
+) -> None:
+    rows.release(quiet.versions["3.0.0"], 9, rows.present())
+    status, html = sent(client, draft, read)
+    assert status == 409
+    assert "activity 3.0.0 was signed anew since you opened this page, as sequence 9." in html
+    assert Rollout.objects.get(pk=draft.pk).state == "draft"
+    html = html_of(client, draft, "review")
+    assert "signed anew as sequence 9. This plan stays with sequence 3 until you choose anew" in html
+    assert sent(client, draft, planning.reviewed(html))[0] == 303
+    assert draft.submissions.get().manifest_sha256 == read["manifest"]
