@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -34,6 +35,8 @@ class DurationField(forms.CharField):
                 raise forms.ValidationError("Write a time as 90 s, 10 min, 6 h or 7 d.")
             seconds += float(found[1]) * _UNITS[found[2] or "s"]
             at = found.end()
+        if not math.isfinite(seconds):
+            raise forms.ValidationError("That is longer than any time: write it as 90 s, 10 min, 6 h or 7 d.")
         return int(seconds) if seconds == int(seconds) else seconds
 
 
