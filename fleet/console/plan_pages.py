@@ -17,7 +17,7 @@ from fleet.console.models import PlanProgress
 from fleet.console.plan_fields import alias_value
 from fleet.console.plan_form import RolloutForm
 from fleet.console.plan_initial import initial_of
-from fleet.console.plan_presets import PRESETS, preset, stored
+from fleet.console.plan_presets import PLAIN, PRESETS, preset, stored
 from ota.choices import RolloutState
 from ota.models import ModelAlias, Rollout
 from ota.plan import Plan
@@ -128,8 +128,8 @@ def read(page: PlanPage, row: Rollout, sent: QueryDict) -> RolloutForm:
 def first(sent: QueryDict) -> RolloutForm:
     """The form of the first page before there is a row."""
     name = sent.get("preset", "")
-    given = stored(name) | {"manifest": sent.get("manifest"), "name": sent.get("name"), "preset": name}
-    return RolloutForm(given)
+    said = {"manifest": sent.get("manifest"), "name": sent.get("name"), "preset": name}
+    return RolloutForm(PLAIN | stored(name) | said)
 
 
 def elsewhere(page: PlanPage, form: RolloutForm) -> Iterator[tuple[PlanPage, str]]:

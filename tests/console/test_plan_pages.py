@@ -181,6 +181,31 @@ def test_another_preset_fills_waves_and_gates_which_are_read_again(
     assert not re.search(r'name="accept_proxy"[^>]*checked', html), "whoever plans accepts it themselves"
 
 
+def test_another_preset_leaves_alone_what_it_does_not_name(
+    client: Client, quiet: rows.Filled, draft: Rollout
+) -> None:
+    mine = {
+        **{"requires_approval": "on", "start_at": "2031-05-02T22:00", "zone": "Europe/Berlin"},
+        **{"windows": "mon-fri 22:00 4 h device", "late": "tail", "tail_days": "12", "supersede": "on"},
+        **{"by_class": "on", "r_prove": "15%", "rollback_to": "previous"},
+    }
+    saved(client, draft, said(quiet, waves="40, 100%", control="30", **mine))
+    kept = (
+        *("requires_approval", "start_at", "zone", "windows", "late", "tail_days", "supersede"),
+        *("by_class", "r_prove", "rollback_to"),
+    )
+    draft.refresh_from_db()
+    before = {name: draft.plan[name] for name in kept}
+    assert (before["requires_approval"], before["by_class"], before["tail_days"]) == (True, True, 12)
+    assert planning.send(client, draft, "what", sent(draft, preset="production")).status_code == 303
+    draft.refresh_from_db()
+    assert draft.plan["window_s"] == 6 * 3600
+    assert {name: draft.plan[name] for name in kept} == before
+    gates = html_of(client, draft, "gates")
+    assert re.search(r'name="by_class"[^>]*checked', gates), "the page that is read again says so too"
+    assert 'name="r_prove" value="15%"' in gates
+
+
 def test_a_change_of_what_waits_for_approval_is_a_draft_again_and_reading_is_not(
     as_role: AsRole, client: Client, quiet: rows.Filled
 ) -> None:
