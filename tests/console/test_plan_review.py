@@ -9,14 +9,15 @@ import pytest
 from django.test import Client
 
 from fleet.accounts.audit import Actor
+from fleet.devices.models import Device
 from ota import rollouts
 from ota.models import Rollout
 from tests.console import planning, rows
 from tests.console.test_plan_pages import client as client
 from tests.console.test_plan_pages import draft as draft
 from tests.console.test_plan_pages import html_of, saved
+from tests.console.test_rollout_pages import AsRole, said
 from tests.console.test_rollout_pages import quiet as quiet
-from tests.console.test_rollout_pages import said
 
 pytestmark = pytest.mark.django_db
 OTHER = Actor("user", "dana")
@@ -76,3 +77,22 @@ def test_a_version_that_was_signed_anew_since_the_review_is_told_before_it_is_su
     assert "signed anew as sequence 9. This plan stays with sequence 3 until you choose anew" in html
     assert sent(client, draft, planning.reviewed(html))[0] == 303
     assert draft.submissions.get().manifest_sha256 == read["manifest"]
+
+
+def test_whoever_submits_anew_what_failed_its_preflight_becomes_no_author_of_it(
+    as_role: AsRole, client: Client, quiet: rows.Filled, draft: Rollout
+) -> None:
+    saved(client, draft, said(quiet, requires_approval="on"))
+    Device.objects.update(quarantined_at=rows.present(), quarantine_reason="a recall")
+    assert planning.made(planning.submit(client, draft)).state == "preflight_failed"
+    Device.objects.update(quarantined_at=None, quarantine_reason="")
+    admin = as_role("admin")
+    assert planning.made(planning.submit(admin, draft)).state == "awaiting_approval"
+    submission = draft.submissions.get()
+    assert (submission.by, submission.authors) == ("admin-of-test", ["operator-of-test"])
+    shown = admin.get(f"/rollouts/{draft.pk}/approve").content.decode()
+    names = ("manifest_sha256", "plan_digest", "target_digest")
+    digests = {name: getattr(submission, name) for name in names}
+    assert all(digest in shown for digest in digests.values())
+    assert admin.post(f"/rollouts/{draft.pk}/approve", {"confirm": "yes", **digests}).status_code == 303
+    assert Rollout.objects.get(pk=draft.pk).state == "ready"
