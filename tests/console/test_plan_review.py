@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from fleet.accounts import tokens
 from fleet.accounts.audit import Actor
+from fleet.accounts.models import User
 from fleet.devices.models import Device
 from ota import rollouts
 from ota.models import Rollout
@@ -96,3 +98,24 @@ def test_whoever_submits_anew_what_failed_its_preflight_becomes_no_author_of_it(
     assert all(digest in shown for digest in digests.values())
     assert admin.post(f"/rollouts/{draft.pk}/approve", {"confirm": "yes", **digests}).status_code == 303
     assert Rollout.objects.get(pk=draft.pk).state == "ready"
+
+
+def test_over_rest_a_draft_is_submitted_as_it_is_stored_and_says_what_it_has_not(
+    client: Client, quiet: rows.Filled, draft: Rollout
+) -> None:
+    """Only the console asks whether its pages were saved."""
+    assert client.post(f"/rollouts/{draft.pk}/submit")["Location"] == f"/rollouts/{draft.pk}/plan"
+    assert Rollout.objects.get(pk=draft.pk).state == "draft"
+    user = User.objects.get(username="operator-of-test")
+    actor = Actor("user", user.username)
+    scopes = frozenset({"rollouts:read", "rollouts:write"})
+    _, token = tokens.issue(user, "t", scopes, actor=actor, now=rows.present())
+    answer = Client().post(
+        f"/api/v1/rollouts/{draft.pk}/submit",
+        "{}",
+        content_type="application/json",
+        headers={"Authorization": f"Bearer {token}"},
+    )
+    assert (answer.status_code, answer.json()["state"]) == (200, "ready")
+    assert answer.json()["plan"]["metrics"] == []
+    assert any("No quality gate" in note for note in answer.json()["summary"]["notes"])
