@@ -146,8 +146,9 @@ class ManifestField(forms.ModelChoiceField):  # type: ignore[type-arg]
         found = _ALIAS.fullmatch(str(value))
         if found is None:
             return super().to_python(value)
-        assert self.queryset is not None  # set by the form
         shown = super().to_python(found["manifest"])
+        assert shown is not None  # 64 digits are not empty
+        assert self.queryset is not None  # set by the form
         pointed = ModelAlias.objects.filter(model_id=found["model"], name=found["name"]).values("version_id")
         row = self.queryset.filter(version_id__in=pointed, slot=shown.slot).first()
         if row is None or row.pk != shown.pk:
