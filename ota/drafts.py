@@ -72,9 +72,9 @@ def edit(
     """Change a rollout that has not started; it goes back to `draft` and what was approved is void.
 
     manifest: another version, in its own slot; alias: what it was asked for by, counts only beside manifest.
-    Whoever changes it is one of its authors from then on. Raises as `create`, ImmutableError for one that has
-    started or ended, RolloutError `validation` for another version of a revert: it takes back what it was
-    drafted for.
+    Whoever changes it is one of its authors from then on; whoever says again what is stored is not. Raises as
+    `create`, ImmutableError for one that has started or ended, RolloutError `validation` for another version
+    of a revert: it takes back what it was drafted for.
     """
     values: dict[str, Any] = {}
     if name is not None:
@@ -91,7 +91,9 @@ def edit(
         fresh = permitted(rollout, "edit")
         if manifest is not None and fresh.kind == "revert" and manifest.pk != fresh.manifest_id:
             raise RolloutError("validation", "a revert keeps its version: make a new rollout for another one")
-        values["authors"] = sorted({*approval.authors(fresh), actor.person})
+        changed = {name for name, value in values.items() if getattr(fresh, name) != value}
+        if changed:
+            values["authors"] = sorted({*approval.authors(fresh), actor.person})
         approval.void(fresh, now=now)
         was_draft = fresh.state == RolloutState.DRAFT
         before = _version_words(fresh.manifest, fresh.alias) if manifest is not None else None
@@ -103,7 +105,7 @@ def edit(
         elif not move_rollout(fresh, RolloutState.DRAFT, actor=actor, now=now, summary={}, **values):
             raise refused(rollout, "edit")
         if was_draft or manifest is not None:  # the move to draft is in the trail by itself
-            after: dict[str, Any] = {"changed": sorted(set(values) - {"authors"})}
+            after: dict[str, Any] = {"changed": sorted(changed)}
             if manifest is not None:
                 after |= _version_words(manifest, alias)
             _audit(fresh, "rollout.edit", actor, now, before=before, after=after)

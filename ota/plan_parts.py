@@ -97,12 +97,14 @@ def margin_words(share: float) -> str:
 
 def read_number(value: Any, name: str, least: float, most: float, *, whole: bool = False) -> float:
     """A number in [least, most]; whole: an int. Raises PlanError `validation`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or (isinstance(value, float) and not math.isfinite(value)):
         raise PlanError("validation", name, f"{name} is not a number")
     if whole and value != int(value):
         raise PlanError("validation", name, f"{name} is not a whole number")
     if not least <= value <= most:
-        raise PlanError("validation", name, f"{name} is {value:g}, it must be {least:g} to {most:g}")
+        got = f"{name} is {value:g}, it" if abs(value) < 1e15 else name  # an int may be too large for a float
+        raise PlanError("validation", name, f"{got} must be {least:g} to {most:g}")
     return int(value) if whole else value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -34,6 +35,8 @@ class DurationField(forms.CharField):
                 raise forms.ValidationError("Write a time as 90 s, 10 min, 6 h or 7 d.")
             seconds += float(found[1]) * _UNITS[found[2] or "s"]
             at = found.end()
+        if not math.isfinite(seconds):
+            raise forms.ValidationError("That is longer than any time: write it as 90 s, 10 min, 6 h or 7 d.")
         return int(seconds) if seconds == int(seconds) else seconds
 
 
@@ -119,7 +122,10 @@ class _Versions(ModelChoiceIterator):  # type: ignore[type-arg]
         if named:
             yield (
                 "By alias, which is resolved now",
-                [(alias_value(alias, row), f"{alias}, now {row.version.version}") for alias, row in named],
+                [
+                    (alias_value(alias.name, row), f"{alias}, now {row.version.version}")
+                    for alias, row in named
+                ],
             )
 
 
@@ -133,28 +139,35 @@ class ManifestField(forms.ModelChoiceField):  # type: ignore[type-arg]
         return f"{obj.version} (sequence {obj.seq}, {obj.version.get_state_display().lower()})"
 
     def to_python(self, value: Any) -> Any:
-        """The manifest. An alias is resolved here: the newest signed manifest of where it points now. Raises
-        ValidationError for what is no choice.
+        """The manifest. An alias is resolved here, to the newest signed manifest of where it points now,
+        which has to be the one that it stood for when the page was opened. Raises ValidationError for what is
+        no choice, and for an alias that means another manifest by now.
         """
         found = _ALIAS.fullmatch(str(value))
         if found is None:
             return super().to_python(value)
-        pointed = ModelAlias.objects.filter(model_id=found["model"], name=found["name"]).values("version_id")
+        shown = super().to_python(found["manifest"])
+        assert shown is not None  # 64 digits are not empty
         assert self.queryset is not None  # set by the form
-        row = self.queryset.filter(version_id__in=pointed, slot=int(found["slot"])).first()
-        if row is None:
+        pointed = ModelAlias.objects.filter(model_id=found["model"], name=found["name"]).values("version_id")
+        row = self.queryset.filter(version_id__in=pointed, slot=shown.slot).first()
+        if row is None or row.pk != shown.pk:
+            now = f"{row.version} (sequence {row.seq})" if row is not None else "no signed version"
             raise forms.ValidationError(
-                self.error_messages["invalid_choice"], code="invalid_choice", params={"value": value}
+                f"{found['name']} pointed to {shown.version} (sequence {shown.seq}) "
+                f"when this page was opened, now it points to {now}: choose again."
             )
         return row
 
 
-_ALIAS = re.compile(r"alias:(?P<model>[a-z0-9._-]{1,32})/(?P<name>[a-z0-9._-]{1,32}):(?P<slot>\d)", re.ASCII)
+_ALIAS = re.compile(
+    r"alias:(?P<model>[a-z0-9._-]{1,32})/(?P<name>[a-z0-9._-]{1,32}):(?P<manifest>[0-9a-f]{64})", re.ASCII
+)
 
 
-def alias_value(alias: ModelAlias, row: Manifest) -> str:
-    """How a form names a manifest by an alias of its version."""
-    return f"alias:{alias.model_id}/{alias.name}:{row.slot}"
+def alias_value(name: str, row: Manifest) -> str:
+    """How a form names a manifest by an alias: both of them, so that what was shown is what is chosen."""
+    return f"alias:{row.version.model_id}/{name}:{row.pk}"
 
 
 def alias_in(value: Any) -> str:

@@ -17,7 +17,7 @@ from fleet.console.models import PlanProgress
 from fleet.console.plan_fields import alias_value
 from fleet.console.plan_form import RolloutForm
 from fleet.console.plan_initial import initial_of
-from fleet.console.plan_presets import PRESETS, preset, stored
+from fleet.console.plan_presets import PLAIN, PRESETS, preset, stored
 from ota.choices import RolloutState
 from ota.models import ModelAlias, Rollout
 from ota.plan import Plan
@@ -120,14 +120,16 @@ def read(page: PlanPage, row: Rollout, sent: QueryDict) -> RolloutForm:
         given[name] = sent.getlist(name) if name in _LISTS else sent.get(name)
     if row.kind == "revert":
         given["manifest"] = row.manifest_id
+    elif page is WHAT and row.alias and given["manifest"] == alias_value(row.alias, row.manifest):
+        given["manifest"] = said["manifest"]  # not chosen anew, wherever its alias points by now
     return RolloutForm({**given, "rev": sent.get("rev", "")}, initial=said)
 
 
 def first(sent: QueryDict) -> RolloutForm:
     """The form of the first page before there is a row."""
     name = sent.get("preset", "")
-    given = stored(name) | {"manifest": sent.get("manifest"), "name": sent.get("name"), "preset": name}
-    return RolloutForm(given)
+    said = {"manifest": sent.get("manifest"), "name": sent.get("name"), "preset": name}
+    return RolloutForm(PLAIN | stored(name) | said)
 
 
 def elsewhere(page: PlanPage, form: RolloutForm) -> Iterator[tuple[PlanPage, str]]:
@@ -166,7 +168,7 @@ def _stored(page: PlanPage, row: Rollout) -> dict[str, Any]:
         version = row.manifest.version
         alias = ModelAlias.objects.filter(model_id=version.model_id, name=row.alias, version=version).first()
         if alias is not None:  # else it points elsewhere by now, and the version stays what was chosen
-            said["manifest"] = alias_value(alias, row.manifest)
+            said["manifest"] = alias_value(alias.name, row.manifest)
     return said | {"preset": ""}
 
 

@@ -67,15 +67,20 @@ PRESET_LABELS: Final = (
 )
 
 
+PLAIN: Final[dict[str, Any]] = {
+    **{"start_at": "", "zone": "UTC", "windows": "", "late": "skip", "tail_days": 30},
+    **{"by_class": False, "r_prove": "", "requires_approval": False},
+}
+"""What a new draft says of all that no preset names."""
+
+
 def stored(name: str) -> dict[str, Any]:
-    """What a draft begins with. Nothing is compared until the page of gates was saved: a metric may rest on a
-    biased signal, which whoever plans accepts themselves.
+    """What a preset sets in a draft. Nothing is compared until the page of gates was saved: a metric may rest
+    on a biased signal, which whoever plans accepts themselves.
     """
     return {**preset(name), "metrics": []}
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Initial values of a preset; production for a name that is none."""
-    when = {"start_at": "", "zone": "UTC", "windows": "", "late": "skip", "tail_days": 30}
-    judged = {"by_class": False, "r_prove": ""}
-    return {**when, **judged, "requires_approval": False, **PRESETS.get(name, PRESETS["production"])}
+    """Fields that a preset names, and their values; production for a name that is none."""
+    return PRESETS.get(name, PRESETS["production"])

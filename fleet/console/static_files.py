@@ -11,12 +11,29 @@ checkout that is edited need no collecting, and a page never comes with the styl
 from __future__ import annotations
 
 import filecmp
+import gzip
+import os
+import zlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from django.contrib.staticfiles import finders
+from whitenoise.compress import Compressor  # type: ignore[import-untyped]
 from whitenoise.storage import CompressedManifestStaticFilesStorage  # type: ignore[import-untyped]
+
+
+class _WholeFiles(Compressor):  # type: ignore[misc]
+    def write_data(self, path: str, data: bytes, suffix: str, stat_result: os.stat_result) -> str:
+        """As WhiteNoise does it, under another name first: no half of a file is ever served."""
+        goal, part = path + suffix, f"{suffix}.{os.getpid()}.part"
+        try:
+            os.replace(super().write_data(path, data, part, stat_result), goal)
+        except BaseException:
+            Path(path + part).unlink(missing_ok=True)
+            raise
+        return goal
 
 
 class CollectedFiles(CompressedManifestStaticFilesStorage):  # type: ignore[misc]
@@ -37,11 +54,29 @@ class CollectedFiles(CompressedManifestStaticFilesStorage):  # type: ignore[misc
         yield from super().post_process(*args, **kwargs)
         self._names.clear()
 
+    def create_compressor(self, **kwargs: Any) -> Compressor:
+        """For gzip alone, which is what `compress_files` looks at."""
+        return _WholeFiles(use_brotli=False, **kwargs)
+
     def compress_files(self, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
-        """Compress files with a digest in their name; one that lies there compressed is the same still."""
+        """Compress files with a digest in their name. One that lies there compressed stays if it is the same
+        still; else it is made anew, or goes where compressing is not worth it.
+        """
         named = set(self.hashed_files.values())
-        wanted = [path for path in paths if path in named and not self.exists(f"{path}.gz")]
-        yield from super().compress_files(wanted)
+        wanted = [path for path in paths if path in named and not self._is_packed(path)]
+        made = set()
+        for path, packed in super().compress_files(wanted):
+            made.add(path)
+            yield path, packed
+        for path in set(wanted) - made:
+            self.delete(f"{path}.gz")
+
+    def _is_packed(self, path: str) -> bool:
+        whole = Path(self.path(path))
+        try:
+            return gzip.decompress(Path(f"{whole}.gz").read_bytes()) == whole.read_bytes()
+        except (OSError, EOFError, zlib.error):
+            return False
 
     def _is_current(self, name: str) -> bool:
         path = urlsplit(unquote(name)).path

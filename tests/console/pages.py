@@ -20,9 +20,9 @@ words change:
 - pages of a plan: `page-<name>[data-saved]`, `rollout-form`, `continue`, `back`, `error-<field>`,
   `elsewhere`, `differing` with `plan-now`. The first: `preset-<name>`. The others: `preview`,
   `plan-preview[data-ready]`, `eligible`, `sample`, `detectable`, `preview-pace`, `preview-proof`. The review:
-  `missing`, `review-what` with `alias`, `review-who`, `dry-run[data-ready]`, `needs`, `submit`, `submitted`,
-  `stale`. The plan's facts: `plan-pace`, `plan-proof`, `plan-by-class`. Of a plan that was made over REST:
-  `set-over-api`.
+  `missing`, `review-what` with `alias` `signed-anew`, `review-who`, `dry-run[data-ready]`, `needs`, `submit`,
+  `submitted`, `stale`. The plan's facts: `plan-pace`, `plan-proof`, `plan-by-class`. Of a plan that was made
+  over REST: `set-over-api`.
 - rollout: `rollout-live[data-state]`, `sentence`, `waves` with `li[data-wave][data-state]`,
   `gate[data-wave]` with `tr[data-rule]`, `failures`, `rollback`, `undo`, `review`, `plan`, `log`,
   `verb-<verb>`.

@@ -9,7 +9,7 @@ from django.test import Client
 
 from fleet.console.plan_pages import FORM_PAGES
 from ota import approval
-from ota.models import Rollout
+from ota.models import Manifest, Rollout
 
 PAGES = tuple(FORM_PAGES)
 
@@ -43,8 +43,21 @@ def send(client: Client, row: Rollout, page: str, fields: dict[str, Any], **head
 def submit(client: Client, row: Rollout, **more: Any) -> Any:
     """Send the review as it stands."""
     row.refresh_from_db()
-    said = {"rev": row.rev, "plan_digest": approval.plan_digest(row), **more}
-    return client.post(path(row, "review"), said)
+    manifest = row.manifest
+    signed = Manifest.objects.filter(version=manifest.version_id, slot=manifest.slot).latest("seq").pk
+    said = {
+        "rev": row.rev,
+        "plan_digest": approval.plan_digest(row),
+        "manifest": manifest.pk,
+        "signed": signed,
+    }
+    return client.post(path(row, "review"), said | more)
+
+
+def reviewed(html: str) -> dict[str, str]:
+    """What the form of a review says that was read."""
+    names = "rev|plan_digest|manifest|signed|eligible"
+    return dict(re.findall(rf'<input type="hidden" name="({names})" value="([^"]*)"', html))
 
 
 def plan(client: Client, fields: dict[str, Any], *, upto: str = "review") -> Any:

@@ -15,9 +15,9 @@ from fleet.accounts.models import AuditEvent
 from fleet.console.plan_form import RolloutForm
 from fleet.console.plan_pages import FORM_PAGES
 from fleet.devices.models import Device
-from ota import aliases, rollouts
+from ota import rollouts
 from ota.errors import RolloutError
-from ota.models import ModelAlias, Rollout
+from ota.models import Rollout
 from tests.console import planning, rows
 from tests.console.test_plan_merge import sent
 from tests.console.test_rollout_pages import AsRole, said
@@ -106,7 +106,7 @@ def test_the_review_counts_says_what_happens_and_submits_once(
     assert 'data-test="submit"' in html
     draft.refresh_from_db()
     assert draft.state == "draft", "a GET changes nothing"
-    hidden = dict(re.findall(r'name="(rev|plan_digest|eligible)" value="([^"]+)"', html))
+    hidden = planning.reviewed(html)
     first, second = (client.post(planning.path(draft, "review"), hidden) for _ in range(2))
     assert first["Location"] == second["Location"] == f"/rollouts/{draft.pk}"
     draft.refresh_from_db()
@@ -118,7 +118,7 @@ def test_the_review_counts_says_what_happens_and_submits_once(
 def test_a_review_of_another_plan_is_refused(client: Client, quiet: rows.Filled, draft: Rollout) -> None:
     saved(client, draft, said(quiet))
     html = html_of(client, draft, "review")
-    hidden = dict(re.findall(r'name="(rev|plan_digest|eligible)" value="([^"]+)"', html))
+    hidden = planning.reviewed(html)
     row = Rollout.objects.get(pk=draft.pk)
     rollouts.edit(row, target={"q": "id==dev-00*"}, actor=OTHER, now=rows.present())
     answer = client.post(planning.path(draft, "review"), hidden)
@@ -181,6 +181,31 @@ def test_another_preset_fills_waves_and_gates_which_are_read_again(
     assert not re.search(r'name="accept_proxy"[^>]*checked', html), "whoever plans accepts it themselves"
 
 
+def test_another_preset_leaves_alone_what_it_does_not_name(
+    client: Client, quiet: rows.Filled, draft: Rollout
+) -> None:
+    mine = {
+        **{"requires_approval": "on", "start_at": "2031-05-02T22:00", "zone": "Europe/Berlin"},
+        **{"windows": "mon-fri 22:00 4 h device", "late": "tail", "tail_days": "12", "supersede": "on"},
+        **{"by_class": "on", "r_prove": "15%", "rollback_to": "previous"},
+    }
+    saved(client, draft, said(quiet, waves="40, 100%", control="30", **mine))
+    kept = (
+        *("requires_approval", "start_at", "zone", "windows", "late", "tail_days", "supersede"),
+        *("by_class", "r_prove", "rollback_to"),
+    )
+    draft.refresh_from_db()
+    before = {name: draft.plan[name] for name in kept}
+    assert (before["requires_approval"], before["by_class"], before["tail_days"]) == (True, True, 12)
+    assert planning.send(client, draft, "what", sent(draft, preset="production")).status_code == 303
+    draft.refresh_from_db()
+    assert draft.plan["window_s"] == 6 * 3600
+    assert {name: draft.plan[name] for name in kept} == before
+    gates = html_of(client, draft, "gates")
+    assert re.search(r'name="by_class"[^>]*checked', gates), "the page that is read again says so too"
+    assert 'name="r_prove" value="15%"' in gates
+
+
 def test_a_change_of_what_waits_for_approval_is_a_draft_again_and_reading_is_not(
     as_role: AsRole, client: Client, quiet: rows.Filled
 ) -> None:
@@ -206,7 +231,7 @@ def test_another_version_is_chosen_until_the_start_and_the_trail_says_it(
     assert draft.manifest_id == other.pk
     event = AuditEvent.objects.filter(verb="rollout.edit", subject_id=str(draft.pk)).latest("id")
     assert event.before == {"manifest": quiet.manifests["3.0.0"].mid}
-    assert event.after == {"changed": ["alias", "manifest", "slot"], "manifest": other.mid}
+    assert event.after == {"changed": ["manifest"], "manifest": other.mid}
 
 
 def test_a_revert_keeps_its_version(client: Client, quiet: rows.Filled, draft: Rollout) -> None:
@@ -219,43 +244,6 @@ def test_a_revert_keeps_its_version(client: Client, quiet: rows.Filled, draft: R
     with pytest.raises(RolloutError, match="a revert keeps its version"):
         rollouts.edit(draft, manifest=quiet.manifests["2.0.0"], actor=OTHER, now=rows.present())
     assert Rollout.objects.get(pk=draft.pk).manifest_id == before
-
-
-def test_a_version_is_chosen_by_its_alias_which_is_resolved_then(client: Client, quiet: rows.Filled) -> None:
-    lines = quiet.manifests
-    alias = aliases.point(lines["3.0.0"].version, "production", rev=None, actor=OTHER, now=rows.present())
-    html = unescape(client.get("/rollouts/new").content.decode())
-    assert "activity production, now 3.0.0" in html
-    asked = said(quiet, manifest="alias:activity/production:0")
-    row = planning.made(planning.begin(client, asked))
-    assert (row.manifest_id, row.alias) == (lines["3.0.0"].pk, "production")
-    event = AuditEvent.objects.get(verb="rollout.create", subject_id=str(row.pk))
-    assert event.after is not None
-    assert event.after["alias"] == "production"
-    assert "asked for as <strong>production</strong>." in html_of(client, row, "review")
-    aliases.point(lines["2.0.0"].version, "production", rev=alias.rev, actor=OTHER, now=rows.present())
-    assert "which points to 2.0.0 by now. This plan stays with 3.0.0" in html_of(client, row, "review")
-    assert f'value="{row.manifest_id}" selected' in html_of(client, row, "what")
-    for page in ("who", "waves"):
-        planning.send(client, row, page, asked)
-    assert Rollout.objects.get(pk=row.pk).manifest_id == lines["3.0.0"].pk, "only choosing anew resolves it"
-    planning.send(client, row, "what", asked)
-    assert Rollout.objects.get(pk=row.pk).manifest_id == lines["2.0.0"].pk
-
-
-@pytest.mark.parametrize(
-    "value", ["alias:activity/none:0", "alias:activity/production:7", "alias:x", "alias:"]
-)
-def test_an_alias_that_means_no_signed_version_is_no_choice(
-    client: Client, quiet: rows.Filled, value: str
-) -> None:
-    version = quiet.manifests["3.0.0"].version
-    aliases.point(version, "production", rev=None, actor=OTHER, now=rows.present())
-    answer = planning.begin(client, said(quiet, manifest=value))
-    assert answer.status_code == 422
-    assert "valid choice" in answer.content.decode().split('data-test="error-manifest"')[1][:300]
-    assert not Rollout.objects.filter(name="a test").exists()
-    assert ModelAlias.objects.count() == 1
 
 
 def test_who_may_not_plan_gets_no_page_and_changes_nothing(

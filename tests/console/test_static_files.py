@@ -100,3 +100,55 @@ def test_collecting_again_compresses_only_what_is_new(root: Path, settings: Any)
     assert gone.read_bytes() == kept
     assert {path: path.stat().st_ctime_ns for path in root.rglob("*.gz") if path != gone} == written
     assert not list(root.rglob("*.map.gz")), "source maps are megabytes that nobody asks for"
+
+
+@pytest.mark.parametrize("harm", ["cut short", "of another file", "no gzip", "empty"])
+def test_a_compressed_file_that_is_not_its_source_is_made_anew(
+    root: Path, settings: Any, db: None, harm: str
+) -> None:
+    """As a run that was killed left it, or one with other files."""
+    settings.STATIC_ROOT = root
+    name = staticfiles_storage.url(CSS).removeprefix("/static/")
+    packed = root / f"{name}.gz"
+    good = packed.read_bytes()
+    bad = {"cut short": good[: len(good) // 2], "of another file": gzip.compress(b"a{}"), "empty": b""}
+    packed.write_bytes(bad.get(harm, b"a{}"))
+    call_command("collectstatic", interactive=False, verbosity=0)
+    assert packed.read_bytes() == good
+    answer = Client().get(f"/static/{name}", headers={"Accept-Encoding": "gzip"})
+    assert gzip.decompress(body(answer)) == (root / name).read_bytes()
+
+
+def test_a_compressed_file_beside_one_that_is_not_worth_it_goes(root: Path, settings: Any) -> None:
+    settings.STATIC_ROOT = root
+    names = [staticfiles_storage.stored_name(name) for name in staticfiles_storage.hashed_files]
+    name = next(name for name in names if not (root / f"{name}.gz").exists())
+    wrong = root / f"{name}.gz"
+    wrong.write_bytes(gzip.compress(b"of another file"))
+    call_command("collectstatic", interactive=False, verbosity=0)
+    assert not wrong.exists()
+
+
+def test_a_run_that_is_interrupted_leaves_no_half_of_a_file(
+    root: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever has the name of a compressed file is whole: it gets that name last."""
+    settings.STATIC_ROOT = root
+    packed = root / (staticfiles_storage.url(CSS).removeprefix("/static/") + ".gz")
+    good = packed.read_bytes()
+    packed.unlink()
+    seen: list[bytes] = []
+
+    def killed(source: str, target: str) -> None:
+        assert Path(target) == packed
+        seen.append(Path(source).read_bytes())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            call_command("collectstatic", interactive=False, verbosity=0)
+    assert seen == [good]
+    assert [path.name for path in packed.parent.iterdir() if packed.stem in path.name] == [packed.stem]
+    call_command("collectstatic", interactive=False, verbosity=0)
+    assert packed.read_bytes() == good

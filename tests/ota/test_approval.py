@@ -137,6 +137,34 @@ def test_whoever_changed_the_plan_wrote_it_too(world: World) -> None:
     assert rollout.state == "ready"
 
 
+def test_whoever_says_again_what_is_stored_wrote_nothing_of_it(world: World) -> None:
+    rollout = submitted(world)
+    same: list[dict[str, Any]] = [
+        {},
+        {"name": f" {rollout.name} "},
+        {"plan": rollout.plan},
+        {"plan": ASKS},
+        {"target": rollout.target},
+        {"manifest": rollout.manifest, "alias": rollout.alias},
+    ]
+    for given in same:
+        rollouts.edit(rollout, actor=SECOND, now=world.now, **given)
+        assert (rollout.state, rollout.authors) == ("draft", ["olga"]), given
+        rollouts.submit(rollout, actor=SECOND, now=world.now)
+    with pytest.raises(RolloutError, match="approver_is_author"):
+        approved(world, rollout, ACTOR)
+    assert approved(world, rollout).state == "ready"
+
+
+def test_a_change_that_was_taken_back_was_one_still(world: World) -> None:
+    rollout = submitted(world)
+    for name in ("another", rollout.name):
+        rollouts.edit(rollout, actor=SECOND, now=world.now, name=name)
+    rollouts.submit(rollout, actor=ACTOR, now=world.now)
+    with pytest.raises(RolloutError, match="approver_is_author"):
+        approved(world, rollout)
+
+
 def test_what_is_stale_is_told_in_words(world: World) -> None:
     plan = ASKS | {"waves": [{"count": 2}, {"percent": 10}, {"percent": 100}], "control": {"count": 0}}
     rollout = submitted(world, plan)

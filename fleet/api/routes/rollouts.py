@@ -197,6 +197,12 @@ def delete(request: HttpRequest, rollout_id: uuid.UUID) -> Any:
 
 
 _SUMMARIES = {"retry-failed": "Try the devices of a rollout again that failed with a retryable code"}
+_AS_STORED = (
+    "Checks the draft as it is stored and puts it up for approval. Which pages of its plan somebody has "
+    "saved in the console is not asked: one that was left after its first page has no quality gate yet, and "
+    "`summary.notes` says so."
+)
+_DESCRIPTIONS = {"submit": _AS_STORED, "preflight": _AS_STORED}
 
 
 def _verb(
@@ -210,6 +216,7 @@ def _verb(
         response=dict[str, Any],
         operation_id=f"rollout_{name.replace('-', '_')}",
         summary=_SUMMARIES.get(name, f"{name.capitalize()} a rollout"),
+        description=_DESCRIPTIONS.get(name),
     )
     @idempotent(is_required=name in {"resume", "abort", "rollback", "retry-failed"})
     def endpoint(request: HttpRequest, rollout_id: uuid.UUID, body: VerbBody) -> Any:

@@ -29,7 +29,7 @@ def point(request: HttpRequest, name: str, version: str) -> HttpResponse:
     made = aliases.point(
         row,
         alias,
-        rev=int(rev) if rev is not None and rev.isdigit() else None,
+        rev=int(rev) if rev is not None and rev.isdecimal() and len(rev) < 10 else None,
         reason=reason,
         actor=actor(request),
         now=timezone.now(),

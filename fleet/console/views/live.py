@@ -108,7 +108,7 @@ def _ordered(counts: dict[str, int]) -> list[tuple[str, int]]:
 def rollout(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
     """The live page; without script `?refresh=10` reloads it."""
     context = context_of(request, rollout_within(request, rollout_id))
-    wanted = request.GET.get("refresh", "")
+    wanted = request.GET.get("refresh", "")[:9]
     if wanted.isdecimal() and 2 <= int(wanted) <= LONGEST_REFRESH_S and context["is_live"]:
         context["refresh_s"] = int(wanted)
     return render(request, "console/rollout.html", context)

@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
@@ -22,7 +22,7 @@ from fleet.console.views.plan import address, frame
 from ota import aliases, approval, rollouts
 from ota.choices import RolloutState
 from ota.errors import OtaError
-from ota.models import Rollout
+from ota.models import Manifest, Rollout
 from ota.permits import StaleError
 from ota.plan import Plan
 from ota.transitions import IllegalTransition
@@ -39,25 +39,25 @@ _SAID = {
 @require_http_methods(["GET", "HEAD", "POST"])
 @page("rollouts:write")
 def review(request: HttpRequest, rollout_id: uuid.UUID) -> HttpResponse:
-    """GET: the stored plan and its dry run. POST rev and plan_digest: submit what was read; 409 when it is
-    another plan by now. Sent twice, it is submitted once.
+    """GET: the stored plan and its dry run. POST what `_reading` says: submit what was read; 409 when it is
+    another plan or manifest by now. Sent twice, it is submitted once.
     """
     row = rollout_or_404(rollout_id)
-    digest = approval.plan_digest(row)
-    if request.method == "POST" and _is_submitted(row, request.POST.get("plan_digest", "")):
+    if request.method == "POST" and _is_submitted(row, request.POST):
         return see(reverse("console:rollout", args=[row.pk]))
     if "edit" not in (allowed := rollouts.allowed(row, role(request))):
         return refused(request, IllegalTransition(row.state, allowed, asked="edit"))
     if request.method != "POST":
         return _page(request, row)
-    if request.POST.get("rev", "") != str(row.rev) or request.POST.get("plan_digest", "") != digest:
-        return _page(request, row, is_stale=True, status=409)
+    if any(request.POST.get(name, "") != value for name, value in _reading(row).items()):
+        return _page(request, row, stale=_difference(row, request.POST), status=409)
     if missing(row) or row.state not in _OPEN:
         return _page(request, row, status=409)
     try:
         _submit(request, row)
     except StaleError:
-        return _page(request, rollout_or_404(row.pk), is_stale=True, status=409)
+        fresh = rollout_or_404(row.pk)
+        return _page(request, fresh, stale=_difference(fresh, request.POST), status=409)
     except OtaError as error:
         return _page(request, rollout_or_404(row.pk), error=error, status=422)
     _tell(request, row)
@@ -88,10 +88,45 @@ def _tell(request: HttpRequest, row: Rollout) -> None:
     messages.success(request, said)
 
 
-def _is_submitted(row: Rollout, digest: str) -> bool:
-    """True when it is this very plan that was submitted last, and it has not become a draft again."""
+def _is_submitted(row: Rollout, read: QueryDict) -> bool:
+    """True when it is this very plan and manifest that was submitted last, and it is no draft again."""
     newest = approval.newest(row)
-    return row.state not in _OPEN and newest is not None and newest.plan_digest == digest
+    if newest is None or row.state in _OPEN:
+        return False
+    return (newest.plan_digest, newest.manifest_sha256) == (read.get("plan_digest"), read.get("manifest"))
+
+
+def _reading(row: Rollout) -> dict[str, str]:
+    """What a review is of, as its form sends it back. signed: the version's newest manifest, from which the
+    plan's own may differ.
+    """
+    newest = _newest(row)
+    return {
+        "rev": str(row.rev),
+        "plan_digest": approval.plan_digest(row),
+        "manifest": row.manifest_id,
+        "signed": newest.pk if newest is not None else "",
+    }
+
+
+def _newest(row: Rollout) -> Manifest | None:
+    """What the version was signed as last, for the slot of the plan's manifest."""
+    rows = Manifest.objects.filter(version=row.manifest.version_id, slot=row.manifest.slot, revoked_at=None)
+    return rows.only("pk", "seq").order_by("-seq").first()
+
+
+def _difference(row: Rollout, read: QueryDict) -> str:
+    """A sentence: what became another one since it was read."""
+    version, newest = row.manifest.version, _newest(row)
+    digest = read.get("manifest", "")[:64]
+    if digest != row.manifest_id:
+        was = Manifest.objects.select_related("version").only("seq", "version").filter(pk=digest).first()
+        if was is not None:
+            now = f"{version} (sequence {row.manifest.seq})"
+            return f"You read {was.version} (sequence {was.seq}), the plan has {now} now."
+    elif newest is not None and read.get("signed") != newest.pk:
+        return f"{version} was signed anew since you opened this page, as sequence {newest.seq}."
+    return "The plan was changed since you opened this page."
 
 
 def _page(
@@ -99,7 +134,7 @@ def _page(
     row: Rollout,
     *,
     error: OtaError | None = None,
-    is_stale: bool = False,
+    stale: str = "",
     status: int = 200,
 ) -> HttpResponse:
     plan = Plan.parse(row.plan)
@@ -107,7 +142,8 @@ def _page(
     context: dict[str, Any] = {
         **frame(REVIEW, row),
         "plan": row.plan,
-        "plan_digest": approval.plan_digest(row),
+        "reading": _reading(row),
+        "newest": _newest(row),
         "preview": found,
         "fixes": _fixes(row, found["reasons"]),
         "needs": approval.needed(plan, found["eligible"]),
@@ -115,7 +151,7 @@ def _page(
         "alias_now": aliases.moved_to(row),
         "can_submit": row.state in _OPEN,
         "error": error,
-        "is_stale": is_stale,
+        "stale": stale,
     }
     return render(request, "console/plan_review.html", context, status=status)
 

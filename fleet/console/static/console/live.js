@@ -21,11 +21,12 @@
 
   const word = () => (root.dataset.stream === "live" ? "live" : "polling");
 
-  // A region with the focus or a selection inside is left alone: nothing is swapped under the reader.
+  // A region with the focus, a selection or something typed in it is left alone: nothing is swapped under the reader.
   function isBusy(region) {
     const selection = document.getSelection();
     return (region.contains(document.activeElement) && document.activeElement !== region)
-      || (selection && !selection.isCollapsed && region.contains(selection.anchorNode));
+      || (selection && !selection.isCollapsed && region.contains(selection.anchorNode))
+      || [...region.querySelectorAll("input, select, textarea")].some(isDirty);
   }
 
   function tick() {
@@ -41,12 +42,21 @@
       const every = (!isHinted(region) ? Number(pollS) : due ? Number(hintS || pollS) : LOOK_S) * 1000;
       const last = Number(region.dataset.asked || 0);
       if (Date.now() - last < every) continue;
-      if (isBusy(region)) { tell("waiting", "newer data waits until you leave this part"); continue; }
+      if (isBusy(region)) { tell("waiting", "newer data waits until you are done with this part"); continue; }
       region.dataset.asked = String(Date.now());
       delete region.dataset.due;
       htmx.trigger(region, "refresh");
     }
   }
+
+  // Somebody began to read or type while the answer was on its way: it is asked for again later.
+  document.body.addEventListener("htmx:beforeSwap", (event) => {
+    const region = event.detail.target;
+    if (!("pollS" in region.dataset) || !isBusy(region)) return;
+    event.detail.shouldSwap = false;
+    region.dataset.asked = "0";
+    region.dataset.due = "1";
+  });
 
   document.body.addEventListener("htmx:afterRequest", (event) => {
     const region = event.target.closest ? event.target.closest("[data-poll-s]") : null;
@@ -147,9 +157,13 @@
 
   // Forms survive a reload, a lost login and a way back: what differs from the page as it came is kept in this
   // tab until it was saved. A form names itself by data-keep; hidden fields, secrets and files are not kept.
+  // With what was typed goes the revision that it was typed over: once that is an older one, saving it is the
+  // conflict that it would have been, and no overwrite. An answer that told of it says data-rev, what it compared
+  // with: from there on it was seen.
   const UNKEPT = ["hidden", "password", "file", "submit", "button"];
   const nameOf = (form) => `form:${form.dataset.keep}`;
-  const fields = (form) => [...form.elements].filter((field) => field.name && !UNKEPT.includes(field.type));
+  const isKept = (field) => Boolean(field.name) && !UNKEPT.includes(field.type);
+  const fields = (form) => [...form.elements].filter(isKept);
   const isTick = (field) => field.type === "checkbox" || field.type === "radio";
   const keyOf = (field) => (isTick(field) ? `${field.name}=${field.value}` : field.name);
   const valueOf = (field) => (isTick(field) ? field.checked : field.value);
@@ -159,19 +173,44 @@
     const chosen = [...field.options].find((option) => option.defaultSelected) || field.options[0];
     return chosen ? chosen.value : "";
   }
-  function recall(form) {
-    let known = {};
-    try { known = JSON.parse(sessionStorage.getItem(nameOf(form)) || "{}"); } catch { /* not ours */ }
-    for (const field of fields(form)) {
-      if (!(keyOf(field) in known)) continue;
-      if (isTick(field)) field.checked = known[keyOf(field)]; else field.value = known[keyOf(field)];
-    }
+  function isDirty(field) {
+    return isKept(field) && valueOf(field) !== before(field);
   }
-  function keep(form) {
-    const dirty = fields(form).filter((field) => valueOf(field) !== before(field));
+  function kept(form) {
+    let known = null;
+    try { known = JSON.parse(sessionStorage.getItem(nameOf(form))); } catch { /* not ours */ }
+    return { rev: "", said: {}, ...known };
+  }
+  // also: keys of fields that were typed into before the page, which is the answer to them, came.
+  function keep(form, rev, also = {}) {
+    const dirty = fields(form).filter((field) => isDirty(field) || keyOf(field) in also);
     const said = Object.fromEntries(dirty.map((field) => [keyOf(field), valueOf(field)]));
-    if (dirty.length) sessionStorage.setItem(nameOf(form), JSON.stringify(said));
+    if (dirty.length) sessionStorage.setItem(nameOf(form), JSON.stringify({ rev, said }));
     else sessionStorage.removeItem(nameOf(form));
+    return dirty.length;
+  }
+  function watch(form) {
+    const { rev } = form.elements;
+    const { rev: typedOver, said } = kept(form);
+    // An answer to what was sent has the values in it already, beside what is wrong with them.
+    if (form.querySelector("[aria-invalid='true'], [role='alert']")) {
+      const seen = form.dataset.rev || (rev ? rev.value : "");
+      if (form.dataset.rev) keep(form, seen, said);
+      form.addEventListener("input", () => keep(form, seen, said));
+      return;
+    }
+    const now = rev ? rev.value : "";
+    for (const field of fields(form)) {
+      if (!(keyOf(field) in said)) continue;
+      if (isTick(field)) field.checked = said[keyOf(field)]; else field.value = said[keyOf(field)];
+    }
+    let over = typedOver || now;
+    const settle = () => {
+      if (!keep(form, over)) over = now;
+      if (rev) rev.value = over;
+    };
+    settle();
+    form.addEventListener("input", settle);
   }
   // A page that says that something was done ends what was typed for it.
   const sent = sessionStorage.getItem("form-sent");
@@ -180,9 +219,7 @@
     sessionStorage.removeItem(sent);
   }
   for (const form of document.querySelectorAll("form[data-keep]")) {
-    // An answer to what was sent has the values in it already, beside what is wrong with them.
-    if (!form.querySelector("[aria-invalid='true'], [role='alert']")) recall(form);
-    form.addEventListener("input", () => keep(form));
+    watch(form);
     form.addEventListener("submit", () => sessionStorage.setItem("form-sent", nameOf(form)));
     for (const link of form.querySelectorAll("a.quiet")) {
       link.addEventListener("click", () => sessionStorage.removeItem(nameOf(form)));

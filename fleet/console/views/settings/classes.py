@@ -172,9 +172,10 @@ def _form_page(
     *,
     row: DeviceClass | None = None,
     resting: dict[str, Any] | None = None,
+    is_stale: bool = False,
     status: int = 200,
 ) -> HttpResponse:
-    context = {"form": form, "row": row, "resting": resting}
+    context = {"form": form, "row": row, "resting": resting, "is_stale": is_stale}
     return render(request, "console/settings/class_form.html", context, status=status)
 
 
@@ -184,4 +185,4 @@ def _refused(
     field = error.field if error.field in form.fields else None
     form.add_error(field, f"{error.code}: {error.text}")
     status = 409 if error.code in ("stale", "duplicate") else 422
-    return _form_page(request, form, row=row, status=status)
+    return _form_page(request, form, row=row, is_stale=error.code == "stale", status=status)

@@ -115,7 +115,8 @@ def webhook(request: HttpRequest, webhook_id: uuid.UUID) -> HttpResponse:
     except AlertError as error:
         form.add_error(error.field or None, f"{error.code}: {error.text}")
         status = 409 if error.code in ("stale", "duplicate") else 422
-        return _webhook_page(request, _webhook(webhook_id), form=form, status=status)
+        is_stale = error.code == "stale"
+        return _webhook_page(request, _webhook(webhook_id), form=form, is_stale=is_stale, status=status)
     messages.success(request, "Saved.")
     return _to(row)
 
@@ -183,6 +184,7 @@ def _webhook_page(
     *,
     form: WebhookForm | None = None,
     secret: str = "",
+    is_stale: bool = False,
     status: int = 200,
 ) -> HttpResponse:
     initial = {
@@ -194,6 +196,7 @@ def _webhook_page(
         "page": page_of(request, row.deliveries.all(), is_descending=True),
         "secret": secret,
         "is_rotated": bool(secret) and row.rev > 1,
+        "is_stale": is_stale,
         "now": timezone.now(),
         "tries": sending.TRIES,
     }
