@@ -10,7 +10,6 @@ import json
 import random
 from datetime import datetime, timedelta
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import httpx
 import structlog
@@ -111,7 +110,7 @@ def _post(row: Delivery, now: datetime) -> tuple[int | None, str]:
         place = addresses.resolve(hook.url, allow_private=settings.WEBHOOK_ALLOW_PRIVATE)
         keys = webhooks.secrets_of(hook, now=now)
         headers = {
-            "host": urlsplit(hook.url).netloc,
+            "host": place.netloc,
             "content-type": "application/json",
             "user-agent": "tinyfleet",
             "webhook-id": str(row.pk),
@@ -120,16 +119,17 @@ def _post(row: Delivery, now: datetime) -> tuple[int | None, str]:
                 keys, delivery_id=str(row.pk), timestamp=timestamp, body=body
             ),
         }
-        url = httpx.URL(hook.url).copy_with(host=place.address)
         with (
             httpx.Client(timeout=TIMEOUT_S, follow_redirects=False, trust_env=False) as client,
             client.stream(
-                "POST", url, content=body, headers=headers, extensions={"sni_hostname": place.host}
+                "POST", place.url, content=body, headers=headers, extensions={"sni_hostname": place.host}
             ) as answer,
         ):
             status = answer.status_code
     except (AlertError, SealError) as problem:
         return None, str(problem)
+    except (httpx.InvalidURL, ValueError) as problem:  # a name that TLS refuses, whatever a look-up says
+        return None, f"address_refused: {type(problem).__name__}: {problem}"
     except httpx.HTTPError as problem:
         return None, f"{type(problem).__name__}: {problem}"
     return status, "" if 200 <= status < 300 else f"the receiver answered {status}"
