@@ -34,6 +34,13 @@ def parsed(texts: Iterable[str]) -> list[str]:
     return found
 
 
+def cover(networks: Iterable[str], others: Iterable[str]) -> bool:
+    """True when each of the other networks lies in one of the networks; both as `parsed` gives them."""
+    outer = [ipaddress.ip_network(one) for one in networks]
+    inner = [ipaddress.ip_network(one) for one in others]
+    return all(any(one.version == big.version and one.subnet_of(big) for big in outer) for one in inner)
+
+
 def hold(networks: Sequence[str], address: str) -> bool:
     """True when the address lies in one of the networks. What is no address, as over a Unix socket, does not.
 
