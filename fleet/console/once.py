@@ -5,7 +5,8 @@ first POST with it writes the number and does the work in one transaction; anoth
 to where the first one led. What was refused leaves no number behind: it can be mended and sent again.
 
 A page that answers with what is shown once (a token's text, an invitation's link) is not shown again: who
-sends such a form twice and loses the first answer makes another, and ends the one before.
+sends such a form twice and loses the first answer makes another, and ends the one before. Such an answer may
+say in `Location` where the second POST is led to; without, it is led to the page that the form stood on.
 """
 
 from __future__ import annotations
