@@ -109,7 +109,7 @@ def issue(
 
 
 def authenticate(bearer: str, *, now: datetime, address: str = "") -> ApiToken:
-    """The live token that `bearer` names; its `owner` is loaded.
+    """The live token that `bearer` names; its `owner` is loaded, and `shown` is set.
 
     address: of the peer, "" when it is not known. Raises TokenError `token_invalid` for anything malformed,
     unknown, revoked, of a disabled owner or used from outside its networks, and `token_expired`.
@@ -132,6 +132,7 @@ def authenticate(bearer: str, *, now: datetime, address: str = "") -> ApiToken:
         )
     if token.expires_at is not None and token.expires_at <= now:
         raise TokenError("token_expired", f"the token expired at {token.expires_at.isoformat()}")
+    token.shown = given
     _note_use(token, now, "last_used_at")
     if not is_right:
         _note_use(token, now, "former_used_at")
@@ -207,6 +208,13 @@ def change(
         _record(token, "token.change", actor, now, before={"networks": before}, after={"networks": places})
     token.refresh_from_db()
     return token
+
+
+def is_taken(token: ApiToken, shown: bytes, *, now: datetime) -> bool:
+    """True while the secret with this digest is the token's, or its former one within its grace."""
+    former = token.former_digest if _is_former_taken(token, now) else None
+    known = [bytes(one) for one in (token.digest, former) if one is not None]
+    return any(constant_time_compare(one, shown) for one in known)
 
 
 def is_from_inside(token: ApiToken, address: str) -> bool:
