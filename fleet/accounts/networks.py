@@ -38,7 +38,9 @@ def cover(networks: Iterable[str], others: Iterable[str]) -> bool:
     """True when each of the other networks lies in one of the networks; both as `parsed` gives them."""
     outer = [ipaddress.ip_network(one) for one in networks]
     inner = [ipaddress.ip_network(one) for one in others]
-    return all(any(one.version == big.version and one.subnet_of(big) for big in outer) for one in inner)
+    return all(
+        any(one.network_address in big and one.prefixlen >= big.prefixlen for big in outer) for one in inner
+    )
 
 
 def hold(networks: Sequence[str], address: str) -> bool:
