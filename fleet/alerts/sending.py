@@ -15,7 +15,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import httpx
 import structlog
 from celery.exceptions import SoftTimeLimitExceeded
 from django.db import transaction
@@ -142,6 +141,4 @@ def _post(row: Delivery, now: datetime) -> tuple[int | None, str]:
         status = calling.post(hook.url, body=body, headers=headers)
     except (AlertError, SealError) as problem:
         return None, str(problem)
-    except httpx.HTTPError as problem:
-        return None, f"{type(problem).__name__}: {problem}"
     return status, "" if 200 <= status < 300 else f"the receiver answered {status}"
