@@ -49,7 +49,7 @@ def hold(networks: Sequence[str], address: str) -> bool:
     An IPv4 address that arrives at an IPv6 socket is the IPv4 address.
     """
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        found = ipaddress.ip_address(address)
     except ValueError:
         return False
     found = getattr(found, "ipv4_mapped", None) or found

@@ -177,6 +177,9 @@ def test_what_is_over_or_changed_meanwhile_gets_no_new_secret(viewer: Any, now: 
 def test_a_token_is_unknown_outside_its_networks(viewer: Any, now: Any) -> None:
     token, text = issue(viewer, now, allowed_from=["10.1.0.0/16", "2001:db8::/32", "192.0.2.7"])
     assert token.networks == ["10.1.0.0/16", "2001:db8::/32", "192.0.2.7/32"]
+    issued = AuditEvent.objects.get(verb="token.issue").after
+    assert issued is not None
+    assert issued["networks"] == token.networks
     for inside in ("10.1.255.255", "2001:db8::1", "192.0.2.7", "::ffff:10.1.0.1"):
         assert tokens.authenticate(text, now=now, address=inside)
     for outside in ("10.2.0.0", "192.0.2.8", "2001:db9::1", "::ffff:10.2.0.1", "", "unix:", "10.1.0.0/16"):
