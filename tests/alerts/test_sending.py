@@ -120,6 +120,13 @@ def test_nonsense_is_told_in_short_and_silence_is_not_waited_out(
     assert Delivery.objects.get().error.startswith("unreachable: ReadTimeout: ")
 
 
+def test_a_message_goes_to_the_path_that_the_url_names(receiver: Receiver, now: datetime) -> None:
+    hook = waiting(receiver.server_port, now)
+    type(hook).objects.update(url=f"{hook.url}hook/a%20b?token=x&y=\u00fc#part")
+    assert sending.send_due(now, rng=RNG) == 1
+    assert receiver.paths == ["/hook/a%20b?token=x&y=%C3%BC"]
+
+
 def test_no_proxy_of_the_environment_is_asked(
     receiver: Receiver, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +148,12 @@ def test_a_name_that_leads_to_a_private_address_later_is_not_called(
     assert not receiver.got
 
 
+def test_an_address_of_the_old_kind_in_the_new_one_is_what_it_stands_for() -> None:
+    place = addresses.resolve("https://[::ffff:8.8.8.8]:8443/a?b=c", allow_private=False)
+    assert (place.host, place.netloc) == ("::ffff:8.8.8.8", "[::ffff:8.8.8.8]:8443")
+    assert place.url.raw_path == b"/a?b=c"
+
+
 @pytest.mark.parametrize("places", [["8.8.8.8", "10.0.0.1"], ["10.0.0.1", "8.8.8.8"]])
 def test_every_address_of_a_name_must_be_public(places: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def resolver(host: str, port: int, **_: Any) -> list[Any]:
@@ -152,7 +165,9 @@ def test_every_address_of_a_name_must_be_public(places: list[str], monkeypatch: 
     monkeypatch.undo()
 
 
-@pytest.mark.parametrize("url", ["https://x.example/\x07", "https://x.example/" + "a" * 495])
+@pytest.mark.parametrize(
+    "url", ["https://x.example/\x07", "https://x.example/\u202e", "https://x.example/" + "a" * 495]
+)
 def test_a_url_is_one_line_of_at_most_512_characters(url: str) -> None:
     assert len(addresses.check_url("https://x.example/" + "a" * 494)) == 512
     with pytest.raises(AlertError, match="validation"):

@@ -92,6 +92,11 @@ def drip(head: bytes) -> Act:
     return act
 
 
+def listen(taken: socket.socket) -> None:
+    """Says nothing, until the other side has had enough."""
+    taken.recv(1)
+
+
 def for_ever(begin: bytes, piece: bytes) -> Act:
     """Sends the same without end."""
 
@@ -116,6 +121,17 @@ def test_a_receiver_that_drips_is_cut_off_at_the_deadline(
     assert (row.state, row.attempts, row.status) == ("pending", 1, None)
     assert row.error == "timeout: no whole answer within 0.6 s"
     assert timedelta(seconds=24) <= row.next_at - now <= timedelta(seconds=36)
+
+
+def test_a_silent_receiver_has_no_more_than_what_is_left_of_the_deadline(
+    peer: Callable[[Act], Peer], now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calling, "DEADLINE_S", 0.6)
+    waiting(peer(listen).port, now)
+    begin = time.monotonic()
+    assert sending.send_due(now, rng=RNG) == 0
+    assert time.monotonic() - begin < calling.SILENCE_S - 1
+    assert Delivery.objects.get().error.startswith("timeout: ")
 
 
 def test_answers_that_only_promise_one_are_cut_off_too(

@@ -29,16 +29,18 @@ RNG = random.Random(7)
 
 
 class Receiver(HTTPServer):
-    """Keeps what it gets and answers `status`."""
+    """Keeps what it gets, and at which paths, and answers `status`."""
 
     status = 204
     got: list[tuple[dict[str, str], bytes]]
+    paths: list[str]
 
 
 class Answer(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         server: Any = self.server
         body = self.rfile.read(int(self.headers["content-length"]))
+        server.paths.append(self.path)
         server.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
         self.send_response(server.status)
         if server.status == 302:
@@ -53,7 +55,7 @@ class Answer(BaseHTTPRequestHandler):
 def receiver(settings: Any) -> Iterator[Receiver]:
     settings.WEBHOOK_ALLOW_PRIVATE = True
     with Receiver(("127.0.0.1", 0), Answer) as server:
-        server.got = []
+        server.got, server.paths = [], []
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield server
