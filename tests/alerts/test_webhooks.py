@@ -226,7 +226,11 @@ def test_tries_take_about_a_day_in_all() -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1", "[::1]", "10.0.0.1", "169.254.169.254", "[::ffff:10.0.0.1]", "0.0.0.0", "224.0.0.1"]
+    "host",
+    [
+        *("127.0.0.1", "10.0.0.1", "169.254.169.254", "0.0.0.0", "224.0.0.1"),
+        *("[::1]", "[ff0e::1]", "[::ffff:10.0.0.1]", "[::ffff:224.0.0.1]"),
+    ],
 )
 def test_a_private_address_is_refused(host: str, now: datetime) -> None:
     with pytest.raises(AlertError, match="address_refused"):
