@@ -132,6 +132,8 @@ def walk(place: Place) -> Iterator[tuple[Place, Broken | None]]:
         if place.seals <= start.seals:
             place = Place(start.seals, place.rows, start.last, start.digest)
             broken = _wrong_anchor()
+            if broken is not None and begin().seals > start.seals:
+                continue  # rows left between one statement of that look and the next
             if broken is not None:
                 yield place, broken
                 return
@@ -155,12 +157,16 @@ def begin() -> Place:
 
 
 def place_of(n: int) -> Place | None:
-    """Behind seal number n, taken at its word; 0 is the start, None when there is no such seal."""
-    start = begin()
-    if n in (0, start.seals):
-        return start if n else Place()
+    """Behind seal number n, taken at its word: 0 is the start, one that has left is where the chain begins,
+    None when there is no such seal yet.
+    """
+    if n == 0:
+        return Place()
     one = AuditSeal.objects.filter(n=n).first()
-    return None if one is None else Place(one.n, 0, one.last_id, bytes(one.digest))
+    if one is not None:
+        return Place(one.n, 0, one.last_id, bytes(one.digest))
+    start = begin()  # looked up last: it covers a seal that left in this moment
+    return start if n <= start.seals else None
 
 
 def is_last(place: Place) -> bool:
@@ -179,7 +185,8 @@ def is_in_chain(digest: str) -> bool:
         noted = bytes.fromhex(digest)
     except ValueError:
         return False
-    return noted == begin().digest != b"" or AuditSeal.objects.filter(digest=noted).exists()
+    # In this order: a seal that leaves in between is the anchor then.
+    return AuditSeal.objects.filter(digest=noted).exists() or noted == begin().digest != b""
 
 
 def export(start: datetime | None, end: datetime | None) -> Iterator[dict[str, Any]]:

@@ -84,10 +84,11 @@ def go_on(*, now: datetime, clock: Callable[[], float] = time.monotonic) -> Audi
 def _compare(row: AuditCheck) -> None:
     """Hold a finished walk to the one before."""
     before = AuditCheck.objects.filter(id__lt=row.pk, broken_seal=None).exclude(digest="").first()
-    if before is None or before.seals < audit_chain.begin().seals:
-        return  # the seal it ended at has left since
-    if not audit_chain.is_in_chain(before.digest):
-        row.broken_seal, row.broken_what = before.seals, "chain"
+    if before is None or audit_chain.is_in_chain(before.digest):
+        return
+    if before.seals < audit_chain.begin().seals:
+        return  # the seal it ended at has left since; looked up last, as it may leave in this moment
+    row.broken_seal, row.broken_what = before.seals, "chain"
 
 
 def _newest() -> int:

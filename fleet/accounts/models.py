@@ -110,8 +110,12 @@ class Identity(models.Model):
 
 
 class ApiToken(models.Model):
-    """A bearer token `tfk_<id>_<secret>`; only a keyed digest of the secret is kept."""
+    """A bearer token `tfk_<id>_<secret>`; only a keyed digest of the secret is kept.
 
+    shown: no column, digest of the secret that this row was asked for with (`tokens.authenticate`), else b"".
+    """
+
+    shown: bytes = b""
     public_id = models.CharField(max_length=16, unique=True)
     digest = models.BinaryField()
     name = models.CharField(max_length=64)

@@ -34,13 +34,22 @@ def parsed(texts: Iterable[str]) -> list[str]:
     return found
 
 
+def cover(networks: Iterable[str], others: Iterable[str]) -> bool:
+    """True when each of the other networks lies in one of the networks; both as `parsed` gives them."""
+    outer = [ipaddress.ip_network(one) for one in networks]
+    inner = [ipaddress.ip_network(one) for one in others]
+    return all(
+        any(one.network_address in big and one.prefixlen >= big.prefixlen for big in outer) for one in inner
+    )
+
+
 def hold(networks: Sequence[str], address: str) -> bool:
     """True when the address lies in one of the networks. What is no address, as over a Unix socket, does not.
 
     An IPv4 address that arrives at an IPv6 socket is the IPv4 address.
     """
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        found = ipaddress.ip_address(address)
     except ValueError:
         return False
     found = getattr(found, "ipv4_mapped", None) or found

@@ -54,14 +54,16 @@ def issue(
     ttl: timedelta | None = None,
     group_limit: Collection[str] | None = None,
     allowed_from: Collection[str] | None = None,
+    within: Collection[str] | None = None,
 ) -> tuple[ApiToken, str]:
     """Make a token for `owner`. The text of the pair is shown once and can never be read again.
 
     scopes: at most what the owner's role allows. ttl: None lets it live until it is revoked. group_limit:
     names of the device groups it is limited to, of those its owner is limited to; None: as its owner.
-    allowed_from: networks it may be used from (`fleet.accounts.networks`); None: any. Raises TokenError
-    `validation` for an empty name, an unknown scope, a network that is none or a ttl that is not positive,
-    and `scope_missing` for a scope that the owner does not have.
+    allowed_from: networks it may be used from (`fleet.accounts.networks`); None: any, an empty list is
+    refused. within: networks of the token that asks, which the new one must stay in; None: any. Raises
+    TokenError `validation` for an empty name, an unknown scope, networks that are none or a ttl that is not
+    positive, and `scope_missing` for a scope that the owner does not have or networks beyond `within`.
     """
     wanted = frozenset(scopes)
     if not 1 <= len(name) <= 64:
@@ -75,7 +77,7 @@ def issue(
     limit = None if group_limit is None else sorted(set(group_limit))
     if limit is not None and owner.group_limit is not None and set(limit) - set(owner.group_limit):
         raise TokenError("scope_missing", f"{owner.username} is limited to other groups of devices")
-    places = _networks(allowed_from)
+    places = _networks(allowed_from, within)
     public_id, secret = secrets.token_hex(8), secrets.token_hex(32)
     with transaction.atomic():
         token = ApiToken.objects.create(
@@ -107,7 +109,7 @@ def issue(
 
 
 def authenticate(bearer: str, *, now: datetime, address: str = "") -> ApiToken:
-    """The live token that `bearer` names; its `owner` is loaded.
+    """The live token that `bearer` names; its `owner` is loaded, and `shown` is set.
 
     address: of the peer, "" when it is not known. Raises TokenError `token_invalid` for anything malformed,
     unknown, revoked, of a disabled owner or used from outside its networks, and `token_expired`.
@@ -130,6 +132,7 @@ def authenticate(bearer: str, *, now: datetime, address: str = "") -> ApiToken:
         )
     if token.expires_at is not None and token.expires_at <= now:
         raise TokenError("token_expired", f"the token expired at {token.expires_at.isoformat()}")
+    token.shown = given
     _note_use(token, now, "last_used_at")
     if not is_right:
         _note_use(token, now, "former_used_at")
@@ -149,17 +152,26 @@ def effective_limit(token: ApiToken) -> frozenset[str] | None:
     return frozenset(own) if owners is None else frozenset(own) & frozenset(owners)
 
 
-def rotate(token: ApiToken, *, actor: Actor, now: datetime, grace: timedelta = timedelta(0)) -> str:
+def rotate(
+    token: ApiToken,
+    *,
+    actor: Actor,
+    now: datetime,
+    grace: timedelta = timedelta(0),
+    within: Collection[str] | None = None,
+) -> str:
     """Give a token another secret; the text of the pair is returned, and can never be read again. Its id,
     scopes, limits and end stay.
 
     grace: how long the secret of now is taken as well; 0 (the default) ends it at once. There are never more
-    than two: rotating again within that time ends the one before. Who may ask is the caller's business: the
-    text acts in the owner's name. Raises TokenError `validation` for a grace outside 0..7 days, `stale` when
-    somebody changed the token since `token` was read, `illegal_transition` when it is revoked or has expired.
+    than two: rotating again within that time ends the one before. within: as of `issue`. Who may ask is the
+    caller's business: the text acts in the owner's name. Raises TokenError `validation` for a grace outside
+    0..7 days, `scope_missing` for a token that works beyond `within`, `stale` when somebody changed the token
+    since `token` was read, `illegal_transition` when it is revoked or has expired.
     """
     if not timedelta(0) <= grace <= LONGEST_GRACE:
         raise TokenError("validation", "a former secret is taken for 0 hours to 7 days", field="grace_hours")
+    _check_within(token.networks, within)
     _check_live(token, now, "rotate")
     secret, until = secrets.token_hex(32), now + grace if grace else None
     values = {
@@ -176,19 +188,33 @@ def rotate(token: ApiToken, *, actor: Actor, now: datetime, grace: timedelta = t
     return f"tfk_{token.public_id}_{secret}"
 
 
-def change(token: ApiToken, *, allowed_from: Collection[str] | None, actor: Actor, now: datetime) -> ApiToken:
+def change(
+    token: ApiToken,
+    *,
+    allowed_from: Collection[str] | None,
+    actor: Actor,
+    now: datetime,
+    within: Collection[str] | None = None,
+) -> ApiToken:
     """Say from which networks a token may be used; None: from any.
 
-    Raises TokenError `validation` as `issue`, `stale` when somebody changed it since `token` was read, and
-    `illegal_transition` when it is revoked or has expired.
+    within: as of `issue`. Raises TokenError `validation` and `scope_missing` as `issue`, `stale` when
+    somebody changed it since `token` was read, and `illegal_transition` when it is revoked or has expired.
     """
-    places, before = _networks(allowed_from), token.networks
+    places, before = _networks(allowed_from, within), token.networks
     _check_live(token, now, "change")
     with transaction.atomic():
         _update(token, {"networks": places})
         _record(token, "token.change", actor, now, before={"networks": before}, after={"networks": places})
     token.refresh_from_db()
     return token
+
+
+def is_taken(token: ApiToken, shown: bytes, *, now: datetime) -> bool:
+    """True while the secret with this digest is the token's, or its former one within its grace."""
+    former = token.former_digest if _is_former_taken(token, now) else None
+    known = [bytes(one) for one in (token.digest, former) if one is not None]
+    return any(constant_time_compare(one, shown) for one in known)
 
 
 def is_from_inside(token: ApiToken, address: str) -> bool:
@@ -216,11 +242,22 @@ def _note_use(token: ApiToken, now: datetime, field: str) -> None:
         setattr(token, field, now)
 
 
-def _networks(allowed_from: Collection[str] | None) -> list[str] | None:
+def _networks(allowed_from: Collection[str] | None, within: Collection[str] | None) -> list[str] | None:
     try:
-        return None if allowed_from is None else networks.parsed(allowed_from)
+        places = None if allowed_from is None else networks.parsed(allowed_from)
     except ValueError as error:
         raise TokenError("validation", str(error), field="networks") from None
+    _check_within(places, within)
+    return places
+
+
+def _check_within(places: Collection[str] | None, within: Collection[str] | None) -> None:
+    """Whoever stole a token that works from some networks only must not make one of it that works elsewhere.
+    Raises TokenError `scope_missing`.
+    """
+    if within is not None and (places is None or not networks.cover(within, places)):
+        text = f"the asking token is bound to networks: so must this one be, within {', '.join(within)}"
+        raise TokenError("scope_missing", text, field="networks")
 
 
 def _check_live(token: ApiToken, now: datetime, asked: str) -> None:

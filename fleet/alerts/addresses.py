@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+import httpx
+
 from fleet.alerts.errors import AlertError
 
 MAX_URL_CHARS: Final = 512
@@ -20,12 +22,13 @@ MAX_URL_CHARS: Final = 512
 
 @dataclass(frozen=True)
 class Place:
-    """A URL with its host's name and the address that was checked."""
+    """Whom to call. url: with the address that was checked in place of the name. host: the name, in ASCII.
+    netloc: name and port, as the header `host` has them.
+    """
 
-    url: str
+    url: httpx.URL
     host: str
-    port: int
-    address: str
+    netloc: str
 
 
 def check_url(url: str) -> str:
@@ -34,7 +37,8 @@ def check_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError:
+        httpx.URL(url)  # what it refuses could never be called: a name that is no IDNA, no IPv6
+    except (ValueError, httpx.InvalidURL):
         raise AlertError("validation", "the URL is not well-formed", field="url") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not url.isprintable():
         raise AlertError("validation", "a URL begins with https:// or http:// and a host", field="url")
@@ -47,10 +51,11 @@ def check_url(url: str) -> str:
 def resolve(url: str, *, allow_private: bool) -> Place:
     """The place to call. Blocks while the name is looked up.
 
-    Raises AlertError `address_refused` when the host is unknown, or any of its addresses is not a public one.
+    Raises AlertError `validation` as `check_url`, and `address_refused` when the host is unknown, or any of
+    its addresses is not a public one.
     """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
+    parts = httpx.URL(check_url(url))
+    host = parts.raw_host.decode("ascii")  # the lookup and the call must mean the same name
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -61,7 +66,7 @@ def resolve(url: str, *, allow_private: bool) -> Place:
         if not allow_private and not _is_public(one):
             text = f"{host[:80]} is at {one}, which is not a public address"
             raise AlertError("address_refused", text, field="url")
-    return Place(url, host, port, addresses[0])
+    return Place(parts.copy_with(host=addresses[0]), host, parts.netloc.decode("ascii"))
 
 
 def _is_public(address: str) -> bool:

@@ -8,7 +8,8 @@ class AlertError(Exception):
     """A rule, a silence, a webhook or an address was refused.
 
     code: `validation`, `duplicate`, `not_found`, `stale` (changed since it was read), `address_refused` (a
-    webhook's host is private or none). field: the input it is about, "" for none.
+    webhook's host is private or none), `timeout` or `unreachable` (a receiver did not answer in time, or not
+    at all). field: the input it is about, "" for none.
     """
 
     def __init__(self, code: str, text: str, *, field: str = "") -> None:

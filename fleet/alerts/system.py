@@ -11,7 +11,8 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any, Final
 
-from django.db.models import Count
+from django.conf import settings
+from django.db.models import Count, Q
 
 from fleet.alerts.choices import DeliveryState
 from fleet.alerts.findings import Finding
@@ -95,9 +96,12 @@ def _refused(threshold: float, now: datetime) -> list[Finding]:
 
 
 def _undelivered(threshold: float, now: datetime) -> list[Finding]:
-    """One finding per receiver. What was sent again since, and taken, has failed no more."""
+    """One finding per receiver. What was sent again since, and taken, has failed no more; nor has what was
+    for an address that is none of ALERT_EMAILS any more. A webhook that was removed took its messages along.
+    """
     since = now - KINDS["delivery_failed"].span
     failed = Delivery.objects.filter(state=DeliveryState.FAILED, finished_at__gt=since)
+    failed = failed.filter(Q(webhook__isnull=False) | Q(recipient__in=settings.ALERT_EMAILS))
     receivers = failed.order_by().values("webhook_id", "webhook__name", "recipient").annotate(n=Count("pk"))
     found = []
     for one in receivers.order_by("webhook__name", "recipient"):

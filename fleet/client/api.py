@@ -204,10 +204,10 @@ class Tokens(_Part):
         self, name: str, scopes: Sequence[str], days: int = 90, networks: Sequence[str] | None = None
     ) -> Json:
         """A new token; its secret is in this answer and never shown again. networks: it may be used from
-        these only, None = from any.
+        these only, None = from any; an empty list is refused.
         """
-        body = {"name": name, "scopes": [*scopes], "days": days}
-        return _json(self._http.post("/tokens", body | ({"networks": [*networks]} if networks else {})))
+        body: Json = {"name": name, "scopes": [*scopes], "days": days, "networks": _texts(networks)}
+        return _json(self._http.post("/tokens", body))
 
     def rotate(self, public_id: str, grace_hours: int = 0) -> Json:
         """A new secret for a token of one's own, in this answer and never shown again. grace_hours: how long

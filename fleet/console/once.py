@@ -6,7 +6,8 @@ to where the first one led. What was refused leaves no number behind: it can be 
 number goes with a digest of what is said: a form gone back to and sent with something else is another one.
 
 A page that answers with what is shown once (a token's text, an invitation's link) is not shown again: who
-sends such a form twice and loses the first answer makes another, and ends the one before.
+sends such a form twice and loses the first answer makes another, and ends the one before. Such an answer may
+say in `Location` where the second POST is led to; without, it is led to the page that the form stood on.
 """
 
 from __future__ import annotations

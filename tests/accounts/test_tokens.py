@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from structlog.testing import capture_logs
 
 from fleet.accounts import tokens
 from fleet.accounts.audit import SYSTEM
@@ -177,6 +178,9 @@ def test_what_is_over_or_changed_meanwhile_gets_no_new_secret(viewer: Any, now: 
 def test_a_token_is_unknown_outside_its_networks(viewer: Any, now: Any) -> None:
     token, text = issue(viewer, now, allowed_from=["10.1.0.0/16", "2001:db8::/32", "192.0.2.7"])
     assert token.networks == ["10.1.0.0/16", "2001:db8::/32", "192.0.2.7/32"]
+    issued = AuditEvent.objects.get(verb="token.issue").after
+    assert issued is not None
+    assert issued["networks"] == token.networks
     for inside in ("10.1.255.255", "2001:db8::1", "192.0.2.7", "::ffff:10.1.0.1"):
         assert tokens.authenticate(text, now=now, address=inside)
     for outside in ("10.2.0.0", "192.0.2.8", "2001:db9::1", "::ffff:10.2.0.1", "", "unix:", "10.1.0.0/16"):
@@ -210,3 +214,44 @@ def test_networks_that_are_none_are_refused(networks: list[str], viewer: Any, no
     assert (caught.value.code, caught.value.field) == ("validation", "networks")
     assert len(caught.value.text) < 200
     assert not ApiToken.objects.exists()
+
+
+def test_a_use_from_outside_is_in_the_log_with_id_and_address(viewer: Any, now: Any) -> None:
+    token, text = issue(viewer, now, allowed_from=["10.1.0.0/16"])
+    with capture_logs() as said:
+        tokens.authenticate(text, now=now, address="10.1.2.3")
+        with pytest.raises(TokenError):
+            tokens.authenticate(text, now=now, address="10.2.0.1")
+    (line,) = said
+    assert (line["event"], line["log_level"]) == ("token_outside_networks", "warning")
+    assert (line["token"], line["address"]) == (token.public_id, "10.2.0.1")
+    assert text.rsplit("_", 1)[1] not in repr(line)
+
+
+def test_what_is_over_is_bound_to_no_other_networks(viewer: Any, now: Any) -> None:
+    expired, _ = issue(viewer, now, ttl=timedelta(hours=1))
+    revoked, _ = issue(viewer, now)
+    read_before = ApiToken.objects.get(pk=revoked.pk)
+    tokens.revoke(revoked, actor=SYSTEM, now=now)
+    revoked.refresh_from_db()
+    for token, code in (
+        (expired, "illegal_transition"),
+        (revoked, "illegal_transition"),
+        (read_before, "stale"),
+    ):
+        with pytest.raises(TokenError) as caught:
+            tokens.change(token, allowed_from=None, actor=SYSTEM, now=now + timedelta(hours=1))
+        assert caught.value.code == code
+    with pytest.raises(TokenError, match="stale"):
+        tokens.rotate(read_before, actor=SYSTEM, now=now)
+    assert not AuditEvent.objects.filter(verb__in=["token.change", "token.rotate"]).exists()
+
+
+def test_a_secret_that_was_shown_holds_as_long_as_it_is_taken(viewer: Any, now: Any) -> None:
+    token, first = issue(viewer, now)
+    shown = tokens.authenticate(first, now=now).shown
+    second = tokens.rotate(token, actor=SYSTEM, now=now, grace=timedelta(hours=1))
+    assert tokens.is_taken(token, shown, now=now + timedelta(minutes=59))
+    assert not tokens.is_taken(token, shown, now=now + timedelta(hours=1))
+    assert tokens.is_taken(token, tokens.authenticate(second, now=now).shown, now=now + timedelta(hours=1))
+    assert not tokens.is_taken(token, b"", now=now)

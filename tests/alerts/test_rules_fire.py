@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
 from fleet.accounts.audit import SYSTEM
-from fleet.alerts import evaluation, rules
+from fleet.alerts import evaluation, mailing, rules
 from fleet.alerts.errors import AlertError
 from fleet.alerts.kinds import KINDS
 from fleet.alerts.models import Alert, Delivery, Webhook
@@ -262,3 +263,27 @@ def test_a_receiver_that_was_not_reached_is_named_and_all_is_well_once_it_took_t
     for n in (1, 2, 3):
         evaluation.run(now + n * MINUTE)
     assert Alert.objects.get().state == "resolved"
+
+
+def test_an_address_that_was_taken_out_is_no_receiver_that_was_not_reached(
+    now: datetime, settings: Any
+) -> None:
+    settings.ALERT_EMAILS = ["ops@fleet.example", "left@fleet.example"]
+    make("delivery_failed", now)
+    for name in settings.ALERT_EMAILS:
+        Delivery.objects.create(
+            kind="email", recipient=name, event="alert.opened", body={}, state="failed", next_at=now,
+            created_at=now, finished_at=now, error="SMTPServerDisconnected",
+        )  # fmt: skip
+    evaluation.run(now)
+    assert {subject(one) for one in Alert.objects.all()} == {
+        "e-mail to ops@fleet.example",
+        "e-mail to left@fleet.example",
+    }
+    settings.ALERT_EMAILS = ["ops@fleet.example"]
+    waiting = Delivery.objects.filter(recipient="left@fleet.example", state="pending")
+    assert waiting.update(state="failed", error=mailing.NOT_ASKED_FOR, finished_at=now) == 2
+    for n in (1, 2, 3):
+        evaluation.run(now + n * MINUTE)
+    states = {subject(one): one.state for one in Alert.objects.all()}
+    assert states == {"e-mail to ops@fleet.example": "open", "e-mail to left@fleet.example": "resolved"}

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import random
+import socket
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -28,16 +29,18 @@ RNG = random.Random(7)
 
 
 class Receiver(HTTPServer):
-    """Keeps what it gets and answers `status`."""
+    """Keeps what it gets, and at which paths, and answers `status`."""
 
     status = 204
     got: list[tuple[dict[str, str], bytes]]
+    paths: list[str]
 
 
 class Answer(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         server: Any = self.server
         body = self.rfile.read(int(self.headers["content-length"]))
+        server.paths.append(self.path)
         server.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
         self.send_response(server.status)
         if server.status == 302:
@@ -52,7 +55,7 @@ class Answer(BaseHTTPRequestHandler):
 def receiver(settings: Any) -> Iterator[Receiver]:
     settings.WEBHOOK_ALLOW_PRIVATE = True
     with Receiver(("127.0.0.1", 0), Answer) as server:
-        server.got = []
+        server.got, server.paths = [], []
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield server
@@ -182,6 +185,40 @@ def test_messages_are_forgotten_a_month_after_their_end_and_what_waits_stays(
     assert set(Delivery.objects.values_list("pk", flat=True)) == {waiting.pk, again.pk}
 
 
+@pytest.mark.parametrize("host", ["\u2460\u2461\u2466.0.0.1", "[v1.x]", "x:99999", "a..b"])
+def test_an_address_that_nothing_can_call_is_a_failed_try_and_holds_up_no_other(
+    host: str, secret: str, receiver: Receiver, now: datetime
+) -> None:
+    hook = Webhook.objects.get()
+    bad = Webhook.objects.create(
+        name="bad", url=f"http://{host}/", sealed_secret=bytes(hook.sealed_secret), created_at=now
+    )  # as an earlier release took it
+    webhooks.send_test(bad, actor=SYSTEM, now=now - timedelta(minutes=1))  # due before the other
+    assert sending.send_due(now, rng=RNG) == 1
+    row = bad.deliveries.get()
+    assert (row.state, row.attempts, row.status) == ("pending", 1, None)
+    assert row.error.startswith(("address_refused: no address for", "validation: the URL is"))
+    assert row.next_at > now
+
+
+def test_a_name_beyond_ascii_is_looked_up_and_called_as_the_same_host(
+    secret: str, receiver: Receiver, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = socket.getaddrinfo, []
+
+    def resolver(host: str, *rest: Any, **more: Any) -> list[Any]:
+        if host.endswith(".example"):
+            asked.append(host)
+            host = "127.0.0.1"
+        return real(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    Webhook.objects.update(url=f"http://stra\u00dfe.example:{receiver.server_port}/hook")
+    assert sending.send_due(now, rng=RNG) == 1
+    assert receiver.got[0][0]["host"] == f"xn--strae-oqa.example:{receiver.server_port}"
+    assert asked == ["xn--strae-oqa.example"], "not strasse.example, as an older standard has it"
+
+
 def test_tries_take_about_a_day_in_all() -> None:
     waits = [sending.backoff(n, rng=RNG) for n in range(1, sending.TRIES)]
     assert waits == sorted(waits)
@@ -189,14 +226,24 @@ def test_tries_take_about_a_day_in_all() -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1", "[::1]", "10.0.0.1", "169.254.169.254", "[::ffff:10.0.0.1]", "0.0.0.0", "224.0.0.1"]
+    "host",
+    [
+        *("127.0.0.1", "10.0.0.1", "169.254.169.254", "0.0.0.0", "224.0.0.1"),
+        *("[::1]", "[ff0e::1]", "[::ffff:10.0.0.1]", "[::ffff:224.0.0.1]"),
+    ],
 )
 def test_a_private_address_is_refused(host: str, now: datetime) -> None:
     with pytest.raises(AlertError, match="address_refused"):
         webhooks.create("x", url=f"http://{host}/", actor=SYSTEM, now=now)
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "https://", "http://a:b@x/", "x", "http://x:0/", "http://["])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("ftp://x", "https://", "http://a:b@x/", "x", "http://x:0/", "http://["),
+        *("http://\u2460.example/", "http://[v1.x]/", "http://x:99999/"),
+    ],
+)
 def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(AlertError, match="validation"):
         addresses.check_url(url)

@@ -120,9 +120,10 @@ def test_a_token_is_bound_to_networks_and_moved_under_its_revision(call: Caller)
     path, bearer = f"/tokens/{made['id']}", f"Bearer {made['token']}"
     assert call("GET", "/devices", AUTHORIZATION=bearer).status_code == 200
     assert call("PATCH", path, {"networks": ["10.1.0.0/16"]}).json()["code"] == "if_match_required"
-    assert _may_go_on(made["id"], "rollouts", "127.0.0.1") is False, "its scopes name no rollouts"
-    assert _may_go_on(made["id"], "device:d1", "127.0.0.1")
-    assert not _may_go_on(made["id"], "device:d1", "192.0.2.1"), "an open stream ends too"
+    shown = bytes(ApiToken.objects.get(public_id=made["id"]).digest)
+    assert not _may_go_on(made["id"], shown, "rollouts", "127.0.0.1"), "its scopes name no rollouts"
+    assert _may_go_on(made["id"], shown, "device:d1", "127.0.0.1")
+    assert not _may_go_on(made["id"], shown, "device:d1", "192.0.2.1"), "an open stream ends too"
     changed = call("PATCH", path, {"networks": ["10.1.0.0/16"]}, if_match=call("GET", path)["ETag"])
     assert (changed.status_code, changed["ETag"]) == (200, '"2"')
     refused = call("GET", "/devices", AUTHORIZATION=bearer)
@@ -133,6 +134,75 @@ def test_a_token_is_bound_to_networks_and_moved_under_its_revision(call: Caller)
     assert call("PATCH", path, {"networks": None}, if_match='"2"').json()["networks"] is None
     assert call("GET", "/devices", AUTHORIZATION=bearer).status_code == 200
     assert call("PATCH", path, {}, if_match='"3"').json()["code"] == "validation"
+
+
+@pytest.fixture
+def bound(call: Caller) -> Caller:
+    """An administrator's token that is taken from this machine and one network only."""
+    made = call.as_role("admin")
+    ApiToken.objects.filter(pk=made.token.pk).update(networks=["127.0.0.1/32", "10.1.0.0/16"])
+    return made
+
+
+@pytest.mark.parametrize(
+    ("networks", "status"),
+    [
+        (None, 403),
+        (["0.0.0.0/0"], 403),
+        (["10.0.0.0/8"], 403),
+        (["10.1.2.0/24", "10.2.0.0/16"], 403),
+        (["::/0"], 403),
+        (["nowhere"], 422),
+        (["10.1.0.0/16"], 200),
+        (["10.1.2.3", "127.0.0.1"], 200),
+    ],
+)
+def test_a_token_bound_to_networks_frees_neither_itself_nor_another(
+    call: Caller, bound: Caller, networks: list[str] | None, status: int
+) -> None:
+    code = {403: "scope_missing", 422: "validation"}.get(status)
+    other = call("POST", "/tokens", {"name": "wide", "scopes": ["devices:read"]}).json()["id"]
+    for public_id in (bound.token.public_id, other):
+        before = ApiToken.objects.get(public_id=public_id).networks
+        etag = call("GET", f"/tokens/{public_id}")["ETag"]
+        answer = bound("PATCH", f"/tokens/{public_id}", {"networks": networks}, if_match=etag)
+        assert (answer.status_code, answer.json().get("code")) == (status, code)
+        if status != 200:
+            assert ApiToken.objects.get(public_id=public_id).networks == before
+        ApiToken.objects.filter(pk=bound.token.pk).update(networks=["127.0.0.1/32", "10.1.0.0/16"])
+    n = ApiToken.objects.count()
+    body = {"name": "more", "scopes": ["devices:read"], "networks": networks}
+    answer = bound("POST", "/tokens", body)
+    assert (answer.status_code, answer.json().get("code")) == (201 if status == 200 else status, code)
+    assert ApiToken.objects.count() == n + (status == 200)
+
+
+@pytest.mark.parametrize(
+    ("networks", "status"),
+    [(None, 403), (["10.0.0.0/8"], 403), (["127.0.0.1/32"], 200), (["10.1.9.0/24"], 200)],
+)
+def test_a_token_bound_to_networks_gets_no_secret_that_works_elsewhere(
+    call: Caller, bound: Caller, networks: list[str] | None, status: int
+) -> None:
+    other = call("POST", "/tokens", {"name": "x", "scopes": ["devices:read"], "networks": networks}).json()[
+        "id"
+    ]
+    answer = bound("POST", f"/tokens/{other}/rotate", {})
+    assert answer.status_code == status
+    assert AuditEvent.objects.filter(verb="token.rotate").exists() is (status == 200)
+    if status == 403:
+        assert answer.json()["code"] == "scope_missing"
+    assert bound("POST", f"/tokens/{bound.token.public_id}/rotate", {}).status_code == 200, (
+        "its own stays bound"
+    )
+
+
+def test_a_token_without_networks_binds_and_frees_as_it_is_asked(call: Caller) -> None:
+    made = call(
+        "POST", "/tokens", {"name": "x", "scopes": ["devices:read"], "networks": ["10.0.0.0/8"]}
+    ).json()
+    assert call("POST", f"/tokens/{made['id']}/rotate", {}).status_code == 200
+    assert call("PATCH", f"/tokens/{made['id']}", {"networks": None}, if_match='"2"').status_code == 200
 
 
 def test_a_header_that_the_caller_writes_changes_no_address(call: Caller) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from fleet.alerts import webhooks
 from fleet.alerts.models import Delivery, Webhook
 from fleet.alerts.outbox import EVENTS
 from fleet.api.routes import api
@@ -65,6 +66,19 @@ def test_a_new_secret_is_shown_once_and_the_former_one_signs_for_a_day(call: Any
     assert call("POST", f"{path}/rotate", {"grace_hours": 0}).json()["former_secret_until"] is None
     for wrong in ({"grace_hours": 169}, {"grace_hours": -1}, {"grace": 1}):
         assert call("POST", f"{path}/rotate", wrong).json()["code"] == "validation"
+
+
+def test_a_new_secret_that_was_lost_on_the_way_is_had_again_with_its_key(call: Any, settings: Any) -> None:
+    settings.WEBHOOK_ALLOW_PRIVATE = True
+    made = call("POST", "/webhooks", {"name": "pager", "url": "http://127.0.0.1:9/"}).json()
+    path = f"/webhooks/{made['id']}/rotate"
+    first = call("POST", path, {}, IDEMPOTENCY_KEY="k1")
+    again = call("POST", path, {}, IDEMPOTENCY_KEY="k1")
+    assert (again["Idempotent-Replayed"], again.json(), again["ETag"]) == ("true", first.json(), '"2"')
+    row = Webhook.objects.get()
+    assert row.rev == 2
+    assert webhooks.secrets_of(row, now=timezone.now())[0] == first.json()["secret"]
+    assert call("POST", path, {}).json()["secret"] != first.json()["secret"]
 
 
 def test_a_private_address_is_refused_with_its_code(call: Any) -> None:

@@ -103,6 +103,14 @@ def test_a_call_is_one_that_the_api_describes(
         }
 
 
+@pytest.mark.parametrize("networks", [None, [], ["10.0.0.0/8"]])
+def test_a_list_of_no_networks_is_not_a_token_for_everywhere(
+    networks: list[str] | None, api: TinyFleet, asked: list[httpx.Request]
+) -> None:
+    api.tokens.create("n", ["devices:read"], networks=networks)
+    assert json.loads(asked[0].content)["networks"] == networks
+
+
 def test_every_typed_call_is_tried_here() -> None:
     parts = ("devices", "models", "rollouts", "telemetry", "tokens", "users")
     api = TinyFleet("https://fleet.example", "x")

@@ -150,3 +150,24 @@ def test_a_new_secret_is_shown_once_to_its_owner_and_to_nobody_else(as_role: AsR
     over = owner.get(path).content.decode()
     assert 'data-state="revoked"' in over
     assert 'data-test="networks-form"' not in over
+
+
+def test_a_form_for_a_new_secret_that_is_sent_twice_makes_one(as_role: AsRole) -> None:
+    client = as_role("viewer")
+    client.post("/settings/tokens", NEW)
+    path = f"/settings/tokens/{ApiToken.objects.get().public_id}"
+    drawn = re.findall(r'name="once" value="([^"]+)"', client.get(f"{path}/rotate").content.decode())
+    said = {"grace_hours": "1", "once": drawn[0]}
+    assert client.post(f"{path}/rotate", said | {"grace_hours": "2"}).status_code == 422
+    done = client.post(f"{path}/rotate", said)
+    assert done.status_code == 201, "what was refused before left no number behind"
+    again = client.post(f"{path}/rotate", said, HTTP_REFERER=f"http://testserver{path}/rotate")
+    assert (again.status_code, again["Location"]) == (303, path)
+    assert "it was done once" in client.get(path).content.decode()
+    assert AuditEvent.objects.filter(verb="token.rotate").count() == 1
+    value = re.search(r'data-test="token-value">(tfk_\w+)<', done.content.decode())
+    assert value is not None
+    assert tokens.authenticate(value[1], now=timezone.now()), "the secret that was shown is the one"
+    fresh = re.findall(r'name="once" value="([^"]+)"', client.get(f"{path}/rotate").content.decode())
+    assert client.post(f"{path}/rotate", said | {"once": fresh[0]}).status_code == 201
+    assert AuditEvent.objects.filter(verb="token.rotate").count() == 2

@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.utils.html import escape
 
 from fleet.accounts.models import AuditEvent, User
-from fleet.alerts import sending
+from fleet.alerts import sending, webhooks
 from fleet.alerts.models import Delivery, Webhook
 from fleet.alerts.outbox import EVENTS
 from tests.alerts.test_webhooks import Receiver
@@ -95,7 +95,7 @@ def test_a_new_secret_is_asked_for_again_shown_once_and_the_page_says_until_when
     assert 'data-test="rotate-form"' in client.get(f"{path}/rotate").content.decode()
     assert client.post(f"{path}/rotate", {"grace_hours": "2"}).status_code == 422
     done = client.post(f"{path}/rotate", {"grace_hours": "1"})
-    assert done.status_code == 200
+    assert done.status_code == 201
     assert "no-store" in done["Cache-Control"]
     assert re.search(r'data-test="webhook-secret">whsec_', done.content.decode())
     hook.refresh_from_db()
@@ -104,6 +104,21 @@ def test_a_new_secret_is_asked_for_again_shown_once_and_the_page_says_until_when
     assert "whsec_" not in again
     assert 'data-test="former-until"' in again
     assert AuditEvent.objects.get(verb="webhook.rotate").actor == "admin-of-test"
+
+
+def test_a_form_for_a_new_secret_that_is_sent_twice_makes_one(hook: Webhook) -> None:
+    client = _admin()
+    client.post("/reauth", {"password": "pass-admin-of-test-word", "next": "/settings"})
+    path = f"/settings/webhooks/{hook.pk}"
+    drawn = re.findall(r'name="once" value="([^"]+)"', client.get(f"{path}/rotate").content.decode())
+    said = {"grace_hours": "0", "once": drawn[0]}
+    shown = client.post(f"{path}/rotate", said).content.decode()
+    again = client.post(f"{path}/rotate", said, HTTP_REFERER=f"http://testserver{path}/rotate")
+    assert (again.status_code, again["Location"]) == (303, path)
+    assert AuditEvent.objects.filter(verb="webhook.rotate").count() == 1
+    hook.refresh_from_db()
+    (secret,) = webhooks.secrets_of(hook, now=timezone.now())
+    assert secret in shown, "the secret that was shown is the one"
 
 
 def test_the_form_says_in_a_sentence_what_each_event_is(as_role: AsRole) -> None:

@@ -19,7 +19,7 @@ from redis import Redis
 from fleet import hints
 from fleet.accounts import tokens
 from fleet.accounts.audit import SYSTEM
-from fleet.accounts.models import User
+from fleet.accounts.models import ApiToken, User
 from fleet.accounts.scopes import READ
 from fleet.asgi import application
 from fleet.devices.classes import ensure_default_classes
@@ -167,6 +167,42 @@ def test_a_stream_ends_soon_after_its_token(bearer: str, monkeypatch: pytest.Mon
         await one.text()
         await User.objects.filter(username="viewer").aupdate(is_active=False)
         assert await one.hints() is None
+
+    run(story)
+
+
+def test_a_stream_ends_soon_after_the_secret_that_opened_it(
+    bearer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "CHECK_S", 0.1)
+
+    def rotate(grace: timedelta) -> str:
+        row = ApiToken.objects.get()
+        return "Bearer " + tokens.rotate(row, actor=SYSTEM, now=timezone.now(), grace=grace)
+
+    async def still_told(stream: Any) -> list[list[str] | None]:
+        """Two hints of one object, between which there are several checks."""
+        told = []
+        for _ in range(2):
+            await asyncio.to_thread(hints.changed, hints.ALERTS)
+            told.append(await stream.hints())
+        return told
+
+    both = [["alerts"], ["alerts"]]
+
+    async def story() -> None:
+        first = await Stream(STREAM, "topics=alerts", authorization=bearer).begin()
+        new = await asyncio.to_thread(rotate, timedelta(hours=1))
+        assert await still_told(first) == both, "the former secret is taken for an hour"
+        await ApiToken.objects.aupdate(former_until=timezone.now())
+        assert await first.hints() is None
+        second = await Stream(STREAM, "topics=alerts", authorization=new).begin()
+        assert await still_told(second) == both
+        newer = await asyncio.to_thread(rotate, timedelta(0))
+        assert await second.hints() is None
+        third = await Stream(STREAM, "topics=alerts", authorization=newer).begin()
+        assert await still_told(third) == both
+        await third.leave()
 
     run(story)
 

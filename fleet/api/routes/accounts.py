@@ -71,7 +71,9 @@ def list_tokens(
 
 @router.post("/tokens", auth=Scope("users:admin"), response={201: dict[str, Any]})
 def issue_token(request: HttpRequest, body: TokenBody) -> Any:
-    """Make a token that can do no more than the asking one; its text is in this answer and nowhere else."""
+    """Make a token that can do no more than the asking one, nor from elsewhere; its text is in this answer
+    and nowhere else.
+    """
     for scope in body.scopes:
         if scope in ALL_SCOPES:
             require(request, scope)
@@ -85,6 +87,7 @@ def issue_token(request: HttpRequest, body: TokenBody) -> Any:
         ttl=timedelta(days=body.days),
         group_limit=body.groups,
         allowed_from=body.networks,
+        within=_networks(request),
     )
     return Status(201, {**token_json(made), "token": text})
 
@@ -99,10 +102,18 @@ def get_token(request: HttpRequest, public_id: str, response: HttpResponse) -> A
 
 @router.patch("/tokens/{public_id}", auth=Scope("users:admin"), response=dict[str, Any])
 def change_token(request: HttpRequest, public_id: str, body: TokenPatch, response: HttpResponse) -> Any:
-    """Say from which networks a token may be used. Needs If-Match. Anything else is another token."""
+    """Say from which networks a token may be used: a token bound to some names no others. Needs If-Match.
+    Anything else is another token.
+    """
     found = _token(public_id)
     must_match(request, found.rev)
-    tokens.change(found, allowed_from=body.networks, actor=actor(request), now=timezone.now())
+    tokens.change(
+        found,
+        allowed_from=body.networks,
+        actor=actor(request),
+        now=timezone.now(),
+        within=_networks(request),
+    )
     tag(response, found.rev)
     return token_json(found)
 
@@ -110,7 +121,7 @@ def change_token(request: HttpRequest, public_id: str, body: TokenPatch, respons
 @router.post("/tokens/{public_id}/rotate", auth=Scope("users:admin"), response=dict[str, Any])
 def rotate_token(request: HttpRequest, public_id: str, body: TokenSecretBody, response: HttpResponse) -> Any:
     """Give a token of one's own account a new secret; its text is in this answer and nowhere else. Whoever
-    asks has all of its scopes: its text may do what they may do, and no more.
+    asks has all of its scopes, and its networks are in theirs: its text may do what they may do, and no more.
     """
     found = _token(public_id)
     if found.owner_id != request.auth.owner_id:  # type: ignore[attr-defined]
@@ -119,7 +130,9 @@ def rotate_token(request: HttpRequest, public_id: str, body: TokenSecretBody, re
     for scope in sorted(tokens.effective_scopes(found)):
         require(request, scope)
     grace = timedelta(hours=body.grace_hours)
-    text = tokens.rotate(found, actor=actor(request), now=timezone.now(), grace=grace)
+    text = tokens.rotate(
+        found, actor=actor(request), now=timezone.now(), grace=grace, within=_networks(request)
+    )
     tag(response, found.rev)
     return {**token_json(found), "token": text}
 
@@ -129,6 +142,12 @@ def revoke_token(request: HttpRequest, public_id: str) -> Any:
     """End a token for good."""
     tokens.revoke(_token(public_id), actor=actor(request), now=timezone.now())
     return Status(204, None)
+
+
+def _networks(request: HttpRequest) -> list[str] | None:
+    """Networks that the asking token is bound to; None: none."""
+    found: list[str] | None = request.auth.networks  # type: ignore[attr-defined]
+    return found
 
 
 def _token(public_id: str) -> ApiToken:

@@ -36,20 +36,22 @@ def stream(request: HttpRequest, topics: str = Query(..., min_length=1, max_leng
         topics,
         scopes=tokens.effective_scopes(token),
         caller=f"token:{token.public_id}",
-        may_go_on=lambda: _may_go_on(token.public_id, topics, address),
+        may_go_on=lambda: _may_go_on(token.public_id, token.shown, topics, address),
     )
 
 
-def _may_go_on(public_id: str, topics: str, address: str) -> bool:
-    """True while the token is live, has no limit, and still the scopes that its topics need and the network
-    that its stream is read from.
+def _may_go_on(public_id: str, shown: bytes, topics: str, address: str) -> bool:
+    """True while the token is live, has no limit, and still the secret that the stream was opened with
+    (`shown`, its digest), the scopes that its topics need and the network that its stream is read from.
     """
+    now = timezone.now()
     token = ApiToken.objects.select_related("owner").filter(public_id=public_id, revoked_at=None).first()
     if (
         token is None
+        or not tokens.is_taken(token, shown, now=now)
         or tokens.effective_limit(token) is not None
         or not tokens.is_from_inside(token, address)
-        or (token.expires_at is not None and token.expires_at <= timezone.now())
+        or (token.expires_at is not None and token.expires_at <= now)
     ):
         return False
     scopes = tokens.effective_scopes(token)

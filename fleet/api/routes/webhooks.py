@@ -91,7 +91,8 @@ def rotate_webhook(
     request: HttpRequest, webhook_id: UUID, body: WebhookSecretBody, response: HttpResponse
 ) -> Any:
     """Give it a new secret, which is in this answer only. Until `former_secret_until` each message carries
-    two signatures, of the new secret and of the one before. No key makes it repeatable: no answer is kept.
+    two signatures, of the new secret and of the one before. Repeated with its Idempotency-Key it gives the
+    same secret again; without one, another.
     """
     row = _webhook(webhook_id)
     grace = timedelta(hours=body.grace_hours)

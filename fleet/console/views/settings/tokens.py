@@ -165,9 +165,11 @@ def token(request: HttpRequest, public_id: str) -> HttpResponse:
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 @page(*READ, asks_again=True)
+@sent_once
 def rotate(request: HttpRequest, public_id: str) -> HttpResponse:
     """GET: what it means. POST: a new secret for one's own token; the answer alone has it, so it is a page
-    and no redirect. Of somebody else's even an administrator gets none: it would act in that person's name.
+    and no redirect, and sent twice the form leads to the token. Of somebody else's even an administrator gets
+    none: it would act in that person's name.
     """
     row = _token(request, public_id)
     if row.owner_id != request.user.pk:
@@ -178,7 +180,9 @@ def rotate(request: HttpRequest, public_id: str) -> HttpResponse:
         grace = timedelta(hours=int(form.cleaned_data["grace_hours"]))
         try:
             text = tokens.rotate(row, actor=actor(request), now=timezone.now(), grace=grace)
-            return _token_page(request, row, text=text)
+            answer = _token_page(request, row, text=text, status=201)
+            answer["Location"] = reverse("console:token", args=[row.public_id])
+            return answer
         except TokenError as error:
             form.add_error(None, f"{error.code}: {error.text}")
             status = 409

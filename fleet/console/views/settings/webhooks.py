@@ -134,8 +134,11 @@ def test(request: HttpRequest, webhook_id: uuid.UUID) -> HttpResponse:
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 @page(WRITE, asks_again=True)
+@sent_once
 def rotate(request: HttpRequest, webhook_id: uuid.UUID) -> HttpResponse:
-    """GET: what it means. POST: a new secret; the answer alone has it, so it is a page and no redirect."""
+    """GET: what it means. POST: a new secret; the answer alone has it, so it is a page and no redirect, and
+    sent twice the form leads to the webhook.
+    """
     row = _webhook(webhook_id)
     form = RotateForm(request.POST) if request.method == "POST" else RotateForm(initial=kept(request))
     if not form.is_bound or not form.is_valid():
@@ -149,7 +152,9 @@ def rotate(request: HttpRequest, webhook_id: uuid.UUID) -> HttpResponse:
         form.add_error(None, f"{error.code}: {error.text}")
         context = {"webhook": row, "form": form}
         return render(request, "console/settings/webhook_rotate.html", context, status=409)
-    return _webhook_page(request, row, secret=secret)
+    answer = _webhook_page(request, row, secret=secret, status=201)
+    answer["Location"] = reverse("console:webhook", args=[row.pk])
+    return answer
 
 
 @require_POST
