@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from django.core.handlers.asgi import ASGIRequest
-from django.db import DEFAULT_DB_ALIAS, close_old_connections, connections
+from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
@@ -91,6 +91,14 @@ class Place:
 _places = Places()
 
 
+def give_back() -> None:
+    """Give this thread's connection back before something long that needs none; the next statement takes one
+    again. Within a transaction nothing happens.
+    """
+    if not connection.in_atomic_block:
+        connection.close()
+
+
 def _outside_the_pool() -> None:
     """Have this thread's connections made for it alone."""
     own = connections.create_connection(DEFAULT_DB_ALIAS)
@@ -135,7 +143,7 @@ async def _read(batch: Callable[[], T]) -> T:
         try:
             return batch()
         finally:
-            close_old_connections()
+            give_back()
 
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(_reading, context.run, apart)
@@ -154,5 +162,5 @@ class GiveBackMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         answer = self.get_response(request)
         if isinstance(request, ASGIRequest):
-            close_old_connections()
+            give_back()
         return answer

@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections
 
+from fleet.long_answers import give_back
 from fleet.telemetry import cold, cold_export, cold_query, export_forms, partitions
 from fleet.telemetry.catalogue import MAX_RANGE
 from fleet.telemetry.cold_export import Chained, Cursor
@@ -183,8 +184,7 @@ def open_export(wanted: Wanted, *, now: datetime, clock: Callable[[], float] = t
     exports run, `query_timeout`, and what `selection.condition` raises.
     """
     check(wanted, now=now)
-    with _Opening(wanted, now) as opening:
-        opening.take(_LOCK, SLOTS, f"{SLOTS} exports are under way, at most as many can be: ask later")
+    with _Opening(wanted, now, lock=_LOCK, places=SLOTS) as opening:
         if opening.exceeds(MOST_ROWS):
             raise QueryError(
                 "too_many_rows", f"more than {MOST_ROWS:,} rows; ask for a shorter range or fewer devices"
@@ -205,18 +205,21 @@ def open_part(wanted: Wanted, *, now: datetime, lock: int, has_head: bool) -> Ex
     """As `open_export`, of a part of what was checked and counted before; None when another session holds the
     lock `lock`, which the part holds until it is closed. has_head: as of `export_forms.writer`.
     """
-    with _Opening(wanted, now) as opening:
-        try:
-            opening.take(lock, 1, "another worker is at it")
-        except QueryError:
+    try:
+        with _Opening(wanted, now, lock=lock, places=1) as opening:
+            return opening.export(lambda: False, has_head=has_head)
+    except QueryError as error:
+        if error.code == "contended":
             return None
-        return opening.export(lambda: False, has_head=has_head)
+        raise
 
 
 class _Opening:
     """A connection with one snapshot, on the way to an export: closed again unless that comes of it."""
 
-    def __init__(self, wanted: Wanted, now: datetime) -> None:
+    def __init__(self, wanted: Wanted, now: datetime, *, lock: int | None = None, places: int = 0) -> None:
+        """lock: the first of so many `places`, of which one is taken before anything is read."""
+        self._lock, self._places = lock, places
         self._wanted = wanted
         self._selected = condition(wanted.q, now=now)
         table, self._names = _KINDS[wanted.kind]
@@ -230,15 +233,17 @@ class _Opening:
         self._among: Pairs | None = None
 
     def __enter__(self) -> _Opening:
+        give_back()  # those who ask for pages must not wait while this is counted
         parameters = connections.create_connection(DEFAULT_DB_ALIAS).get_connection_params()
         self._opened = psycopg.connect(**{**parameters, "connect_timeout": CONNECT_S})
         self._opened.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         self._opened.read_only = True
         self._plain = psycopg.ClientCursor(self._opened)
         self._plain.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_S}s'")
-        self._plain.execute("SELECT 1")  # now the snapshot is taken, and what it lacks is in the cold tier
         try:
+            self._take()  # now the snapshot is taken, and what it lacks is in the cold tier
             self._look_in_the_cold()
+            give_back()
         except BaseException:
             self._opened.close()
             raise
@@ -258,13 +263,18 @@ class _Opening:
         if not self._is_kept:
             self._opened.close()
 
-    def take(self, lock: int, places: int, text: str) -> None:
+    def _take(self) -> None:
+        if self._lock is None:
+            self._plain.execute("SELECT 1")
+            return
         self._plain.execute(
             "SELECT n FROM generate_series(0, %s) n WHERE pg_try_advisory_xact_lock(%s + n) LIMIT 1",
-            [places - 1, lock],
+            [self._places - 1, self._lock],
         )
         if self._plain.fetchone() is None:
-            raise QueryError("contended", text)
+            raise QueryError(
+                "contended", f"{self._places} exports are under way, at most as many can be: ask later"
+            )
 
     def count(self, most: int, *, timeout_s: int) -> int:
         n = self._count(most, timeout_s)

@@ -11,7 +11,7 @@ statement of a page above so many milliseconds.
 
 `--keep` leaves the filled database in a folder; the next run with that folder migrates it and begins at once.
 `--only` asks just the pages whose title has that text. `--pool` has the server keep its connections to the
-database (FLEET_DB_POOL), which the stack does not: without it each request makes one, some 25 ms.
+database (FLEET_DB_POOL), as the stack does: without it each request makes one, some 25 ms.
 """
 
 from __future__ import annotations
