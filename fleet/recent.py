@@ -2,19 +2,22 @@
 
 Who asks gets what was counted last, and has it counted anew beside the answer once it is older than FRESH_S;
 a hint tells the pages that show it when that came out otherwise. So however many look, a figure is counted
-once in FRESH_S, and nobody waits but the first after KEPT_S. Whoever shows one says "as of".
+once in FRESH_S, and nobody waits but the first after KEPT_S. Whoever shows one says "as of". What was counted
+within `settings.SLOW_COUNT_S` is not kept: in a small fleet every figure is of now.
 
 The cache saves time and nothing else: without Redis everything is counted for everybody.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
 import structlog
+from django.conf import settings
 from django.core.cache import cache
 from django.utils import timezone
 from redis.exceptions import RedisError
@@ -33,32 +36,40 @@ _counting = ThreadPoolExecutor(1, thread_name_prefix="counting")
 
 
 def recent(
-    name: str, count: Callable[[], T], *, now: datetime, topic: str = "", kept_s: int = KEPT_S
+    name: str,
+    count: Callable[[datetime], T],
+    *,
+    now: datetime,
+    topic: str = "",
+    fresh_s: int = FRESH_S,
+    kept_s: int = KEPT_S,
 ) -> tuple[T, datetime]:
     """What `count` gave at most `kept_s` ago, and when it was asked. Raises what `count` raises.
 
     name: of everything that the figures are about; what has another name is counted at once. topic: who is
-    told when newer figures are others. count: reads the database and changes nothing; also called in a
-    thread, after this has returned.
+    told when newer figures are others. count: given the time, reads the database and changes nothing;
+    also called in a thread, after this has returned.
     """
     try:
         kept: tuple[T, datetime] | None = cache.get(name)
         if kept is None:
-            found = count()
-            cache.set(name, (found, now), kept_s)
+            begun_s = time.monotonic()
+            found = count(now)
+            if time.monotonic() - begun_s >= settings.SLOW_COUNT_S:
+                cache.set(name, (found, now), kept_s)
             return found, now
-        is_old = now - kept[1] > timedelta(seconds=FRESH_S)
+        is_old = now - kept[1] > timedelta(seconds=fresh_s)
         if is_old and cache.add(f"{name}:counting", 1, COUNTING_S):
             _counting.submit(_renew, name, count, kept[0], topic, kept_s)
         return kept
     except RedisError:
-        return count(), now
+        return count(now), now
 
 
-def _renew(name: str, count: Callable[[], T], known: T, topic: str, kept_s: int) -> None:
+def _renew(name: str, count: Callable[[datetime], T], known: T, topic: str, kept_s: int) -> None:
     try:
         now = timezone.now()
-        found = count()
+        found = count(now)
         cache.set(name, (found, now), kept_s)
         if found != known and topic:
             hints.changed(topic)

@@ -40,8 +40,6 @@ from ota.waves import current
 
 WAITING, TAKEN_BACK = "waiting", "taken_back"
 """Shown beside the job states: its wave has not opened yet; it confirmed and was rolled back since."""
-LARGE = 5_000
-"""Devices from which on counts are those of a moment ago (`fleet.recent`); as_of says of when."""
 _UNREAD = (
     *MANIFEST_BYTES,
     *("halted_on__inputs", "halted_on__rows"),
@@ -61,7 +59,7 @@ def state(
     rollout: Rollout, *, now: datetime | None = None, role: str = Role.ADMIN, person: str = ""
 ) -> dict[str, Any]:
     """Everything a live page or `GET /rollouts/{id}` shows. Times are ISO 8601 strings in UTC or None. What
-    is counted is of `as_of`: now, and from LARGE devices on up to `fleet.recent.KEPT_S` ago.
+    is counted is of `as_of`: now, and when that takes long up to `fleet.recent.KEPT_S` ago.
 
     {"id", "name", "kind", "state", "label", "tone", "rev", "reason", "sentence", "slot",
      "manifest": {"id", "mid", "model", "version", "seq"}, "alias": what the version was asked for by | "",
@@ -156,11 +154,9 @@ def _counted(
 ) -> tuple[dict[str, Any], datetime]:
     """Whatever is counted, and of when it is. A verb or a wave that moves has all of it counted anew."""
 
-    def count() -> dict[str, Any]:
+    def count(_at: datetime) -> dict[str, Any]:
         return _count(rollout, plan, waves)
 
-    if sum(wave.size for wave in waves) < LARGE:
-        return count(), now
     name = f"live:{rollout.pk}:{rollout.rev}:{'.'.join(str(wave.rev) for wave in waves)}"
     return recent(name, count, now=now, topic=hints.rollout(rollout.pk))
 

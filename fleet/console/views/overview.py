@@ -11,11 +11,13 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
+from fleet import hints
 from fleet.accounts.models import STEPS, AuditEvent
 from fleet.console import charts, figures
 from fleet.console.access import page, person, role
 from fleet.console.templatetags.console import by_tone, label_of, tone_of
 from fleet.console.views.live import whole
+from fleet.recent import recent
 from ota import fleet_samples
 from ota.choices import ROLLOUT_LIVE, RolloutState
 from ota.models import MLModel, ModelVersion, Rollout
@@ -34,7 +36,7 @@ _BULK = ("device", "device_class", "manifest")
 def overview(request: HttpRequest) -> HttpResponse:
     """Four figures, versions in the field, rollouts under way, the last events."""
     now = timezone.now()
-    fleet = figures.fleet_now()
+    fleet, fleet_at = recent("overview-fleet", lambda _at: figures.fleet_now(), now=now)
     anomalies = figures.anomalies(now)
     alerts = figures.alerts(now)
     live = list(listed().filter(state__in=ROLLOUT_LIVE).order_by("-started_at")[:LIVE_SHOWN])
@@ -43,9 +45,11 @@ def overview(request: HttpRequest) -> HttpResponse:
         .filter(finished_at__isnull=False, started_at__isnull=False)
         .order_by("-finished_at")[:ENDED_SHOWN]
     )
-    waves = figures.wave_counts([*live, *ended])
+    waves, waves_at = _waves([*live, *ended], now)
+    as_of = min(fleet_at, waves_at)
     context = {
         "fleet": fleet,
+        "as_of": as_of if as_of < now else None,
         "versions": _versions(fleet),
         "anomalies": anomalies,
         "alerts": alerts,
@@ -61,6 +65,13 @@ def overview(request: HttpRequest) -> HttpResponse:
         "has_rollouts": bool(live) or Rollout.objects.exists(),
     }
     return render(request, "console/overview.html", context)
+
+
+def _waves(rollouts: list[Rollout], now: datetime) -> tuple[dict[str, list[dict[str, Any]]], datetime]:
+    """Waves with their counts, and of when those are. A verb has them counted anew."""
+    name = f"overview-waves:{','.join(f'{row.pk}:{row.rev}' for row in rollouts)}"
+    topic = hints.rollout(rollouts[0].pk) if rollouts else ""
+    return recent(name, lambda _at: figures.wave_counts(rollouts), now=now, topic=topic)
 
 
 def _waiting(request: HttpRequest) -> list[Rollout]:
