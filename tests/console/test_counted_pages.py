@@ -71,6 +71,18 @@ def test_the_overview_of_a_small_fleet_is_of_now(
     assert not AS_OF.search(again)
 
 
+def test_the_list_of_rollouts_says_of_when_its_bars_are_once_they_are_not_of_now(
+    filled: rows.Filled, as_role: Callable[[str], Client], slow: None
+) -> None:
+    client = as_role("viewer")
+    first, is_read = shown(client, "/rollouts", reads='FROM "ota_job"')
+    assert is_read
+    assert not AS_OF.search(first)
+    again, is_read_again = shown(client, "/rollouts", reads='FROM "ota_job"')
+    assert not is_read_again
+    assert moment(again)
+
+
 @pytest.mark.parametrize(
     ("path", "reads"),
     [

@@ -11,7 +11,6 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from fleet import hints
 from fleet.accounts.models import STEPS, AuditEvent
 from fleet.console import charts, figures
 from fleet.console.access import page, person, role
@@ -45,7 +44,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         .filter(finished_at__isnull=False, started_at__isnull=False)
         .order_by("-finished_at")[:ENDED_SHOWN]
     )
-    waves, waves_at = _waves([*live, *ended], now)
+    waves, waves_at = figures.recent_waves([*live, *ended], now)
     as_of = min(fleet_at, waves_at)
     context = {
         "fleet": fleet,
@@ -65,13 +64,6 @@ def overview(request: HttpRequest) -> HttpResponse:
         "has_rollouts": bool(live) or Rollout.objects.exists(),
     }
     return render(request, "console/overview.html", context)
-
-
-def _waves(rollouts: list[Rollout], now: datetime) -> tuple[dict[str, list[dict[str, Any]]], datetime]:
-    """Waves with their counts, and of when those are. A verb has them counted anew."""
-    name = f"overview-waves:{','.join(f'{row.pk}:{row.rev}' for row in rollouts)}"
-    topic = hints.rollout(rollouts[0].pk) if rollouts else ""
-    return recent(name, lambda _at: figures.wave_counts(rollouts), now=now, topic=topic)
 
 
 def _waiting(request: HttpRequest) -> list[Rollout]:
