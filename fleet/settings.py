@@ -74,6 +74,7 @@ INSTALLED_APPS = [
     "fleet.console",
 ]
 MIDDLEWARE = [
+    "fleet.long_answers.GiveBackMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "fleet.accounts.middleware.RequestIdMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -107,15 +108,21 @@ TEMPLATES = [
 DATABASES = {"default": env.db("DATABASE_URL", default="postgresql://127.0.0.1:5432/tinyfleet")}
 DATABASES["default"]["CONN_MAX_AGE"] = 0
 DATABASES["default"].setdefault("OPTIONS", {})
-if env.bool(
-    "FLEET_DB_POOL", default=False
-):  # web processes: connections are cheap to take, none is held idle
-    DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 1, "max_size": 8, "timeout": 10}
+if env.bool("FLEET_DB_POOL", default=False):  # web processes: a request waits for one of eight connections
+    # After 5 s without one: 503. A pool that could not connect tries again for the next request, and a
+    # connection that the database cut meanwhile is noticed before a request gets it.
+    DATABASES["default"]["OPTIONS"]["pool"] = {
+        "min_size": 1, "max_size": 8, "timeout": 5, "reconnect_timeout": 5,
+    }  # fmt: skip
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 DATABASES["default"].setdefault("TEST", {"NAME": "test_tinyfleet"})
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}}
+
+# Figures that took longer to count are shown again for some seconds, with the time of which they are.
+SLOW_COUNT_S = env.float("FLEET_SLOW_COUNT_S", default=0.05)
 
 AUTH_USER_MODEL = "accounts.User"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]

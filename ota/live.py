@@ -10,8 +10,10 @@ from typing import Any
 from django.db.models import Count
 from django.utils import timezone
 
+from fleet import hints
 from fleet.accounts.models import AuditEvent, Role
 from fleet.devices.models import Device, DeviceClass
+from fleet.recent import recent
 from ota import approval, evidence, exposure, operations, rollback, rollback_target, tail, zones
 from ota.choices import (
     TONES,
@@ -56,7 +58,8 @@ _HELD = (
 def state(
     rollout: Rollout, *, now: datetime | None = None, role: str = Role.ADMIN, person: str = ""
 ) -> dict[str, Any]:
-    """Everything a live page or `GET /rollouts/{id}` shows. Times are ISO 8601 strings in UTC or None.
+    """Everything a live page or `GET /rollouts/{id}` shows. Times are ISO 8601 strings in UTC or None. What
+    is counted is of `as_of`: now, and when that takes long up to `fleet.recent.KEPT_S` ago.
 
     {"id", "name", "kind", "state", "label", "tone", "rev", "reason", "sentence", "slot",
      "manifest": {"id", "mid", "model", "version", "seq"}, "alias": what the version was asked for by | "",
@@ -92,9 +95,7 @@ def state(
     rollout = Rollout.objects.select_related(*related).defer(*_UNREAD).get(pk=rollout.pk)
     plan = Plan.parse(rollout.plan)
     waves = list(rollout.waves.order_by("n"))
-    # a wave that is judged now is counted once, for the judgement and for its bar
-    tallies = {wave.n: exposure.tally(wave) for wave in waves if wave.state in WAVE_ACTIVE}
-    per_wave = _wave_counts(rollout, waves, tallies)
+    counted, as_of = _counted(rollout, plan, waves, now)
     version = rollout.manifest.version
     facts: dict[str, Any] = {
         "id": str(rollout.pk),
@@ -119,21 +120,16 @@ def state(
         "started_at": _iso(rollout.started_at),
         "finished_at": _iso(rollout.finished_at),
         "rollback_started_at": _iso(rollout.rollback_started_at),
-        "as_of": _iso(now),
+        "as_of": _iso(as_of),
         "plan": rollout.plan,
         "summary": rollout.summary,
         "size": sum(wave.size for wave in waves),
-        "counts": _sum(per_wave.values()),
+        "counts": _sum(wave["counts"] for wave in counted["waves"]),
         "control": {
             "size": rollout.summary.get("control", 0),
             "is_released": bool(waves) and waves[len(plan.waves) - 1].opened_at is not None,
         },
-        "waves": [_wave(wave, rollout, plan, per_wave[wave.n], tallies.get(wave.n)) for wave in waves],
-        "gates": _gates(rollout, plan, waves, tallies),
-        "failures": failed_devices(rollout),
-        "skipped": _skipped(rollout),
-        "rollback": _rollback(rollout),
-        "undo": rollback.dry_run(rollout) if _may_go_back(rollout, plan) else None,
+        **counted,
         "halted_on": str(rollout.halted_on_id) if rollout.halted_on_id else None,
         "halted_at": _iso(rollout.halted_on.at) if rollout.halted_on else None,
         "starting": _starting(rollout),
@@ -151,6 +147,32 @@ def state(
     wave = current(rollout) if rollout.state in (RolloutState.RUNNING, RolloutState.PAUSED) else None
     facts["sentence"] = sentence(facts, plan, current=wave.n if wave else None, now=now)
     return facts
+
+
+def _counted(
+    rollout: Rollout, plan: Plan, waves: list[Wave], now: datetime
+) -> tuple[dict[str, Any], datetime]:
+    """Whatever is counted, and of when it is. A verb or a wave that moves has all of it counted anew."""
+
+    def count(_at: datetime) -> dict[str, Any]:
+        return _count(rollout, plan, waves)
+
+    name = f"live:{rollout.pk}:{rollout.rev}:{'.'.join(str(wave.rev) for wave in waves)}"
+    return recent(name, count, now=now, topic=hints.rollout(rollout.pk))
+
+
+def _count(rollout: Rollout, plan: Plan, waves: list[Wave]) -> dict[str, Any]:
+    # a wave that is judged now is counted once, for the judgement and for its bar
+    tallies = {wave.n: exposure.tally(wave) for wave in waves if wave.state in WAVE_ACTIVE}
+    per_wave = _wave_counts(rollout, waves, tallies)
+    return {
+        "waves": [_wave(wave, rollout, plan, per_wave[wave.n], tallies.get(wave.n)) for wave in waves],
+        "gates": _gates(rollout, plan, waves, tallies),
+        "failures": failed_devices(rollout),
+        "skipped": _skipped(rollout),
+        "rollback": _rollback(rollout),
+        "undo": rollback.dry_run(rollout) if _may_go_back(rollout, plan) else None,
+    }
 
 
 def _starting(rollout: Rollout) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from fleet.devices.models import DeviceClass
+from fleet.recent import recent
 from fleet.telemetry import queries
 from fleet.telemetry.queries import FieldFigures
 from ota.errors import RegistryError
@@ -23,6 +24,9 @@ from ota.models import ClassVerdict, Manifest, ModelVersion
 
 MOST: Final = 4
 """Versions in one comparison: what fits side by side."""
+FRESH_S: Final = 30
+KEPT_S: Final = 300
+"""How old what devices told may be when reading it takes long (`fleet.recent`)."""
 _CONFIDENCE: Final = 0.975
 _CONTRACT: Final = (
     ("dtype_name", "type"),
@@ -30,6 +34,9 @@ _CONTRACT: Final = (
     ("scale", "scale"),
     ("zero_point", "zero point"),
 )
+
+
+Counted = tuple[dict[str, FieldFigures], dict[str, list[ClassRuns]]]
 
 
 @dataclass(frozen=True)
@@ -127,13 +134,15 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class VersionComparison:
-    """An answer; versions as asked, the base first. start, end: what field figures are over. left_out: names
-    of versions without an inspector's report, of which operators and contract are not known.
+    """An answer; versions as asked, the base first. start, end: what field figures are over. as_of: of when
+    these are, and the devices that run a version. left_out: names of versions without an inspector's report,
+    of which operators and contract are not known.
     """
 
     model: str
     start: datetime
     end: datetime
+    as_of: datetime
     versions: tuple[Compared, ...]
     operators: tuple[OperatorRow, ...]
     contract: tuple[ContractChange, ...]
@@ -150,13 +159,20 @@ def compare_versions(model: str, names: Sequence[str], *, now: datetime) -> Vers
     rows = _rows(model, names)
     manifests = _newest_manifests(rows)
     base = rows[0]
-    figures = queries.field_figures([row.mid for row in manifests.values()], now=now)
-    running = runs_by_class([row.id16 for row in manifests.values()])
+    runs = sorted(row.id16 for row in manifests.values())
+    mids = sorted(row.mid for row in manifests.values())
     start, end = queries.field_span(now)
+
+    def count(at: datetime) -> Counted:
+        return queries.field_figures(mids, now=at), runs_by_class(runs)
+
+    name = f"compared:{start:%Y-%m-%d}:{','.join(runs)}"
+    (figures, running), as_of = recent(name, count, now=now, fresh_s=FRESH_S, kept_s=KEPT_S)
     return VersionComparison(
         model=model,
         start=start,
         end=end,
+        as_of=as_of,
         versions=tuple(_compared(row, base, manifests.get(row.pk), figures, running) for row in rows),
         operators=tuple(_operators(rows)),
         contract=tuple(change for row in rows[1:] for change in contract_changes(base, row)),

@@ -10,18 +10,16 @@ front, or a spreadsheet would run it. NDJSON is exact, with the columns that the
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
 import json
-from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 from uuid import UUID
 
-from django.db import connection
 from django.db.models import QuerySet
-from django.http import StreamingHttpResponse
+from django.http import HttpRequest, StreamingHttpResponse
 
+from fleet import long_answers
 from fleet.accounts import audit_chain
 from fleet.accounts.models import AuditEvent
 
@@ -58,28 +56,10 @@ class AuditExport:
             self._last = UUID(found[-1]["id"])
         return (head + _WRITERS[self._form](found)).encode()
 
-    def parts(self) -> Iterator[bytes]:
-        """All chunks, under a server without an event loop."""
-        while part := self.chunk():
-            yield part
 
-    async def parts_in_loop(self) -> AsyncIterator[bytes]:
-        """All chunks, each read in a thread."""
-        while part := await asyncio.to_thread(self._apart):
-            yield part
-
-    def _apart(self) -> bytes:
-        """A chunk read in a thread whose connection goes back at once."""
-        try:
-            return self.chunk()
-        finally:
-            connection.close()
-
-
-def answer(rows: QuerySet[AuditEvent], form: str, *, is_async: bool) -> StreamingHttpResponse:
-    """An export as a file to keep. is_async: an event loop sends it."""
-    export = AuditExport(rows, form)
-    parts = export.parts_in_loop() if is_async else export.parts()
+def answer(request: HttpRequest, rows: QuerySet[AuditEvent], form: str) -> StreamingHttpResponse:
+    """An export as a file to keep. Raises BusyError `contended` while too many files are being sent."""
+    parts = long_answers.answer(request, AuditExport(rows, form).chunk)
     made = StreamingHttpResponse(parts, content_type=FORMATS[form])
     made["Content-Disposition"] = f'attachment; filename="audit.{form}"'
     made["Cache-Control"] = "no-store"

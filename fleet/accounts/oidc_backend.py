@@ -16,12 +16,19 @@ from mozilla_django_oidc.auth import OIDCAuthenticationBackend  # type: ignore[i
 from fleet.accounts import oidc
 from fleet.accounts.audit import Actor
 from fleet.accounts.models import User
+from fleet.long_answers import give_back
 
 
 class OidcBackend(OIDCAuthenticationBackend):  # type: ignore[misc]
     """Finds the person behind an authorization code. Raises AccountError for somebody unknown here, and
     SuspiciousOperation for a token that is not for this installation.
     """
+
+    def get_token(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """What the provider gives for the code; a slow one keeps nobody's connection to the database."""
+        give_back()
+        found: dict[str, Any] = super().get_token(payload)
+        return found
 
     def verify_token(self, token: str, **kwargs: Any) -> dict[str, Any]:
         """Claims of the id token, checked: signature, nonce, issuer, audience, end."""

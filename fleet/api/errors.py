@@ -18,6 +18,7 @@ from fleet.alerts.errors import AlertError
 from fleet.api.render import stamp
 from fleet.devices.errors import DeviceError
 from fleet.live.errors import LiveError
+from fleet.long_answers import BusyError
 from fleet.sealing import SealError
 from fleet.telemetry.errors import TelemetryError
 from ota.errors import OtaError
@@ -202,7 +203,8 @@ def install(api: NinjaAPI) -> None:
             request, status_of(error.code), error.code, error.text, _about_field(error), **_more(error)
         )
 
-    for kind in (OtaError, AccountError, TokenError, AlertError, DeviceError, TelemetryError, SealError):
+    own_errors = (OtaError, AccountError, TokenError, AlertError, DeviceError, TelemetryError, SealError)
+    for kind in (*own_errors, BusyError):
         api.add_exception_handler(kind, coded)
 
     @api.exception_handler(ValidationError)

@@ -25,6 +25,7 @@ from fleet.accounts.errors import AccountError
 from fleet.accounts.models import Role, User
 from fleet.accounts.scopes import scopes_of
 from fleet.devices.errors import DeviceError
+from fleet.long_answers import BusyError
 from fleet.sealing import SealError
 from ota.errors import OtaError
 
@@ -54,7 +55,8 @@ def page(
 
     Nobody signed in: to the login page and back. Second factor due: to its page. Scope missing: 403 that
     names it. An OtaError or AccountError that the view does not answer itself: 409 or 422 with its code.
-    A text that cannot be stored (NUL): 422. Database away: 503, nothing changed.
+    Too many files at once: 503 `contended`. A text that cannot be stored (NUL): 422. Database away: 503,
+    nothing changed.
     """
 
     def wrap(view: View) -> View:
@@ -74,7 +76,7 @@ def page(
                 if asks_again and (asked := ask_again(request)) is not None:
                     return asked
                 return view(request, *args, **kwargs)
-            except (OtaError, AccountError, SealError) as error:
+            except (OtaError, AccountError, SealError, BusyError) as error:
                 return refused(request, error)
             except (DataError, UnicodeEncodeError) as error:
                 log.warning("a value cannot be stored: %s", error)
@@ -198,11 +200,14 @@ def see(url: str) -> HttpResponse:
 
 
 def refused(
-    request: HttpRequest, error: OtaError | DeviceError | AccountError | SealError, *, back: str = ""
+    request: HttpRequest,
+    error: OtaError | DeviceError | AccountError | SealError | BusyError,
+    *,
+    back: str = "",
 ) -> HttpResponse:
     """The page for a verb that was refused: what, why, what is allowed, and the way back."""
     status = 409 if error.code in CONFLICTS else 403 if error.code == "approver_is_author" else 422
-    status = 503 if isinstance(error, SealError) else status
+    status = 503 if isinstance(error, SealError | BusyError) else status
     context: dict[str, Any] = {
         "error": error,
         "state": getattr(error, "state", ""),

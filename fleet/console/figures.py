@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import connection
 from django.db.models import Count, F, Sum
 
+from fleet import hints
 from fleet.console.context import open_alerts
 from fleet.devices.models import Device, DeviceSlot, Presence
+from fleet.recent import recent
 from fleet.telemetry.models import Minute
+from ota.choices import ROLLOUT_LIVE
 from ota.fleet_samples import day_before, newest_completed
 from ota.inventory_figures import devices_by_run
 from ota.job_counts import counts_of_rollouts
@@ -160,13 +165,30 @@ def anomalies(now: datetime) -> Anomalies:
     return Anomalies((last["wrong"] or 0) / n if n else None, n, hours)
 
 
-def wave_counts(rollouts: list[Rollout]) -> dict[str, list[dict[str, object]]]:
+Waves = dict[str, list[dict[str, Any]]]
+
+
+def recent_waves(rollouts: list[Rollout], now: datetime) -> tuple[Waves, datetime]:
+    """`wave_counts`, and of when they are: now, or a moment ago when they take long. A verb has them counted
+    anew.
+    """
+    said = ",".join(f"{row.pk}:{row.rev}" for row in rollouts)
+    live = [row for row in rollouts if row.state in ROLLOUT_LIVE]
+    return recent(
+        f"waves:{hashlib.sha256(said.encode()).hexdigest()}",
+        lambda _at: wave_counts(rollouts),
+        now=now,
+        topic=hints.rollout(live[0].pk) if live else "",
+    )
+
+
+def wave_counts(rollouts: list[Rollout]) -> Waves:
     """Waves of some rollouts with devices per job state: {rollout id: [{"n", "state", "size", "counts"},
     ...]}.
     """
     waves = list(Wave.objects.filter(rollout__in=rollouts).order_by("rollout_id", F("n")))
     counts = counts_of_rollouts(rollouts, waves)
-    found: dict[str, list[dict[str, object]]] = {}
+    found: Waves = {}
     for wave in waves:
         entry = {"n": wave.n, "state": wave.state, "size": wave.size, "counts": counts.get(wave.pk, {})}
         found.setdefault(str(wave.rollout_id), []).append(entry)

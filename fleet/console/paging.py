@@ -63,7 +63,7 @@ def page_of(
             selected = selected.filter(**{f"{key}__{'lt' if is_descending else 'gt'}": after})
         except (ValueError, TypeError, ValidationError):
             after = ""
-    found = list(selected[: PAGE_ROWS + 1])
+    found = list(selected[: PAGE_ROWS + 1]) if total else []  # nothing need not be looked for twice
     next_url = url_with(request, after=_key_of(found[PAGE_ROWS - 1], key)) if len(found) > PAGE_ROWS else ""
     return Page(found[:PAGE_ROWS], total, next_url, url_with(request, after="") if after else "")
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from asgiref.sync import sync_to_async
-from django.core.handlers.asgi import ASGIRequest
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, StreamingHttpResponse
+
+from fleet import long_answers
 
 BATCH: Final = 1_000
 FORMATS: Final = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
@@ -45,20 +45,13 @@ def wanted(request: HttpRequest) -> str:
 
 
 def answer(request: HttpRequest, listing: Listing, form: str) -> StreamingHttpResponse:
-    """The rows as a file. form: of FORMATS."""
+    """The rows as a file. form: of FORMATS. Raises BusyError `contended` while too many are being sent."""
     parts = _chunks(listing, form)
-    content: Any = _over_loop(parts) if isinstance(request, ASGIRequest) else parts
+    content = long_answers.answer(request, lambda: next(parts, b""))
     found = StreamingHttpResponse(content, content_type=FORMATS[form])
     found["Content-Disposition"] = f'attachment; filename="{listing.name}.{form}"'
     found["Cache-Control"] = "no-store"
     return found
-
-
-async def _over_loop(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """The same for an event loop: each batch is read in the thread that owns the request's connection."""
-    following = sync_to_async(lambda: next(parts, b""), thread_sensitive=True)
-    while part := await following():
-        yield part
 
 
 def _chunks(listing: Listing, form: str) -> Iterator[bytes]:

@@ -24,10 +24,16 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 PYTHON_LEAST = (3, 11)
 DISK_WARN_BYTES, DISK_FAIL_BYTES = 2 * 1024**3, 256 * 1024**2
 CLOCK_WARN_S, CLOCK_FAIL_S = 1.0, 30.0
+CONNECTIONS_LEAST = 50
+"""Web server 16 (pool 8, files 4, exports 4), workers, beat, gateways, and people beside them."""
 PROGRAMS = (
     ("mosquitto", "mosquitto", "the private broker"),
     ("redis-server", "redis-server", "the private Redis"),
     ("gcc", "gcc", "building the firmware core"),
+)
+
+_CONNECTIONS = (
+    "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
 )
 
 
@@ -110,7 +116,9 @@ def check_disk(folder: Path) -> Finding:
 
 
 def check_database(url: str) -> Iterator[Finding]:
-    """The database answers, and its clock and ours agree (leases and counters rest on both)."""
+    """The database answers, has connections enough, and its clock and ours agree (leases and counters rest on
+    both).
+    """
     try:
         outside.check_database(url)
         with psycopg.connect(url, connect_timeout=outside.ATTEMPT_S) as connection:
@@ -118,14 +126,25 @@ def check_database(url: str) -> Iterator[Finding]:
             row = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
             after_s = time.time()
             version = connection.info.server_version
+            most = connection.execute(_CONNECTIONS).fetchone()
     except (StackError, psycopg.Error) as error:
         fix = "start the stack (manage.py dev), or set DATABASE_URL to a server that runs"
         yield Finding("database", FAIL, str(error), fix)
         return
     yield Finding("database", OK, f"PostgreSQL {version // 10000}.{version % 10000} at {_place(url)}")
+    yield connections_finding(int(most[0]) if most else 0)
     theirs_s = float(row[0]) if row else 0.0
     # What lies between our two readings is no difference.
     yield clock_finding(max(before_s - theirs_s, theirs_s - after_s, 0.0))
+
+
+def connections_finding(most: int) -> Finding:
+    """The verdict on a database that lets so many connections in besides those kept for superusers."""
+    text = f"{most} connections"
+    if most < CONNECTIONS_LEAST:
+        fix = f"set max_connections to {CONNECTIONS_LEAST + 10} or more: pages are answered 503 without one"
+        return Finding("connections", WARN, text, fix)
+    return Finding("connections", OK, text)
 
 
 def clock_finding(difference_s: float) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import sys
 import urllib.error
@@ -23,10 +24,16 @@ _CELERY = (sys.executable, "-m", "celery", "-A", "fleet.celery")
 _SERVE = (sys.executable, "-m", "fleet.stack.serve")
 
 
-def specs(run: RunDir, env: Mapping[str, str], tls: TlsFiles) -> tuple[ChildSpec, ...]:
-    """Describe the four services. env: the values of `stack.env`, which name the ports of the web server."""
+def specs(
+    run: RunDir, env: Mapping[str, str], tls: TlsFiles, *, environ: Mapping[str, str] = os.environ
+) -> tuple[ChildSpec, ...]:
+    """Describe the four services. env: the values of `stack.env`, which name the ports of the web server.
+
+    environ: `FLEET_DB_POOL=0` in it has the web server make a connection to the database for each request.
+    """
+    pooled = {**env, "FLEET_DB_POOL": environ.get("FLEET_DB_POOL") or "1"}
     return (
-        service("web", _web(env, tls), env, ready=lambda _child: answers(env["FLEET_WEB_URL"], ca=tls.ca)),
+        service("web", _web(env, tls), pooled, ready=lambda _child: answers(env["FLEET_WEB_URL"], ca=tls.ca)),
         service("worker", _worker(), env, ready=partial(has_logged, words=" ready.")),
         service("beat", _beat(run), env, ready=partial(has_logged, words="beat: Starting")),
         service("gateway", (*MANAGE, "gateway"), env, ready=partial(has_logged, words="gateway is ready")),
@@ -55,8 +62,11 @@ def service(
 
 
 def child_env(env: Mapping[str, str]) -> dict[str, str]:
-    """Environment of the stack's Python processes, on top of the one they inherit."""
-    return {"PYTHONUNBUFFERED": "1", "DJANGO_SETTINGS_MODULE": "fleet.settings", **env}
+    """Environment of the stack's Python processes, on top of the one they inherit. A pool of connections is
+    for the threads of the web server alone.
+    """
+    fixed = {"PYTHONUNBUFFERED": "1", "DJANGO_SETTINGS_MODULE": "fleet.settings", "FLEET_DB_POOL": "0"}
+    return {**fixed, **env}
 
 
 def _web(env: Mapping[str, str], tls: TlsFiles) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
@@ -15,6 +16,7 @@ from typing import Any, Final
 import structlog
 from django.conf import settings
 
+from fleet.long_answers import give_back
 from fleet.telemetry import cold
 from fleet.telemetry.errors import QueryError
 
@@ -23,6 +25,9 @@ log = structlog.get_logger(__name__)
 TIMEOUT_S: Final = 15
 MOST_DAYS: Final = 31
 """Days that one question opens; each is a file. An export opens what its range has."""
+READERS: Final = 4
+"""Questions of a process that are read at once; each child may take `cold_reader.MEMORY`."""
+WAIT_S: Final = 5
 STALL_S: Final = 30
 """How long rows of an export may be waited for."""
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -30,6 +35,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _COMMAND: Final = (sys.executable, "-m", "fleet.telemetry.cold_reader")
 _READ_BYTES: Final = 1 << 18
 Pairs = Sequence[tuple[str, int]]  # device id, version id
+_reading = threading.BoundedSemaphore(READERS)
 
 
 def reaches(day: date) -> bool:
@@ -42,7 +48,8 @@ def windows(device_id: str, start: datetime, end: datetime, *, limit: int) -> li
     """Rows of `cold_reader.WINDOWS` of one device that end in [start, end), newest first, `limit` at most.
 
     Raises QueryError `range_too_wide` for more than MOST_DAYS days of files, `query_timeout` when the child
-    does not answer within TIMEOUT_S or is ended by a limit, or cannot read a file.
+    does not answer within TIMEOUT_S or is ended by a limit, or cannot read a file, `contended` when READERS
+    questions are being read and none of them ends within WAIT_S.
     """
     last = (end - _MICROSECOND).astimezone(UTC).date()
     days = cold.days("window", start.astimezone(UTC).date(), last)
@@ -60,7 +67,7 @@ def pairs(
     kind: str, days: Sequence[date], start: datetime, end: datetime, *, timeout_s: int
 ) -> list[tuple[str, int]]:
     """Which devices have rows of which model run in the files of these days. Raises QueryError
-    `query_timeout`, as `windows`.
+    `query_timeout` and `contended`, as `windows`.
     """
     found = _ask(_about("pairs", kind, days, start, end), timeout_s)
     return [(device, version_id) for device, version_id in found]
@@ -71,7 +78,7 @@ def count(
     timeout_s: int,
 ) -> int:  # fmt: skip
     """Rows in the files of these days, at most `most`. among: of which alone, None for all. Raises QueryError
-    `query_timeout`, as `windows`.
+    `query_timeout` and `contended`, as `windows`.
     """
     asked = {**_about("count", kind, days, start, end), "pairs": among, "limit": most}
     return int(_ask(asked, timeout_s)[0][0])
@@ -151,6 +158,16 @@ def _about(question: str, kind: str, days: Sequence[date], start: datetime, end:
 
 
 def _ask(asked: dict[str, Any], timeout_s: int) -> list[Any]:
+    give_back()  # a page must not wait for a connection that waits for a file
+    if not _reading.acquire(timeout=WAIT_S):
+        raise QueryError("contended", f"{READERS} questions to the cold tier are under way: ask later")
+    try:
+        return _answer(asked, timeout_s)
+    finally:
+        _reading.release()
+
+
+def _answer(asked: dict[str, Any], timeout_s: int) -> list[Any]:
     try:
         done = subprocess.run(
             _COMMAND,

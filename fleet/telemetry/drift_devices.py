@@ -14,10 +14,14 @@ from typing import Any, Final
 
 from django.db import connection
 
+from fleet.recent import recent
 from fleet.telemetry.psi import MANY, OF
 
 SPAN: Final = timedelta(days=1)
 MOST_PARTS: Final = 200
+FRESH_S: Final = 30
+KEPT_S: Final = 300
+"""How old `parts` may be when reading them takes long; a device sends a sketch in a quarter of an hour."""
 _JUDGED: Final = f"""
     SELECT d.id AS device_id, d.device_class_id AS device_class, l.version_id, f.*
     FROM devices_device d JOIN tele_device_last l ON l.device_id = d.id CROSS JOIN LATERAL (
@@ -116,8 +120,14 @@ class Judged:
         return self.flagged >= MANY
 
 
-def parts(now: datetime) -> list[Part]:
-    """What runs on each class, drifting ones first; at most MOST_PARTS."""
+def parts(now: datetime) -> tuple[list[Part], datetime]:
+    """What runs on each class, drifting ones first, at most MOST_PARTS; and of when that is: now, or up to
+    KEPT_S ago.
+    """
+    return recent("drift-parts", _parts, now=now, fresh_s=FRESH_S, kept_s=KEPT_S)
+
+
+def _parts(now: datetime) -> list[Part]:
     return [
         Part(**{("class_" if name == "class" else name): value for name, value in row.items()})
         for row in _rows(_PARTS, {"now": now, "since": now - SPAN})

@@ -16,11 +16,12 @@ class TelemetryError(Exception):
 
 
 class QueryError(TelemetryError):
-    """A telemetry query was refused (HTTP 400, or 410 for `raw_expired`, 503 for `query_timeout`).
+    """A telemetry query was refused (HTTP 400, or 410 for `raw_expired`, 503 for `query_timeout` and
+    `contended`).
 
     code: `unknown_metric, unknown_kind, kind_required, agg_not_supported, group_by_not_supported,
     arms_required, step_not_supported, quantile_range, range_invalid, range_too_wide, too_many_points,
-    raw_expired, query_timeout`, and of exports `format_unknown, too_many_rows, contended`. least_step_s: with
+    raw_expired, query_timeout, contended`, and of exports `format_unknown, too_many_rows`. least_step_s: with
     `too_many_points`, the least step that fits; with `raw_expired`, of whole steps that are kept longer.
     available_from: with `raw_expired`, since when there is what was asked for.
     """

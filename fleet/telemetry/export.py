@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections
 
+from fleet.long_answers import give_back
 from fleet.telemetry import cold, cold_export, cold_query, export_forms, partitions
 from fleet.telemetry.catalogue import MAX_RANGE
 from fleet.telemetry.cold_export import Chained, Cursor
@@ -185,8 +186,7 @@ def open_export(wanted: Wanted, *, now: datetime, clock: Callable[[], float] = t
     """
     check(wanted, now=now)
     try:
-        with _Opening(wanted, now, now) as opening:
-            opening.take(_LOCK, SLOTS, f"{SLOTS} exports are under way, at most as many can be: ask later")
+        with _Opening(wanted, now, now, lock=_LOCK, places=SLOTS) as opening:
             if opening.exceeds(MOST_ROWS):
                 raise QueryError(
                     "too_many_rows", f"more than {MOST_ROWS:,} rows; ask for a shorter range or fewer devices"
@@ -213,21 +213,26 @@ def open_part(
     `export_forms.writer`. Raises psycopg.Error, and QueryError `raw_expired` when retention took a day
     meanwhile.
     """
-    with _Opening(wanted, asked_at, now) as opening:
-        try:
-            opening.take(lock, 1, "another worker is at it")
-        except QueryError:
+    try:
+        with _Opening(wanted, asked_at, now, lock=lock, places=1) as opening:
+            return opening.export(lambda: False, has_head=has_head)
+    except QueryError as error:
+        if error.code == "contended":
             return None
-        return opening.export(lambda: False, has_head=has_head)
+        raise
 
 
 class _Opening:
     """A connection with one snapshot, on the way to an export: closed again unless that comes of it.
 
-    asked_at: what the query selects, it selects as of then. now: what is past retention.
+    asked_at: what the query selects, it selects as of then. now: what is past retention. lock: the first of
+    so many `places`, of which one is taken before anything is read.
     """
 
-    def __init__(self, wanted: Wanted, asked_at: datetime, now: datetime) -> None:
+    def __init__(
+        self, wanted: Wanted, asked_at: datetime, now: datetime, *, lock: int | None = None, places: int = 0
+    ) -> None:
+        self._lock, self._places = lock, places
         self._wanted = wanted
         self._now = now
         self._table, self._names = _KINDS[wanted.kind]
@@ -243,6 +248,7 @@ class _Opening:
         self._among: Pairs | None = None
 
     def __enter__(self) -> _Opening:
+        give_back()  # those who ask for pages must not wait while this is counted
         parameters = connections.create_connection(DEFAULT_DB_ALIAS).get_connection_params()
         self._opened = psycopg.connect(**{**parameters, "connect_timeout": CONNECT_S})
         self._opened.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
@@ -250,9 +256,11 @@ class _Opening:
         self._plain = psycopg.ClientCursor(self._opened)
         self._plain.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_S}s'")
         try:
+            self._take()
             held = self._hold()
             self._look_in_the_cold()  # now: what left before the lock is there
             self._miss_nothing(held)
+            give_back()
         except BaseException:
             self._opened.close()
             raise
@@ -288,13 +296,17 @@ class _Opening:
         if not self._is_kept:
             self._opened.close()
 
-    def take(self, lock: int, places: int, text: str) -> None:
+    def _take(self) -> None:
+        if self._lock is None:
+            return
         self._plain.execute(
             "SELECT n FROM generate_series(0, %s) n WHERE pg_try_advisory_xact_lock(%s + n) LIMIT 1",
-            [places - 1, lock],
+            [self._places - 1, self._lock],
         )
         if self._plain.fetchone() is None:
-            raise QueryError("contended", text)
+            raise QueryError(
+                "contended", f"{self._places} exports are under way, at most as many can be: ask later"
+            )
 
     def count(self, most: int, *, timeout_s: int) -> int:
         n = self._count(most, timeout_s)

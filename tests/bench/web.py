@@ -6,12 +6,13 @@
 A private PostgreSQL and Redis, rows by COPY (`tests.bench.web_rows`), and the product's own web server
 (uvicorn, plain HTTP on loopback) in a process of its own with one client that asks one page after the other:
 what is timed is one request on an open connection, from its first byte sent to its last received. Goal of the
-design: p95 below 100 ms for list and live pages and the main REST lists. `--explain` prints the plan of every
-statement of a page above so many milliseconds.
+design: p95 below 100 ms for list and live pages and the main REST lists. The first answer of a page is not
+timed; where figures take long (`fleet.recent`) it is the one that counts them. `--explain` prints the plan of
+every statement of a page above so many milliseconds.
 
 `--keep` leaves the filled database in a folder; the next run with that folder migrates it and begins at once.
 `--only` asks just the pages whose title has that text. `--pool` has the server keep its connections to the
-database (FLEET_DB_POOL), which the stack does not: without it each request makes one, some 25 ms.
+database (FLEET_DB_POOL), as the stack does: without it each request makes one, some 25 ms.
 """
 
 from __future__ import annotations

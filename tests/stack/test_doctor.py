@@ -72,6 +72,7 @@ def test_a_sound_installation_passes(installation: Env) -> None:
     for name in (
         "cold tier",
         "database",
+        "connections",
         "clock",
         "migrations",
         "redis",
@@ -193,6 +194,11 @@ def test_a_clock_apart_is_judged_by_how_far(difference_s: float, level: str) -> 
 def test_a_trust_document_that_ends_is_announced(left_days: int, level: str) -> None:
     now = datetime(2026, 5, 2, tzinfo=UTC)
     assert trust_finding(1, now + timedelta(days=left_days), now=now).level == level
+
+
+@pytest.mark.parametrize(("most", "level"), [(97, "ok"), (50, "ok"), (49, "warn"), (17, "warn")])
+def test_a_database_that_lets_too_few_in_is_told(most: int, level: str) -> None:
+    assert health.connections_finding(most).level == level
 
 
 def test_packages_are_compared_with_their_pins(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The cold tier: a partition goes only when its file holds the same, and is read from there."""
 
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -26,6 +28,7 @@ from fleet.telemetry.ingest import Delivery
 from fleet.telemetry.models import ColdPart, Window
 from fleet.telemetry.queries import TelemetryQuery
 from tests.conftest import NOW
+from tests.stack.services import wait_until
 from tests.telemetry.batches import make_batch, sketch_batch
 from tests.telemetry.test_labels import sampled
 
@@ -218,3 +221,53 @@ def test_the_command_cools_and_drops_and_ends_badly_when_a_day_is_kept(
     settings.COLD_DIR = ""
     with pytest.raises(CommandError, match="not_set_up"):
         call_command("telemetry", "cool")
+
+
+COUNTING = """
+import json, sys, psycopg
+with psycopg.connect(sys.argv[1]) as opened:
+    others = "datname = current_database() AND pid <> pg_backend_pid()"
+    query = "SELECT count(*) FROM pg_stat_activity WHERE " + others
+    json.dump({"rows": opened.execute(query).fetchall()}, sys.stdout)
+"""
+
+
+def test_whoever_waits_for_a_file_holds_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    retention.cool_expired(NOW)
+    found = connection.settings_dict
+    url = "postgresql://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**found)
+    monkeypatch.setattr(cold_query, "_COMMAND", (sys.executable, "-c", COUNTING, url))
+    assert cold_query.windows("dev-1", OLD - timedelta(days=1), OLD + timedelta(days=1), limit=9) == [(0,)]
+
+
+def test_only_so_many_files_are_read_at_once_and_the_next_is_told_to_come_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    retention.cool_expired(NOW)
+    begun, ended = tmp_path / "begun", tmp_path / "ended"
+    begun.mkdir()
+    waiting = (
+        "import os, pathlib, sys, time\n"
+        "pathlib.Path(sys.argv[1], str(os.getpid())).touch()\n"
+        "while not os.path.exists(sys.argv[2]): time.sleep(0.02)\n"
+        "print('{\"rows\": []}')"
+    )
+    monkeypatch.setattr(cold_query, "_COMMAND", (sys.executable, "-c", waiting, str(begun), str(ended)))
+    monkeypatch.setattr(cold_query, "WAIT_S", 0.1)
+
+    def ask() -> list[Any]:
+        try:
+            return cold_query.windows("dev-1", OLD - timedelta(days=1), OLD + timedelta(days=1), limit=9)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(cold_query.READERS) as threads:
+        under_way = [threads.submit(ask) for _ in range(cold_query.READERS)]
+        try:
+            wait_until(lambda: len(list(begun.iterdir())) == cold_query.READERS, what="the readers")
+            with pytest.raises(QueryError, match="contended"):
+                ask()
+        finally:
+            ended.touch()
+        assert [one.result() for one in under_way] == [[]] * cold_query.READERS
+    assert ask() == []

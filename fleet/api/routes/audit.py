@@ -124,7 +124,7 @@ def export_audit(request: HttpRequest, asked: Query[AuditDump]) -> Any:
     """Every matching row, oldest first, with the columns that the chain hashes. In CSV a cell that begins
     like a formula has an apostrophe in front; NDJSON is exact. A transfer that is cut does not end well.
     """
-    return audit_export.answer(asked.query().rows(), asked.format, is_async=hasattr(request, "scope"))
+    return audit_export.answer(request, asked.query().rows(), asked.format)
 
 
 def check_json(row: AuditCheck) -> dict[str, Any]:

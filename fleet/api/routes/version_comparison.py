@@ -27,10 +27,12 @@ def compare(request: HttpRequest, model: str, asked: Query[VersionsQuery]) -> An
     """Two to four versions: size, work, arena, latency, accuracy of each kind, operators, contract, verdicts.
 
     Figures of the field are over whole UTC days, from `from` to `to`. Accuracy on the evaluation set is of
-    this host, the kinds in `field.accuracy` of devices; no two of them measure the same.
+    this host, the kinds in `field.accuracy` of devices; no two of them measure the same. What devices told is
+    of `as_of`.
     """
     found = compare_versions(model, named(asked.versions), now=timezone.now())
     body = dataclasses.asdict(found) | {"from": stamp(found.start), "to": stamp(found.end)}
+    body["as_of"] = stamp(found.as_of)
     del body["start"], body["end"]
     body["versions"] = [_version(one) for one in found.versions]
     return body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from fleet.console import charts, heat, query_box
 from fleet.console.access import page
 from fleet.devices import errors as devices_errors
 from fleet.devices.query import MAX_CHARS
+from fleet.recent import recent
 from fleet.telemetry import queries
 from fleet.telemetry.errors import QueryError
 from fleet.telemetry.fields import FIELDS
@@ -22,6 +24,8 @@ from fleet.telemetry.fields import FIELDS
 DEVICES = 25
 HOURS = 24
 HOUR = timedelta(hours=1)
+FRESH_S, KEPT_S = 30, 300
+"""How old the choice of devices may be when it takes long; their hours are of now."""
 
 
 @require_safe
@@ -49,7 +53,14 @@ def anomalies(request: HttpRequest) -> HttpResponse:
 
 
 def _grid(q: str, now: datetime) -> dict[str, Any]:
-    top = queries.top_anomalous(now=now, q=q, limit=DEVICES)
+    name = f"anomalies:{now:%Y-%m-%d}:{hashlib.sha256(q.encode()).hexdigest()}"
+    top, _ = recent(
+        name,
+        lambda at: queries.top_anomalous(now=at, q=q, limit=DEVICES),
+        now=now,
+        fresh_s=FRESH_S,
+        kept_s=KEPT_S,
+    )
     if not top.items:
         return {"rows": []}
     end = now.astimezone(UTC)
@@ -72,6 +83,7 @@ def _grid(q: str, now: datetime) -> dict[str, Any]:
         "rows": rows,
         "xs": charts.time_ticks(start, start + HOURS * HOUR),
         "gaps": found.gaps,
+        "as_of": top.as_of,
         "call": _call(asked),
         "sentence": _sentence(rows),
     }

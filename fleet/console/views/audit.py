@@ -71,7 +71,7 @@ def export(request: HttpRequest) -> Any:
     if problem or form not in audit_export.FORMATS:
         text = problem[1] if problem else f"a format is one of {', '.join(audit_export.FORMATS)}"
         return HttpResponse(f"validation: {text}\n", status=422, content_type="text/plain")
-    return audit_export.answer(query.rows(), form, is_async=hasattr(request, "scope"))
+    return audit_export.answer(request, query.rows(), form)
 
 
 def _query(request: HttpRequest) -> tuple[AuditQuery, tuple[str, str] | None]:

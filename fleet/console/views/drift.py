@@ -35,13 +35,14 @@ def drift(request: HttpRequest) -> HttpResponse:
     """The table; with GET parameters mid and class also the devices of that version on that class."""
     now = timezone.now()
     mid, device_class = (request.GET.get(name, "")[:32] for name in ("mid", "class"))
-    parts = drift_devices.parts(now)
+    parts, as_of = drift_devices.parts(now)
     chosen = next((one for one in parts if (one.mid, one.device_class) == (mid, device_class)), None)
     found = drift_devices.devices(mid, device_class, now=now, limit=DEVICES) if chosen else []
     near = [one for one in found if not one.is_drifting][:NEAREST]
     shown = [one for one in found if one.is_drifting] + near
     context = {
         "parts": [_part(one) for one in parts],
+        "as_of": as_of,
         "is_asked": bool(mid or device_class),
         "chosen": _part(chosen) if chosen else None,
         "devices": [_device(one) for one in shown],

@@ -69,11 +69,13 @@ def rollout_list(request: HttpRequest) -> HttpResponseBase:
             raise PermissionDenied("scope_missing: the file has rollouts beyond your groups")
         return row_export.answer(request, rollout_rows.listing(rows), form)
     found = page_of(request, rows, is_descending=True)
-    waves = figures.wave_counts(found.rows)
+    now = timezone.now()
+    waves, as_of = figures.recent_waves(found.rows, now)
     items = [{"rollout": row, "bar": whole(row, waves.get(str(row.pk), []))} for row in found.rows]
     context = {
         "page": found,
         "items": items,
+        "as_of": as_of if as_of < now else None,
         "state": state,
         "states": RolloutState.choices,
         "tools": saved_views.tools(request, ListPage.ROLLOUTS),

@@ -16,6 +16,7 @@ from fleet.console import charts, figures
 from fleet.console.access import page, person, role
 from fleet.console.templatetags.console import by_tone, label_of, tone_of
 from fleet.console.views.live import whole
+from fleet.recent import recent
 from ota import fleet_samples
 from ota.choices import ROLLOUT_LIVE, RolloutState
 from ota.models import MLModel, ModelVersion, Rollout
@@ -34,7 +35,7 @@ _BULK = ("device", "device_class", "manifest")
 def overview(request: HttpRequest) -> HttpResponse:
     """Four figures, versions in the field, rollouts under way, the last events."""
     now = timezone.now()
-    fleet = figures.fleet_now()
+    fleet, fleet_at = recent("overview-fleet", lambda _at: figures.fleet_now(), now=now)
     anomalies = figures.anomalies(now)
     alerts = figures.alerts(now)
     live = list(listed().filter(state__in=ROLLOUT_LIVE).order_by("-started_at")[:LIVE_SHOWN])
@@ -43,9 +44,11 @@ def overview(request: HttpRequest) -> HttpResponse:
         .filter(finished_at__isnull=False, started_at__isnull=False)
         .order_by("-finished_at")[:ENDED_SHOWN]
     )
-    waves = figures.wave_counts([*live, *ended])
+    waves, waves_at = figures.recent_waves([*live, *ended], now)
+    as_of = min(fleet_at, waves_at)
     context = {
         "fleet": fleet,
+        "as_of": as_of if as_of < now else None,
         "versions": _versions(fleet),
         "anomalies": anomalies,
         "alerts": alerts,
