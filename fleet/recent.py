@@ -10,10 +10,12 @@ The cache saves time and nothing else: without Redis everything is counted for e
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from functools import cache as cached
 from typing import Final, TypeVar
 
 import structlog
@@ -50,6 +52,7 @@ def recent(
     told when newer figures are others. count: given the time, reads the database and changes nothing;
     also called in a thread, after this has returned.
     """
+    name = f"{_release()}:{name}"
     try:
         kept: tuple[T, datetime] | None = cache.get(name)
         if kept is None:
@@ -64,6 +67,16 @@ def recent(
         return kept
     except RedisError:
         return count(now), now
+
+
+@cached
+def _release() -> str:
+    """A digest of our code. What another release counted, before or beside this, may have another form."""
+    found = hashlib.sha256()
+    for package in ("fleet", "ota"):
+        for path in sorted((settings.BASE_DIR / package).rglob("*.py")):
+            found.update(path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def _renew(name: str, count: Callable[[datetime], T], known: T, topic: str, kept_s: int) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.cache import caches
 
-from fleet.recent import KEPT_S, recent
+from fleet.recent import KEPT_S, _release, recent
 from tests.conftest import NOW
 from tests.stack.services import wait_until
 
@@ -53,6 +54,20 @@ def test_what_was_counted_fast_is_not_kept(settings: Any) -> None:
     settings.SLOW_COUNT_S = 3_600
     count = Counter()
     assert [recent("fast", count, now=NOW)[0] for _ in range(3)] == [1, 2, 3]
+
+
+def test_what_another_release_counted_is_not_read(settings: Any, tmp_path: Path) -> None:
+    """It may have another form: kept figures are objects of ours."""
+    count = Counter()
+    recent("release", count, now=NOW)
+    (tmp_path / "ota").mkdir()
+    (tmp_path / "ota" / "live.py").write_text("# another release\n")
+    settings.BASE_DIR = tmp_path
+    _release.cache_clear()
+    try:
+        assert recent("release", count, now=NOW) == (2, NOW)
+    finally:
+        _release.cache_clear()
 
 
 def test_a_count_that_fails_fails_whoever_asked_and_is_not_kept() -> None:
