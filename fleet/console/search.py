@@ -17,7 +17,7 @@ from django.urls import reverse
 
 from fleet.alerts.models import Alert, Rule
 from fleet.console import alert_words
-from fleet.console.templatetags.console import label_of
+from fleet.console.states import label_of
 from fleet.devices.models import Device, DeviceGroup
 from ota.models import Manifest, MLModel, ModelVersion
 from ota.rollout_lists import listed

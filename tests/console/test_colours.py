@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.console.templatetags.console import ALL_TONES, TONE_ICONS, label_of
+from fleet.console.states import ALL_TONES, TONE_ICONS, label_of
 from ota.choices import Tone
 
 STATIC = Path(__file__).resolve().parents[2] / "fleet" / "console" / "static" / "console"

@@ -12,87 +12,17 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from fleet.alerts.choices import TONES as ALERT_TONES
-from fleet.alerts.choices import AlertState, DeliveryState, Severity
-from fleet.devices.models import Presence
-from fleet.mqtt.codec.names import UpdateState
-from ota.choices import (
-    TONES,
-    JobState,
-    RolloutState,
-    StagingState,
-    Tone,
-    Verdict,
-    VerdictKind,
-    VersionState,
-    WaveState,
-)
+from fleet.console.states import TONE_ICONS, label_of, tone_of
+from fleet.console.verb_words import event_words, verb_words
+from ota.choices import Tone
 from ota.gates import reasons
 from ota.windows import zone_of
 
-register = template.Library()
 Missing = Literal[""] | None  # a template gives "" for a field that is not there
 
-TONE_ICONS: Final = {
-    Tone.NEUTRAL: "ring",
-    Tone.ACTIVE: "half",
-    Tone.GOOD: "check",
-    Tone.ATTENTION: "triangle",
-    Tone.BAD: "cross",
-}
-_OF_DEVICES: Final[dict[str, dict[str, Tone]]] = {
-    "presence": {
-        Presence.NEVER_SEEN: Tone.NEUTRAL,
-        Presence.ONLINE: Tone.GOOD,
-        Presence.OFFLINE: Tone.ATTENTION,
-    },
-    "slot": {
-        UpdateState.IDLE.label: Tone.NEUTRAL,
-        UpdateState.OFFERED.label: Tone.ACTIVE,
-        UpdateState.MANIFEST_OK.label: Tone.ACTIVE,
-        UpdateState.DOWNLOADING.label: Tone.ACTIVE,
-        UpdateState.DOWNLOADED.label: Tone.ACTIVE,
-        UpdateState.VERIFIED.label: Tone.ACTIVE,
-        UpdateState.TRIAL.label: Tone.ACTIVE,
-        UpdateState.CONFIRMED.label: Tone.GOOD,
-        UpdateState.REVERTED.label: Tone.BAD,
-        UpdateState.REFUSED.label: Tone.BAD,
-        UpdateState.DEFERRED.label: Tone.ATTENTION,
-    },
-}
-ALL_TONES: Final = {**TONES, **ALERT_TONES, **_OF_DEVICES}
-_CHOICES: Final[dict[str, Any]] = {
-    "rollout": RolloutState,
-    "wave": WaveState,
-    "job": JobState,
-    "version": VersionState,
-    "staging": StagingState,
-    "verdict": VerdictKind,
-    "gate": Verdict,
-    "presence": Presence,
-    "alert": AlertState,
-    "severity": Severity,
-    "delivery": DeliveryState,
-}
-
-
-def label_of(kind: str, value: str) -> str:
-    """The word people read for a state."""
-    found = dict(_CHOICES[kind].choices) if kind in _CHOICES else {}
-    return str(found.get(value, "")) or value.replace("_", " ").capitalize()
-
-
-def tone_of(kind: str, value: str) -> str:
-    """Tone of a state; neutral for one this version does not know."""
-    return str(ALL_TONES.get(kind, {}).get(value, Tone.NEUTRAL))
-
-
-_TONE_ORDER: Final = {Tone.GOOD: 0, Tone.BAD: 1, Tone.ATTENTION: 2, Tone.ACTIVE: 3, Tone.NEUTRAL: 4}
-
-
-def by_tone(tone: str) -> int:
-    """Sort key of a bar's parts: good first, then bad, then under way, so that a bar fills from the left."""
-    return _TONE_ORDER[Tone(tone)]
+register = template.Library()
+register.filter(verb_words)
+register.filter(event_words)
 
 
 @register.simple_tag
@@ -351,66 +281,6 @@ def gate_interval(value: list[float | None] | None, kind: str) -> str:
         sides = ["…" if side is None else f"{side * 100:+.1f}" for side in (low, high)]
         return f"{sides[0]} to {sides[1]} points"
     return f"{percent(low)} to {percent(high)}"
-
-
-_VERB_WORDS: Final = {
-    "rollout.create": "Rollout drafted",
-    "rollout.edit": "Rollout changed",
-    "rollout.delete": "Draft deleted",
-    "rollout.take_in": "Device taken into the tail",
-    "rollout.create_revert": "Revert drafted",
-    "approval.approve": "Approved",
-    "approval.reject": "Rejected",
-    "approval.resume": "Going on against evidence",
-    "approval.override": "Wave overridden against evidence",
-    "version.upload": "Version uploaded",
-    "version.inspect": "Inspection asked for",
-    "version.refused": "Version refused",
-    "version.unproven": "Version unproven",
-    "version.fits": "Version fits",
-    "version.yank": "Version yanked",
-    "model.create": "Model line made",
-    "verdict.acknowledge": "Unproven verdict acknowledged",
-    "version.release": "Version signed",
-    "user.create": "User added",
-    "device.enrol": "Device enrolled",
-    "token.issue": "API token issued",
-    "token.change": "API token changed",
-    "token.rotate": "API token given another secret",
-    "token.revoke": "API token revoked",
-    "webhook.rotate": "Webhook given another secret",
-    "audit.prune": "Audit rows past retention left",
-    "device.quarantine": "Device quarantined",
-    "device.release": "Device released from quarantine",
-    "device.retire": "Device retired",
-    "rollout.retry_failed": "Failed devices tried again",
-    "enrolment_token.create": "Enrolment tickets made",
-    "config.set": "Device configuration changed",
-    "keys.init": "Signing keys made",
-    "key.revoke": "Signing key revoked",
-    "class.create": "Device class made",
-    "manifest.staged": "Manifest staged",
-}
-
-
-@register.filter
-def verb_words(verb: str) -> str:
-    """An audit verb as people say it; a state of a rollout, wave or job by its label."""
-    if verb in _VERB_WORDS:
-        return _VERB_WORDS[verb]
-    kind, _, what = verb.partition(".")
-    if kind in _CHOICES and what in dict(_CHOICES[kind].choices):
-        return f"{kind.capitalize()} {label_of(kind, what).lower()}"
-    return verb.replace(".", " ").replace("_", " ").capitalize()
-
-
-@register.filter
-def event_words(event: Any) -> str:
-    """An audit event of a rollout or one of its waves, as people say it."""
-    if event.subject_kind == "wave":
-        state = event.verb.partition(".")[2]
-        return f"Wave {event.subject_id.rpartition('/')[2]} {label_of('wave', state).lower()}"
-    return verb_words(event.verb)
 
 
 _SKIPPED: Final = {

@@ -20,7 +20,7 @@ from fleet.console.access import actor, kept, limit_of, page, refused
 from fleet.console.banks import draw
 from fleet.console.models import ListPage
 from fleet.console.paging import COUNTED, page_of
-from fleet.console.templatetags.console import tone_of
+from fleet.console.states import tone_of
 from fleet.devices import limits, quarantine, retirement
 from fleet.devices.errors import QuarantineError, RetirementError
 from fleet.devices.models import Device, DeviceClass, DeviceEvent, DeviceGroup, DeviceSlot, Presence

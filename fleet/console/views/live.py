@@ -21,7 +21,7 @@ from fleet.console.access import limit_of, page, person, role
 from fleet.console.models import ListPage
 from fleet.console.paging import page_of
 from fleet.console.plan_pages import missing
-from fleet.console.templatetags.console import by_tone, label_of, tone_of
+from fleet.console.states import by_tone, label_of, tone_of
 from ota import reach, rollouts
 from ota.choices import ROLLOUT_LIVE, JobState, RolloutState, WaveState
 from ota.job_lists import jobs_of

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_safe
 from fleet.accounts.models import STEPS, AuditEvent
 from fleet.console import charts, figures
 from fleet.console.access import page, person, role
-from fleet.console.templatetags.console import by_tone, label_of, tone_of
+from fleet.console.states import by_tone, label_of, tone_of
 from fleet.console.views.live import whole
 from fleet.recent import recent
 from ota import fleet_samples
