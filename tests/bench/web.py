@@ -6,9 +6,9 @@
 A private PostgreSQL and Redis, rows by COPY (`tests.bench.web_rows`), and the product's own web server
 (uvicorn, plain HTTP on loopback) in a process of its own with one client that asks one page after the other:
 what is timed is one request on an open connection, from its first byte sent to its last received. Goal of the
-design: p95 below 100 ms for list and live pages and the main REST lists. The first answer of a page is not
-timed; where figures take long (`fleet.recent`) it is the one that counts them. `--explain` prints the plan of
-every statement of a page above so many milliseconds.
+design: p95 below 100 ms for list and live pages and the main REST lists. The first answer of a page has a
+column of its own: it loads templates, and where figures take long (`fleet.recent`) it counts them.
+`--explain` prints the plan of every statement of a page above so many milliseconds.
 
 `--keep` leaves the filled database in a folder; the next run with that folder migrates it and begins at once.
 `--only` asks just the pages whose title has that text. `--pool` has the server keep its connections to the
@@ -48,6 +48,7 @@ _SETUP = (
     "from tests.bench import web\n"
     "print(json.dumps(web.prepare({devices}, {jobs}, {seed})))\n"
 )
+_FORGET = "import django; django.setup()\nfrom django.core.cache import cache\ncache.clear()\nprint(0)\n"
 _AGAIN = "import django; django.setup()\nfrom tests.bench import web\nweb.again()\nprint(0)\n"
 _QUERIES = (
     "import json, sys, django; django.setup()\n"
@@ -144,8 +145,9 @@ def queries(names: dict[str, str], explain_ms: float, only: str = "") -> dict[st
 
 
 def measure(client: httpx.Client, path: str, rounds: int, **headers: str) -> dict[str, Any]:
-    """Times of `rounds` answers in ms, after one that is not counted, and bytes of a body on the wire."""
+    """Times of `rounds` answers in ms after a first one, that one's, and bytes of a body on the wire."""
     times = []
+    first_ms = 0.0
     for index in range(rounds + 1):
         started = time.perf_counter()
         answer = client.get(path, headers=headers)
@@ -154,8 +156,11 @@ def measure(client: httpx.Client, path: str, rounds: int, **headers: str) -> dic
             raise SystemExit(f"{path} answered {answer.status_code}: {answer.text[:300]}")
         if index:
             times.append(taken)
+        else:
+            first_ms = taken
     times.sort()
     return {
+        "first_ms": first_ms,
         "p50_ms": statistics.median(times),
         "p95_ms": times[min(len(times) - 1, int(0.95 * len(times)))],
         "bytes": answer.num_bytes_downloaded,
@@ -215,12 +220,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             {**whole, "FLEET_NO_DB_POOL": "1"},
             json.dumps(names),
         )
+        _python(_FORGET, whole)  # what was counted for the queries
         port = free_port()
         argv = (sys.executable, "-m", "uvicorn", "fleet.asgi:application", "--port", str(port))
         argv += ("--no-access-log",)
         address = f"http://127.0.0.1:{port}"
         ready = functools.partial(_answers, address)
-        served = env | ({"FLEET_DB_POOL": "1"} if args.pool else {})
+        # more than a token may read in a minute, else pages that are fast enough are refused
+        served = env | {"FLEET_RATE_READS": "1000000"} | ({"FLEET_DB_POOL": "1"} if args.pool else {})
         supervisor.start(ChildSpec("web", argv, served, ready=ready, ready_deadline_s=60))
         results: dict[str, Any] = {}
         with httpx.Client(base_url=address, cookies={"sessionid": names["session"]}, timeout=60) as client:
@@ -258,12 +265,12 @@ def table(found: dict[str, Any]) -> str:
     """What a person reads."""
     rows = ", ".join(f"{n:,} {name}" for name, n in found["rows"].items())
     lines = [f"{rows}; filled in {found['filled_s']:.0f} s", ""]
-    lines.append(f"{'':<32}{'p50 ms':>9}{'p95 ms':>9}{'bytes':>9}{'queries':>9}{'SQL ms':>9}{'longest':>9}")
+    lines.append(f"{'':<32}{'first ms':>9}{'p50 ms':>9}{'p95 ms':>9}{'bytes':>9}{'queries':>9}{'SQL ms':>9}")
     for title, one in found["answers"].items():
         mark = "" if one["p95_ms"] < GOAL_MS else f"  above {GOAL_MS:.0f} ms"
         lines.append(
-            f"{title:<32}{one['p50_ms']:>9.1f}{one['p95_ms']:>9.1f}{one['bytes']:>9,}{one['queries']:>9}"
-            f"{one['sql_ms']:>9.1f}{one['longest_sql_ms']:>9.1f}{mark}"
+            f"{title:<32}{one['first_ms']:>9.1f}{one['p50_ms']:>9.1f}{one['p95_ms']:>9.1f}{one['bytes']:>9,}"
+            f"{one['queries']:>9}{one['sql_ms']:>9.1f}{mark}"
         )
     lines.append("")
     for path, size in found["first_load_bytes"].items():
