@@ -109,6 +109,16 @@ def test_a_page_says_of_when_it_is_and_is_not_summed_up_for_each_reader(
     assert moment(again) == moment(first)
 
 
+def test_that_nothing_was_anomalous_is_said_with_its_time_too(
+    filled: rows.Filled, as_role: Callable[[str], Client], slow: None
+) -> None:
+    client = as_role("viewer")
+    first = client.get("/telemetry/anomalies").content.decode()
+    again = client.get("/telemetry/anomalies").content.decode()
+    assert "No anomaly since yesterday" in again
+    assert moment(again) == moment(first)
+
+
 def test_an_empty_list_is_not_looked_for_twice(as_role: Callable[[str], Client], filled: rows.Filled) -> None:
     client = as_role("viewer")
     with CaptureQueriesContext(connection) as seen:

@@ -62,7 +62,7 @@ def _grid(q: str, now: datetime) -> dict[str, Any]:
         kept_s=KEPT_S,
     )
     if not top.items:
-        return {"rows": []}
+        return {"rows": [], "as_of": top.as_of}
     end = now.astimezone(UTC)
     start = end.replace(minute=0, second=0, microsecond=0) - (HOURS - 1) * HOUR
     asked = queries.TelemetryQuery(
