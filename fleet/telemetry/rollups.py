@@ -1,9 +1,10 @@
 """Rollups grow in the transaction of ingest, from rows that were really inserted and from nothing else.
 
-What is here are parts of a statement that begins `WITH fresh AS (INSERT ... RETURNING ...)`: each adds what
-`fresh` holds to one table. A redelivery returns no rows, so it adds nothing anywhere. Every upsert groups by
-its key (a key twice in one statement is an error) and takes keys in order, so that two ingesting slots never
-wait for each other in a circle; tables whose key has the slot do not make them wait at all.
+What is here are parts of a statement that begins `WITH fresh AS (...)`, which holds the rows that are new:
+what an INSERT returned, or, after a copy that nothing refused, all that were copied (`ingest`). Each part
+adds what `fresh` holds to one table. A redelivery is in neither, so it adds nothing anywhere. Every upsert
+groups by its key (a key twice in one statement is an error) and takes keys in order, so that two ingesting
+slots never wait for each other in a circle; tables whose key has the slot do not make them wait at all.
 
 `fresh` names its columns as the raw table does. Parameters: `slot` of the ingesting gateway, `now`.
 """
